@@ -1,0 +1,2 @@
+-- refuses-rows: audit_logs
+drop table audit_logs;

@@ -1,0 +1,9 @@
+-- refuses-rows: usage_journal
+drop table revenue_totals;
+drop table revenue_rollups;
+drop table usage_rollups;
+drop table usage_quarantine;
+drop table usage_events;
+drop table projector_cursors;
+drop table usage_journal;
+drop table journal_heads;

@@ -1,0 +1,297 @@
+import { randomUUID } from "node:crypto";
+import type { AddressInfo } from "node:net";
+import { sql } from "slonik";
+import { AuthService } from "../gen/callora/accounts/v1/auth_service_pb.ts";
+import { UserService } from "../gen/callora/accounts/v1/user_service_pb.ts";
+import { AnalyticsService } from "../gen/callora/analytics/v1/analytics_service_pb.ts";
+import { AuditService } from "../gen/callora/audit/v1/audit_service_pb.ts";
+import { CatalogService } from "../gen/callora/catalog/v1/catalog_service_pb.ts";
+import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
+import { HealthService } from "../gen/callora/health/v1/health_service_pb.ts";
+import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
+import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
+import { Access, RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
+import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
+import openapi from "../gen/openapi.json" with { type: "json" };
+import { createPasswordHasher } from "./accounts/password.ts";
+import { authService, userService } from "./accounts/service.ts";
+import { sessionAuthenticator } from "./accounts/session.ts";
+import { deleteExpiredSessions, existingAccounts } from "./accounts/store.ts";
+import { analyticsService } from "./analytics/service.ts";
+import { auditService } from "./audit/service.ts";
+import { insertAudit } from "./audit/store.ts";
+import { catalogService } from "./catalog/service.ts";
+import { existsPublishedApi } from "./catalog/store.ts";
+import type { Config } from "./config.ts";
+import { checkConservation } from "./conservation.ts";
+import { drainLeases } from "./credits/leases.ts";
+import { creditService } from "./credits/service.ts";
+import type { Database } from "./db/database.ts";
+import { nothing } from "./db/pool.ts";
+import { docsRoutes } from "./edge/docs.ts";
+import type { Mount } from "./edge/mount.ts";
+import { createEdge, type RouteInfo } from "./edge/server.ts";
+import { entry, type ServiceEntry } from "./edge/service-entry.ts";
+import type { Finish } from "./edge/telemetry.ts";
+import { createLeaseBook } from "./gateway/lease-book.ts";
+import { gatewayHandler } from "./gateway/proxy.ts";
+import { createUpstreamClient } from "./gateway/upstream.ts";
+import { createReadiness, healthService, type Readiness } from "./health.ts";
+import { keyService } from "./keys/service.ts";
+import { keyAuthenticator } from "./keys/verify.ts";
+import { createAddressPolicy } from "./lib/address.ts";
+import { type Loop, startLoop } from "./lib/loop.ts";
+import type { Logger } from "./log.ts";
+import { createJournal } from "./metering/journal.ts";
+import { projectNext } from "./metering/projector.ts";
+import { meteringService } from "./metering/service.ts";
+import type { Metrics } from "./metrics.ts";
+import { metricsAllowed } from "./metrics.ts";
+import type { Call } from "./rpc/call.ts";
+import { unauthenticated } from "./rpc/errors.ts";
+import { createLimiter } from "./rpc/limiter.ts";
+import { createSteps } from "./rpc/steps.ts";
+import { settleNext } from "./settlement/loop.ts";
+import { settlementService } from "./settlement/service.ts";
+import type { StellarNetwork } from "./stellar/network.ts";
+
+/** What the app is built from. Opened and closed by whoever builds it. */
+export interface AppDeps {
+  config: Config;
+  /** Keys pseudonyms. */
+  secretKey: string;
+  db: Database;
+  network: StellarNetwork;
+  log: Logger;
+  metrics: Metrics;
+  now: () => Date;
+  version: string;
+  /** Ports of what the server stands on. Upstreams must not reach them. */
+  ownPorts: readonly number[];
+}
+
+/** The whole server, not yet listening. */
+export interface App {
+  listen(address: { host: string; port: number }): Promise<AddressInfo>;
+  routes(): RouteInfo[];
+  /** Stop taking calls, let running ones finish, then stop the loops. */
+  close(): Promise<void>;
+}
+
+/** Build the server: the one place that knows every feature. */
+export function createApp(deps: AppDeps): App {
+  const { config, db, log, metrics, now } = deps;
+  const holder = randomUUID();
+  const ownPorts = [...deps.ownPorts];
+  const readiness = createReadiness({
+    database: async () => {
+      await db.systemTransaction((tx) => tx.query(sql.type(nothing)`select`));
+    },
+    network: async () => {
+      await deps.network.horizon.latestLedger();
+    },
+  });
+  const loops = createLoops(deps);
+  const parts = { readiness, loops, holder, ownPorts: () => ownPorts };
+  const edge = createEdge({
+    ...build(deps, parts),
+    docs: docsRoutes({ openapi }),
+    health: {
+      status: (service) => statusOf(service, readiness),
+      onChange: (listener) => readiness.onChange(listener),
+    },
+    trustedProxies: config.server.trustedProxies,
+    corsOrigins: config.server.corsOrigins,
+    onFinish: (finish) => {
+      metrics.observe(finish);
+      logFinish(log, finish);
+    },
+    onError: (err, { requestId }) => log.error("Cannot finish a call", { err, requestId }),
+  });
+
+  return {
+    async listen(address) {
+      const bound = await edge.listen(address);
+      ownPorts.push(bound.port);
+      loops.start();
+      return bound;
+    },
+    routes: () => edge.routes(),
+    async close() {
+      readiness.stop();
+      await edge.close({ graceMs: config.server.shutdownGraceMs });
+      await loops.stop();
+      // What this process leased and did not spend goes back as soon as its events are applied.
+      await db.systemTransaction((tx) => drainLeases(tx, { now: now(), holder }));
+      while (await db.systemTransaction((tx) => projectNext(tx, now()))) {}
+    },
+  };
+}
+
+interface Parts {
+  readiness: Readiness;
+  loops: Loops;
+  holder: string;
+  ownPorts: () => readonly number[];
+}
+
+function build(deps: AppDeps, parts: Parts) {
+  const { config, db, log, now, network } = deps;
+  const addresses = createAddressPolicy({
+    allowedRanges: config.gateway.allowPrivateUpstreams,
+    ownPorts: parts.ownPorts,
+  });
+  const passwords = createPasswordHasher();
+  const journal = createJournal({ db, onAppended: () => parts.loops.wake("projector") });
+  const steps = createSteps({
+    authenticators: [sessionAuthenticator({ db, now }), keyAuthenticator({ db, now })],
+    limiter: createLimiter(),
+    now,
+    auditRefusal: (call) => auditRefusal(db, call),
+    onInternalError: (call, err) => {
+      const { requestId } = call.exchange;
+      log.error("Cannot serve a call", { err, route: call.name, requestId });
+    },
+  });
+  const existsAccount = async (tx: Parameters<typeof existingAccounts>[0], id: string) =>
+    (await existingAccounts(tx, [id])).has(id);
+  const { platformFeeBasisPoints: feeBasisPoints } = config;
+  const services: ServiceEntry[] = [
+    entry(HealthService, healthService({ readiness: parts.readiness, version: deps.version })),
+    entry(AuthService, authService({ db, passwords, now })),
+    entry(UserService, userService({ db, passwords, now })),
+    entry(CatalogService, catalogService({ db, addresses, feeBasisPoints, now })),
+    entry(KeyService, keyService({ db, existsPublishedApi, now })),
+    entry(CreditService, creditService({ db, existsAccount, now })),
+    entry(MeteringService, meteringService({ db, journal, existingAccounts, now })),
+    entry(AnalyticsService, analyticsService({ db, secretKey: deps.secretKey, now })),
+    entry(AuditService, auditService({ db })),
+    entry(
+      SettlementService,
+      settlementService({
+        db,
+        network,
+        checkConservation: () => checkConservation({ db, network }),
+        wake: () => parts.loops.wake("settlement"),
+        now,
+      }),
+    ),
+  ];
+  const timeoutMs = config.gateway.upstreamTimeoutMs;
+  const gateway = gatewayHandler({
+    db,
+    journal,
+    leases: createLeaseBook({ db, holder: parts.holder, callMsMax: timeoutMs, now }),
+    client: createUpstreamClient({ addresses, timeoutMs }),
+    now,
+  });
+  return { services, steps, mounts: [gatewayMount(gateway), metricsMount(deps)] };
+}
+
+function gatewayMount(handler: Mount["handler"]): Mount {
+  return {
+    method: "ANY",
+    pattern: "/v1/call/{api}/{path=**}",
+    policy: {
+      access: Access.API_KEY,
+      auditAction: "",
+      rateClass: RateClass.V1,
+      successStatus: 0,
+    },
+    handler,
+  };
+}
+
+function metricsMount({ config, metrics }: AppDeps): Mount {
+  const { environment, secrets } = config;
+  return {
+    method: "GET",
+    pattern: "/api/metrics",
+    policy: {
+      access: Access.METRICS_KEY,
+      auditAction: "",
+      rateClass: RateClass.NONE,
+      successStatus: 0,
+    },
+    async handler(_request, response, { call }) {
+      const authorization = call.header.get("authorization") ?? undefined;
+      if (!metricsAllowed({ environment, apiKey: secrets.metricsApiKey, authorization })) {
+        throw unauthenticated();
+      }
+      const { contentType, body } = await metrics.render();
+      response.setHeader("content-type", contentType);
+      response.end(body);
+    },
+  };
+}
+
+type LoopName = "projector" | "settlement" | "housekeeping";
+
+interface Loops {
+  start(): void;
+  wake(name: LoopName): void;
+  stop(): Promise<void>;
+}
+
+function createLoops({ db, network, log, now }: AppDeps): Loops {
+  const running = new Map<LoopName, Loop>();
+  function run(name: LoopName, intervalMs: number, tick: () => Promise<boolean>) {
+    const onError = (err: unknown) =>
+      log.warn("Cannot finish a round of a loop", { err, component: name });
+    running.set(name, startLoop({ tick, intervalMs, onError }));
+  }
+  return {
+    start() {
+      run("projector", 1_000, () => db.systemTransaction((tx) => projectNext(tx, now())));
+      run("settlement", 500, () => settleNext({ db, network, now }));
+      run("housekeeping", 1_000, async () => {
+        await db.systemTransaction((tx) => deleteExpiredSessions(tx, now()));
+        const drained = await db.systemTransaction((tx) =>
+          drainLeases(tx, { now: now(), holder: null }),
+        );
+        return drained === 100;
+      });
+    },
+    wake(name) {
+      running.get(name)?.wake();
+    },
+    async stop() {
+      await Promise.all([...running.values()].map((loop) => loop.stop()));
+    },
+  };
+}
+
+async function auditRefusal(db: Database, call: Call): Promise<void> {
+  const { principal, exchange, policy } = call;
+  const tenant = {
+    accountId: principal?.accountId ?? "",
+    actor: principal?.id ?? "",
+    ip: exchange.clientIp,
+    requestId: exchange.requestId,
+    action: policy.auditAction,
+  };
+  await db.systemTransaction((tx) =>
+    insertAudit(tx, { tenant, resource: call.name, outcome: "refused" }),
+  );
+}
+
+/** The server as a whole, and each of its services, answer alike. */
+function statusOf(service: string, readiness: Readiness) {
+  const known = service === "" || service.startsWith("callora.");
+  if (!known) {
+    return undefined;
+  }
+  return readiness.isServing() ? "SERVING" : "NOT_SERVING";
+}
+
+function logFinish(log: Logger, finish: Finish): void {
+  const { method, route, statusCode, durationMs, protocol, requestId } = finish;
+  log.info("Served", {
+    method,
+    route,
+    statusCode,
+    durationMs: Math.round(durationMs * 10) / 10,
+    protocol,
+    requestId,
+  });
+}

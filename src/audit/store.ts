@@ -1,0 +1,84 @@
+import { sql } from "slonik";
+import { z } from "zod";
+import type { Tenant } from "../db/database.ts";
+import { nothing, type Queries, type Tx } from "../db/pool.ts";
+
+const auditRow = z.object({
+  account_id: z.string(),
+  id: z.bigint(),
+  actor_user_id: z.string(),
+  action: z.string(),
+  resource: z.string(),
+  outcome: z.enum(["done", "refused"]),
+  ip: z.string().nullable(),
+  request_id: z.string(),
+  created_at: z.number(),
+});
+
+/** A record of the audit log. */
+export type AuditRow = z.infer<typeof auditRow>;
+
+/** What to list. An empty string or undefined means any. */
+export interface AuditFilter {
+  actor: string;
+  action: string;
+  resource: string;
+}
+
+/** Append one record, in the transaction of what it records. */
+export async function insertAudit(
+  tx: Tx,
+  {
+    tenant,
+    resource,
+    outcome = "done",
+  }: { tenant: Omit<Tenant, "audited">; resource: string; outcome?: AuditRow["outcome"] },
+): Promise<void> {
+  await tx.query(sql.type(nothing)`
+    insert into audit_logs (account_id, actor_user_id, action, resource, outcome, ip, request_id)
+    values (
+      ${tenant.accountId}, ${tenant.actor}, ${tenant.action}, ${resource}, ${outcome},
+      ${tenant.ip === "" ? null : tenant.ip}, ${tenant.requestId}
+    )
+  `);
+}
+
+const auditColumns = sql.fragment`
+  account_id, id, actor_user_id, action, resource, outcome, host(ip) as ip, request_id, created_at
+`;
+
+/** List one account's records, newest first, before the given id (null: from the newest). */
+export function listAudit(
+  db: Queries,
+  {
+    accountId,
+    filter,
+    before,
+    limit,
+  }: { accountId: string; filter: AuditFilter; before: bigint | null; limit: number },
+): Promise<readonly AuditRow[]> {
+  return db.any(sql.type(auditRow)`
+    select ${auditColumns} from audit_logs
+    where account_id = ${accountId}
+      and (${before}::int8 is null or id < ${before}::int8)
+      and (${filter.actor} = '' or actor_user_id = ${filter.actor})
+      and (${filter.action} = '' or action = ${filter.action})
+      and (${filter.resource} = '' or resource = ${filter.resource})
+    order by id desc limit ${limit}
+  `);
+}
+
+/** List the records of all accounts, newest first, before the given id (null: from the newest). */
+export function listAllAudit(
+  db: Queries,
+  { filter, before, limit }: { filter: AuditFilter; before: bigint | null; limit: number },
+): Promise<readonly AuditRow[]> {
+  return db.any(sql.type(auditRow)`
+    select ${auditColumns} from audit_logs
+    where (${before}::int8 is null or id < ${before}::int8)
+      and (${filter.actor} = '' or actor_user_id = ${filter.actor})
+      and (${filter.action} = '' or action = ${filter.action})
+      and (${filter.resource} = '' or resource = ${filter.resource})
+    order by id desc limit ${limit}
+  `);
+}

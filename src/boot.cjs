@@ -1,0 +1,12 @@
+// Loaded before everything else (node --require): it must run on any Node.
+const { join } = require("node:path");
+const { enableCompileCache } = require("node:module");
+
+if (Number(process.versions.node.split(".")[0]) < 24) {
+  process.stderr.write(
+    `Cannot start on Node ${process.versions.node}: Callora needs 24 or newer (npm ci installs one on Linux)\n`,
+  );
+  process.exit(78);
+}
+// Compiled modules are kept beside the packages: the next start takes half the time.
+enableCompileCache(join(__dirname, "..", "node_modules", ".cache", "callora"));

@@ -1,0 +1,161 @@
+import ipaddr from "ipaddr.js";
+import { z } from "zod";
+
+/** A key that seals stored credentials. */
+export interface EncryptionKey {
+  /** The 1 of `v1`. What is sealed names it. */
+  readonly version: number;
+  /** 32 bytes. */
+  readonly key: Uint8Array;
+}
+
+// A reader takes the text of a variable, or undefined when it is not set. Its messages never quote
+// the text: any of them may have been meant for another variable, and hold a secret.
+
+/** Text. Empty counts as not set, as a compose file that passes on an unset variable makes it. */
+export function text(pattern = /^[^\0\r\n]+$/, expected = "one line of text") {
+  return z
+    .string()
+    .regex(new RegExp(`^$|${pattern.source}`, pattern.flags), `must be ${expected}`)
+    .transform((value) => value || undefined)
+    .optional();
+}
+
+/** Text of at least so many characters. Empty counts as not set. */
+export function longText(lengthMin: number) {
+  return text().refine(
+    (value) => value === undefined || value.length >= lengthMin,
+    `must have at least ${lengthMin} characters`,
+  );
+}
+
+/** A whole number between two others. */
+export function wholeNumber(min: number, max: number, initial: number) {
+  const message = `must be a whole number from ${min} to ${max}`;
+  return z
+    .string()
+    .regex(/^\d{1,15}$/, message)
+    .transform(Number)
+    .refine((value) => value >= min && value <= max, message)
+    .default(initial);
+}
+
+/** `1` or `0`. Not set is `0`. */
+export function flag() {
+  return z
+    .enum(["0", "1"], "must be 0 or 1")
+    .default("0")
+    .transform((value) => value === "1");
+}
+
+/** One of a few words. */
+export function oneOf<const T extends readonly [string, ...string[]]>(
+  words: T,
+  initial: NoInfer<T>[number],
+) {
+  return z
+    .enum(words, `must be ${words.join(", ").replace(/, ([^,]+)$/, " or $1")}`)
+    .default(initial as never);
+}
+
+/** A URL of one of the schemes. Empty counts as not set. */
+export function url(...schemes: string[]) {
+  const isUrl = (value: string) => schemes.includes(URL.parse(value)?.protocol.slice(0, -1) ?? "");
+  return text().refine(
+    (value) => value === undefined || isUrl(value),
+    `must be a URL that begins with ${schemes.map((scheme) => `${scheme}://`).join(" or ")}`,
+  );
+}
+
+/** A comma list of origins. */
+export function origins() {
+  const isOrigin = (item: string) => /^https?:/.test(item) && URL.parse(item)?.origin === item;
+  return list(
+    (item) => (isOrigin(item) ? item : undefined),
+    "must be a comma list of origins (https://console.example.com), without a path; * is not one",
+  );
+}
+
+/** A comma list of networks. An address becomes the network of that address alone. */
+export function networks() {
+  return list(toNetwork, "must be a comma list of networks such as 10.0.0.0/8 or ::1/128");
+}
+
+/** `v1:<base64 of 32 bytes>,v2:…`, in the order of the versions. */
+export function encryptionKeys() {
+  const expected = "must be a comma list of v1:<base64 of 32 bytes>, each version once";
+  return list(toEncryptionKey, expected)
+    .refine((keys) => new Set(keys?.map(({ version }) => version)).size === keys?.length, {
+      message: expected,
+      when: ({ value }) => Array.isArray(value),
+    })
+    .transform((keys) => keys?.toSorted((a, b) => a.version - b.version));
+}
+
+/** A Stellar account (`G`) or secret key (`S`), with its checksum. Empty counts as not set. */
+export function stellarKey(letter: "G" | "S") {
+  return text().refine(
+    (value) => value === undefined || isStellarKey(letter, value),
+    `must be a Stellar ${letter === "S" ? "secret key" : "account"}: ${letter} and 55 characters`,
+  );
+}
+
+const itemsMax = 1_000;
+
+function list<T>(parse: (item: string) => T | undefined, message: string) {
+  return z
+    .string()
+    .transform((value, context): T[] => {
+      const items = value.trim() === "" ? [] : value.split(",").map((item) => parse(item.trim()));
+      const parsed = items.filter((item) => item !== undefined);
+      if (parsed.length < items.length || items.length > itemsMax) {
+        context.addIssue({ code: "custom", message });
+      }
+      return parsed;
+    })
+    .optional();
+}
+
+function toNetwork(item: string): string | undefined {
+  if (!ipaddr.IPv4.isValidFourPartDecimal(item.split("/")[0] ?? "") && !item.includes(":")) {
+    return undefined;
+  }
+  if (ipaddr.isValidCIDR(item)) {
+    return item;
+  }
+  return ipaddr.isValid(item) ? `${item}/${item.includes(":") ? 128 : 32}` : undefined;
+}
+
+function toEncryptionKey(item: string): EncryptionKey | undefined {
+  const [, version, base64] = /^v([1-9]\d{0,5}):([A-Za-z0-9+/]{43}=)$/.exec(item) ?? [];
+  if (version === undefined || base64 === undefined) {
+    return undefined;
+  }
+  const key = Buffer.from(base64, "base64");
+  return key.toString("base64") === base64 ? { version: Number(version), key } : undefined;
+}
+
+function isStellarKey(letter: string, value: string): boolean {
+  if (!new RegExp(`^${letter}[A-Z2-7]{55}$`).test(value)) {
+    return false;
+  }
+  const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+  let bits = 0n;
+  for (const character of value) {
+    bits = (bits << 5n) | BigInt(alphabet.indexOf(character));
+  }
+  const bytes = Buffer.from(bits.toString(16).padStart(70, "0"), "hex");
+  return crc16(bytes.subarray(0, 33)) === bytes.readUInt16LE(33);
+}
+
+/** CRC-16/XMODEM, the checksum of Stellar's keys. */
+function crc16(bytes: Uint8Array): number {
+  let crc = 0;
+  for (const byte of bytes) {
+    crc ^= byte << 8;
+    for (let bit = 0; bit < 8; bit++) {
+      crc = ((crc << 1) ^ (crc & 0x8000 ? 0x1021 : 0)) & 0xffff;
+    }
+  }
+  return crc;
+}

@@ -1,0 +1,311 @@
+import { isIP } from "node:net";
+import type { z } from "zod";
+import {
+  type EncryptionKey,
+  encryptionKeys,
+  flag,
+  longText,
+  networks,
+  oneOf,
+  origins,
+  stellarKey,
+  text,
+  url,
+  wholeNumber,
+} from "./config-values.ts";
+
+/** What kind of place the server runs in. */
+export type Environment = "development" | "test" | "production";
+
+/** Everything that is set from outside. */
+export interface Config {
+  readonly environment: Environment;
+  readonly logLevel: z.output<typeof variables.LOG_LEVEL>;
+  /** Where the embedded parts and generated secrets live. */
+  readonly dataDir: string;
+  readonly server: {
+    readonly host: string;
+    /** 0: any free one. */
+    readonly port: number;
+    readonly corsOrigins: readonly string[];
+    /** Networks whose word about the client's address counts. */
+    readonly trustedProxies: readonly string[];
+    /** How long calls in flight may go on after the server was told to stop. */
+    readonly shutdownGraceMs: number;
+    /** Whether `x-user-id` stands in for signing in. */
+    readonly devUserHeader: boolean;
+  };
+  /** Undefined: the embedded PostgreSQL. */
+  readonly database:
+    | {
+        readonly url: string;
+        readonly workerUrl: string;
+        readonly migrateUrl: string;
+        readonly listenUrl: string;
+      }
+    | undefined;
+  readonly redisUrl: string | undefined;
+  readonly secrets: {
+    /**
+     * Undefined: the app makes one and keeps it under the data directory. Never so in production.
+     */
+    readonly secretKey: string | undefined;
+    /**
+     * In the order of the versions: the last one seals, all of them open. Empty as `secretKey` is
+     * undefined.
+     */
+    readonly encryptionKeys: readonly EncryptionKey[];
+    readonly metricsApiKey: string | undefined;
+  };
+  readonly admin: { readonly username: string; readonly password: string | undefined };
+  readonly stellar: {
+    readonly network: "embedded" | "testnet" | "public";
+    /** Undefined: the one of the embedded ledger. */
+    readonly horizonUrl: string | undefined;
+    readonly sorobanRpcUrl: string | undefined;
+    readonly treasurySecret: string | undefined;
+    readonly channelSecret: string | undefined;
+    readonly assetCode: string;
+    /** Undefined: the one that the embedded ledger makes. */
+    readonly assetIssuer: string | undefined;
+    /** 0: any free one. */
+    readonly devnetPort: number;
+  };
+  readonly platformFeeBasisPoints: number;
+  readonly gateway: {
+    /** Networks that an API's upstream may be in although their addresses are private. */
+    readonly allowPrivateUpstreams: readonly string[];
+    readonly upstreamTimeoutMs: number;
+  };
+}
+
+/**
+ * The environment does not make a configuration. The message has a line for each variable, and no
+ * value.
+ */
+export class ConfigError extends Error {
+  override name = "ConfigError";
+}
+
+const postgresUrl = () => url("postgres", "postgresql");
+
+const variables = {
+  NODE_ENV: oneOf(["development", "test", "production"], "development"),
+  HOST: text(/^[A-Za-z0-9.:_-]+$/, "a host name or an address"),
+  PORT: wholeNumber(0, 65_535, 3000),
+  LOG_LEVEL: oneOf(["trace", "debug", "info", "warn", "error", "fatal", "silent"], "info"),
+  SHUTDOWN_GRACE_MS: wholeNumber(0, 600_000, 10_000),
+  CORS_ORIGINS: origins(),
+  TRUSTED_PROXIES: networks(),
+  CALLORA_DATA_DIR: text(),
+  CALLORA_ADMIN_USERNAME: text(/^[A-Za-z0-9._@+-]{1,64}$/, "up to 64 letters, digits and ._@+-"),
+  CALLORA_ADMIN_PASSWORD: longText(15),
+  CALLORA_DEV_USER_HEADER: flag(),
+  DATABASE_URL: postgresUrl(),
+  DATABASE_WORKER_URL: postgresUrl(),
+  DATABASE_MIGRATE_URL: postgresUrl(),
+  DATABASE_LISTEN_URL: postgresUrl(),
+  REDIS_URL: url("redis", "rediss"),
+  SECRET_KEY: longText(32),
+  ENCRYPTION_KEYS: encryptionKeys(),
+  METRICS_API_KEY: text(/^[\x21-\x7e]+$/, "visible ASCII characters without spaces"),
+  STELLAR_NETWORK: oneOf(["embedded", "testnet", "public"], "embedded"),
+  HORIZON_URL: url("https", "http"),
+  SOROBAN_RPC_URL: url("https", "http"),
+  STELLAR_TREASURY_SECRET: stellarKey("S"),
+  STELLAR_CHANNEL_SECRET: stellarKey("S"),
+  STELLAR_ASSET_CODE: text(/^[A-Za-z0-9]{1,12}$/, "1 to 12 letters and digits"),
+  STELLAR_ASSET_ISSUER: stellarKey("G"),
+  STELLAR_DEVNET_PORT: wholeNumber(0, 65_535, 0),
+  PLATFORM_FEE_BASIS_POINTS: wholeNumber(0, 10_000, 1000),
+  GATEWAY_ALLOW_PRIVATE_UPSTREAMS: networks(),
+  GATEWAY_UPSTREAM_TIMEOUT_MS: wholeNumber(1, 600_000, 30_000),
+} satisfies Record<string, z.ZodType>;
+
+type Name = keyof typeof variables;
+type Values = { [N in Name]: z.output<(typeof variables)[N]> };
+type Env = Readonly<Record<string, string | undefined>>;
+
+/** The names of all variables that are read here. OTEL_* are OpenTelemetry's own. */
+export const variableNames = Object.keys(variables) as readonly Name[];
+
+const defaultHost = "127.0.0.1";
+
+const defaultHorizonUrl = {
+  embedded: undefined,
+  testnet: "https://horizon-testnet.stellar.org",
+  public: "https://horizon.stellar.org",
+} satisfies Record<Config["stellar"]["network"], string | undefined>;
+
+/**
+ * Read the configuration. Throws ConfigError with a line for each variable that is missing or
+ * wrong.
+ */
+export function readConfig(env: Env): Config {
+  const { values, problems } = readValues(env);
+  const unknown = Object.keys(env)
+    .filter(
+      (name) => name.startsWith("CALLORA_") && !(name in variables) && env[name] !== undefined,
+    )
+    .map((name) => `${printable(name)}: is not a variable that Callora knows`);
+  // A wrong value is reported once, for what it is; a rule about it can only be judged when it is
+  // right.
+  const broken = rules(values).filter(([name]) => !problems.has(name));
+  const lines = [
+    ...[...problems, ...broken].map(([name, problem]) => `${name}: ${problem}`),
+    ...unknown,
+  ];
+  if (lines.length > 0) {
+    throw new ConfigError(["Cannot start: the environment is not right", ...lines].join("\n"));
+  }
+  return toConfig(values as Values);
+}
+
+function readValues(env: Env) {
+  const values: Partial<Record<Name, unknown>> = {};
+  const problems = new Map<Name, string>();
+  for (const name of variableNames) {
+    const result = variables[name].safeParse(env[name]);
+    if (result.success) {
+      values[name] = result.data;
+    } else {
+      problems.set(name, result.error.issues[0]?.message ?? "is not accepted");
+    }
+  }
+  return { values: values as Partial<Values>, problems };
+}
+
+/** What variables must be because of others. Those whose value could not be read are undefined. */
+function rules(values: Partial<Values>): [Name, string][] {
+  const problems: [Name, string][] = [];
+  const check = (name: Name, isRight: boolean, problem: string) => {
+    if (!isRight) problems.push([name, problem]);
+  };
+  const isProduction = values.NODE_ENV === "production";
+  const network = values.STELLAR_NETWORK ?? "embedded";
+  for (const name of [
+    "DATABASE_WORKER_URL",
+    "DATABASE_MIGRATE_URL",
+    "DATABASE_LISTEN_URL",
+  ] as const) {
+    const isAlone = values[name] !== undefined && values.DATABASE_URL === undefined;
+    check("DATABASE_URL", !isAlone || isProduction, `must be set when ${name} is`);
+  }
+  if (network !== "embedded") {
+    const problem = "must be set unless STELLAR_NETWORK is embedded";
+    check("STELLAR_ASSET_ISSUER", values.STELLAR_ASSET_ISSUER !== undefined, problem);
+  }
+  if (values.CALLORA_DEV_USER_HEADER) {
+    const problem = "is only for a HOST that is a loopback address";
+    check("CALLORA_DEV_USER_HEADER", isProduction || isLoopback(values.HOST), problem);
+  }
+  if (isProduction) {
+    problems.push(...productionRules(values));
+  }
+  return problems;
+}
+
+const distinctCharactersMin = 10;
+
+function productionRules(values: Partial<Values>): [Name, string][] {
+  const problems: [Name, string][] = [];
+  for (const name of ["DATABASE_URL", "SECRET_KEY"] as const) {
+    if (values[name] === undefined) problems.push([name, "must be set in production"]);
+  }
+  if (values.SECRET_KEY && new Set(values.SECRET_KEY).size < distinctCharactersMin) {
+    problems.push(["SECRET_KEY", "must be random: it has too few different characters"]);
+  }
+  if (!values.ENCRYPTION_KEYS?.length) {
+    problems.push(["ENCRYPTION_KEYS", "must be set in production"]);
+  } else if (values.ENCRYPTION_KEYS.some(({ key }) => new Set(key).size < distinctCharactersMin)) {
+    problems.push(["ENCRYPTION_KEYS", "must be random: a key has too few different bytes"]);
+  }
+  if (values.STELLAR_NETWORK === "embedded") {
+    const problem =
+      "must be testnet or public in production: the embedded ledger's money is not real";
+    problems.push(["STELLAR_NETWORK", problem]);
+  }
+  for (const name of ["STELLAR_TREASURY_SECRET", "STELLAR_CHANNEL_SECRET"] as const) {
+    if (values[name] === undefined) problems.push([name, "must be set in production"]);
+  }
+  if (values.GATEWAY_ALLOW_PRIVATE_UPSTREAMS?.length) {
+    const problem = "must be empty in production: it opens private addresses";
+    problems.push(["GATEWAY_ALLOW_PRIVATE_UPSTREAMS", problem]);
+  }
+  if (values.TRUSTED_PROXIES?.some((network) => network.endsWith("/0"))) {
+    problems.push(["TRUSTED_PROXIES", "must not trust every address in production"]);
+  }
+  if (values.CALLORA_DEV_USER_HEADER) {
+    problems.push([
+      "CALLORA_DEV_USER_HEADER",
+      "must be 0 in production: it lets anybody be anybody",
+    ]);
+  }
+  return problems;
+}
+
+function isLoopback(host = defaultHost): boolean {
+  return host === "localhost" || host === "::1" || (isIP(host) === 4 && host.startsWith("127."));
+}
+
+/** A name of somebody else's making, fit for one line. */
+function printable(name: string): string {
+  return name.replace(/[^\x21-\x7e]/g, "?").slice(0, 80);
+}
+
+function toConfig(values: Values): Config {
+  const isDevelopment = values.NODE_ENV === "development";
+  const network = values.STELLAR_NETWORK;
+  return {
+    environment: values.NODE_ENV,
+    logLevel: values.LOG_LEVEL,
+    dataDir: values.CALLORA_DATA_DIR ?? ".callora",
+    server: {
+      host: values.HOST ?? defaultHost,
+      port: values.PORT,
+      corsOrigins: values.CORS_ORIGINS ?? [],
+      trustedProxies: values.TRUSTED_PROXIES ?? [],
+      shutdownGraceMs: values.SHUTDOWN_GRACE_MS,
+      devUserHeader: values.CALLORA_DEV_USER_HEADER,
+    },
+    database:
+      values.DATABASE_URL === undefined ? undefined : toDatabase(values.DATABASE_URL, values),
+    redisUrl: values.REDIS_URL,
+    secrets: {
+      secretKey: values.SECRET_KEY,
+      encryptionKeys: values.ENCRYPTION_KEYS ?? [],
+      metricsApiKey: values.METRICS_API_KEY,
+    },
+    admin: {
+      username: values.CALLORA_ADMIN_USERNAME ?? "admin",
+      password: values.CALLORA_ADMIN_PASSWORD,
+    },
+    stellar: {
+      network,
+      horizonUrl: values.HORIZON_URL ?? defaultHorizonUrl[network],
+      sorobanRpcUrl: values.SOROBAN_RPC_URL,
+      treasurySecret: values.STELLAR_TREASURY_SECRET,
+      channelSecret: values.STELLAR_CHANNEL_SECRET,
+      assetCode: values.STELLAR_ASSET_CODE ?? "USDC",
+      assetIssuer: values.STELLAR_ASSET_ISSUER,
+      devnetPort: values.STELLAR_DEVNET_PORT,
+    },
+    platformFeeBasisPoints: values.PLATFORM_FEE_BASIS_POINTS,
+    gateway: {
+      allowPrivateUpstreams:
+        values.GATEWAY_ALLOW_PRIVATE_UPSTREAMS ?? (isDevelopment ? loopbackNetworks : []),
+      upstreamTimeoutMs: values.GATEWAY_UPSTREAM_TIMEOUT_MS,
+    },
+  };
+}
+
+const loopbackNetworks = ["127.0.0.0/8", "::1/128"];
+
+function toDatabase(url: string, values: Values): Config["database"] {
+  return {
+    url,
+    workerUrl: values.DATABASE_WORKER_URL ?? url,
+    migrateUrl: values.DATABASE_MIGRATE_URL ?? url,
+    listenUrl: values.DATABASE_LISTEN_URL ?? url,
+  };
+}

@@ -1,0 +1,240 @@
+import { sql } from "slonik";
+import { z } from "zod";
+import type { Database } from "./db/database.ts";
+import { nothing, type Tx } from "./db/pool.ts";
+import type { Mode } from "./ledger/store.ts";
+import { nanosPerStroop } from "./lib/money.ts";
+import { treasuryStroops } from "./settlement/treasury.ts";
+import type { StellarNetwork } from "./stellar/network.ts";
+
+/** An equation between two sums that were found apart. */
+export interface Check {
+  name: string;
+  leftNanos: bigint;
+  rightNanos: bigint;
+  ok: boolean;
+}
+
+/** What was compared, and up to where the journal was applied then. */
+export interface Conservation {
+  ok: boolean;
+  checks: Check[];
+  watermark: bigint;
+}
+
+/** Pages of 200 payments that are read from the chain at most. */
+const paymentPagesMax = 500;
+
+/** A payout may reach the chain between the two looks; then another pair is taken. */
+const looksMax = 3;
+
+/**
+ * Check that no money was made or lost.
+ *
+ * The same sums are found three ways: from the ledger's transfers, from the journal, and from the chain.
+ */
+export async function checkConservation(deps: {
+  db: Database;
+  network: StellarNetwork;
+}): Promise<Conservation> {
+  for (let look = 1; ; look++) {
+    const result = await checkOnce(deps);
+    if (result.ok || look === looksMax) {
+      return result;
+    }
+  }
+}
+
+async function checkOnce({
+  db,
+  network,
+}: {
+  db: Database;
+  network: StellarNetwork;
+}): Promise<Conservation> {
+  const { watermark, live, test, hashes } = await db.systemTransaction(async (tx) => {
+    await tx.query(sql.type(nothing)`set transaction isolation level repeatable read, read only`);
+    return {
+      watermark: await readWatermark(tx),
+      live: await readSums(tx, "live"),
+      test: await readSums(tx, "test"),
+      hashes: await readHashes(tx),
+    };
+  });
+  const { treasuryNanos, payments } = await readChain(network);
+  const sumOf = (state: "paid" | "open") =>
+    payments.reduce((sum, { hash, nanos }) => (hashes.get(hash) === state ? sum + nanos : sum), 0n);
+  const checks = [
+    ...ledgerChecks(live, ""),
+    ...ledgerChecks(test, " (test)"),
+    check("payouts in the ledger = payouts on the chain", live.paid, sumOf("paid")),
+    check(
+      "treasury in the ledger = treasury on the chain + payouts of open slots",
+      live.chain,
+      treasuryNanos + sumOf("open"),
+    ),
+  ];
+  return { ok: checks.every(({ ok }) => ok), checks, watermark };
+}
+
+function ledgerChecks(sums: Sums, suffix: string): Check[] {
+  return [
+    check(`balances that differ from their transfers = none${suffix}`, sums.drift, 0n),
+    check(`money between accounts = none${suffix}`, sums.clearing, 0n),
+    check(
+      `consumer charges = developer credits + platform fee${suffix}`,
+      sums.charges,
+      sums.developer_credits + sums.fees,
+    ),
+    check(`charges in the journal = consumer charges${suffix}`, sums.journal, sums.charges),
+    check(`charges of events = consumer charges${suffix}`, sums.events, sums.charges),
+    check(`charges in usage roll-ups = consumer charges${suffix}`, sums.usage, sums.charges),
+    check(`revenue in roll-ups = consumer charges${suffix}`, sums.revenue, sums.charges),
+    check(
+      `developer credits = paid + in flight + payable${suffix}`,
+      sums.developer_credits,
+      sums.paid + sums.in_flight + sums.payable,
+    ),
+  ];
+}
+
+function check(name: string, leftNanos: bigint, rightNanos: bigint): Check {
+  return { name, leftNanos, rightNanos, ok: leftNanos === rightNanos };
+}
+
+const sumsRow = z.object({
+  drift: z.bigint(),
+  clearing: z.bigint(),
+  charges: z.bigint(),
+  developer_credits: z.bigint(),
+  fees: z.bigint(),
+  paid: z.bigint(),
+  payable: z.bigint(),
+  in_flight: z.bigint(),
+  chain: z.bigint(),
+  journal: z.bigint(),
+  events: z.bigint(),
+  usage: z.bigint(),
+  revenue: z.bigint(),
+});
+
+type Sums = z.infer<typeof sumsRow>;
+
+/** The journal's sum is found from its rows alone: the first of each identity, up to what is applied. */
+function readSums(tx: Tx, mode: Mode): Promise<Sums> {
+  return tx.one(sql.type(sumsRow)`
+    with transfers as (
+      select * from ledger_transfers where mode = ${mode}
+    ), moved as (
+      select account_id, kind, sum(debit) as debits, sum(credit) as credits
+      from (
+        select account_id, debit_kind as kind, amount_nanos as debit, 0::int8 as credit
+        from transfers
+        union all
+        select account_id, credit_kind, 0, amount_nanos from transfers
+      ) as sides
+      group by account_id, kind
+    ), balances as (
+      select account_id, kind, debits_nanos, credits_nanos, credits_nanos - debits_nanos as held
+      from ledger_accounts where mode = ${mode}
+    ), journaled as (
+      select distinct on (event->>'account', event->>'source', event->>'id')
+        (event->>'charged')::int8 as charged
+      from usage_journal
+      join projector_cursors as cursor using (shard)
+      cross join lateral jsonb_array_elements(events) with ordinality as listed (event, ordinal)
+      where usage_journal.position <= cursor.position and event->>'mode' = ${mode}
+        and not exists (
+          select from usage_quarantine as quarantined
+          where quarantined.shard = usage_journal.shard
+            and quarantined.position = usage_journal.position
+            and quarantined.ordinal = listed.ordinal - 1
+            and quarantined.reason = 'MALFORMED'
+        )
+      order by event->>'account', event->>'source', event->>'id',
+        usage_journal.position, listed.ordinal
+    )
+    select
+      (
+        select coalesce(sum(
+          abs(coalesce(debits_nanos, 0) - coalesce(debits, 0))
+          + abs(coalesce(credits_nanos, 0) - coalesce(credits, 0))
+        ), 0)::int8
+        from balances full join moved using (account_id, kind)
+      ) as drift,
+      (select coalesce(sum(held), 0)::int8 from balances where kind = 'clearing') as clearing,
+      (
+        select coalesce(sum(amount_nanos), 0)::int8 from transfers
+        where source_type = 'usage' and credit_kind = 'clearing'
+      ) as charges,
+      (
+        select coalesce(sum(amount_nanos), 0)::int8 from transfers
+        where source_type = 'usage' and credit_kind = 'payable'
+      ) as developer_credits,
+      (select coalesce(sum(held), 0)::int8 from balances where kind = 'platform_fee') as fees,
+      (
+        select coalesce(sum(amount_nanos), 0)::int8 from transfers
+        where source_type = 'payout' and credit_kind = 'chain'
+      ) as paid,
+      (select coalesce(sum(held), 0)::int8 from balances where kind = 'payable') as payable,
+      (select coalesce(sum(held), 0)::int8 from balances where kind = 'in_flight') as in_flight,
+      (select coalesce(-sum(held), 0)::int8 from balances where kind = 'chain') as chain,
+      (select coalesce(sum(charged), 0)::int8 from journaled) as journal,
+      (
+        select coalesce(sum(charged_nanos), 0)::int8 from usage_events where mode = ${mode}
+      ) as events,
+      (
+        select coalesce(sum(charged_nanos), 0)::int8 from usage_rollups where mode = ${mode}
+      ) as usage,
+      (
+        select coalesce(sum(revenue_nanos), 0)::int8 from revenue_rollups where mode = ${mode}
+      ) as revenue
+  `);
+}
+
+async function readWatermark(tx: Tx): Promise<bigint> {
+  const row = await tx.one(sql.type(z.object({ position: z.bigint() }))`
+    select coalesce(min(position), 0)::int8 as position from projector_cursors
+  `);
+  return row.position;
+}
+
+const hashRow = z.object({ hash: z.string(), state: z.enum(["paid", "open"]) });
+
+/** The transactions that the ledger counts as paid, and those of slots that are not closed. */
+async function readHashes(tx: Tx): Promise<Map<string, "paid" | "open">> {
+  const rows = await tx.any(sql.type(hashRow)`
+    select distinct transaction_hash as hash, 'paid' as state from payouts where state = 'paid'
+    union all
+    select hash, 'open' from settlement_attempts
+    join settlement_slots using (channel, sequence)
+    where settlement_slots.state = 'open'
+  `);
+  return new Map(rows.map(({ hash, state }) => [hash, state]));
+}
+
+interface ChainSums {
+  treasuryNanos: bigint;
+  payments: { hash: string; nanos: bigint }[];
+}
+
+async function readChain(network: StellarNetwork): Promise<ChainSums> {
+  const treasury = network.treasury.publicKey();
+  const payments: ChainSums["payments"] = [];
+  let cursor = "0";
+  for (let page = 0; page < paymentPagesMax; page++) {
+    const found = await network.horizon.listPayments(treasury, { cursor, limit: 200 });
+    for (const payment of found) {
+      if (payment.from === treasury && payment.successful) {
+        const nanos = payment.stroops * nanosPerStroop;
+        payments.push({ hash: payment.transactionHash, nanos });
+      }
+    }
+    const last = found.at(-1);
+    if (last === undefined || found.length < 200) {
+      return { treasuryNanos: (await treasuryStroops(network)) * nanosPerStroop, payments };
+    }
+    cursor = last.pagingToken;
+  }
+  throw new Error(`Cannot check the chain: more than ${paymentPagesMax * 200} payments`);
+}

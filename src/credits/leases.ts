@@ -1,0 +1,150 @@
+import { sql } from "slonik";
+import { z } from "zod";
+import { nothing, type Tx } from "../db/pool.ts";
+import { type Mode, postTransfers } from "../ledger/store.ts";
+import { newId } from "../lib/id.ts";
+
+/** A block of credit that one process may spend from memory. */
+export interface Lease {
+  id: string;
+  amountNanos: bigint;
+  expireAt: Date;
+}
+
+const availableRow = z.object({ available_nanos: z.bigint() });
+
+/**
+ * Move up to `wantNanos` of an account's balance into a lease. Null when it has less than `leastNanos`.
+ *
+ * The balance row is locked first, so that two processes cannot lease the same credit.
+ */
+export async function acquireLease(
+  tx: Tx,
+  wanted: {
+    accountId: string;
+    mode: Mode;
+    holder: string;
+    wantNanos: bigint;
+    leastNanos: bigint;
+    shard: number;
+    expireAt: Date;
+  },
+  now: Date,
+): Promise<{ lease: Lease } | { availableNanos: bigint }> {
+  const { accountId, mode, expireAt } = wanted;
+  const row = await tx.maybeOne(sql.type(availableRow)`
+    select credits_nanos - debits_nanos as available_nanos from ledger_accounts
+    where account_id = ${accountId} and kind = 'consumer' and mode = ${mode}
+    for update
+  `);
+  const availableNanos = row?.available_nanos ?? 0n;
+  if (availableNanos < wanted.leastNanos) {
+    return { availableNanos };
+  }
+  const amountNanos = availableNanos < wanted.wantNanos ? availableNanos : wanted.wantNanos;
+  const id = newId("lea", now);
+  await tx.query(sql.type(nothing)`
+    insert into credit_leases (account_id, id, mode, holder, amount_nanos, shard, expire_at)
+    values (
+      ${accountId}, ${id}, ${mode}, ${wanted.holder}, ${amountNanos}, ${wanted.shard},
+      ${expireAt.toISOString()}
+    )
+  `);
+  const source = { type: "lease", id };
+  const transfer = { accountId, mode, amountNanos, source };
+  await postTransfers(tx, [{ ...transfer, debit: "consumer", credit: "lease_escrow" }], now);
+  return { lease: { id, amountNanos, expireAt } };
+}
+
+const leaseIdRow = z.object({ id: z.string() });
+
+/**
+ * Those of the leases that events may still name, held so until the transaction ends.
+ *
+ * A journal append calls it, so that no lease is drained between this check and the append's commit.
+ */
+export async function holdActiveLeases(tx: Tx, leaseIds: string[]): Promise<Set<string>> {
+  const rows = await tx.any(sql.type(leaseIdRow)`
+    select id from credit_leases
+    where id = any(${sql.array(leaseIds, "text")}) and state = 'active'
+    order by id for share
+  `);
+  return new Set(rows.map((row) => row.id));
+}
+
+/**
+ * Let no new event name up to 100 leases that are over: expired ones, or all of a holder that stops.
+ *
+ * The rows are locked by one statement and the head of the journal is read by the next, so that the fence covers
+ * every append that held one of them.
+ */
+export async function drainLeases(
+  tx: Tx,
+  { now, holder }: { now: Date; holder: string | null },
+): Promise<number> {
+  const rows = await tx.any(sql.type(leaseIdRow)`
+    select id from credit_leases
+    where state = 'active' and (expire_at <= ${now.toISOString()} or holder = ${holder})
+    order by id limit 100 for update
+  `);
+  if (rows.length > 0) {
+    const ids = rows.map((row) => row.id);
+    await tx.query(sql.type(nothing)`
+      update credit_leases set state = 'draining', fence = journal_heads.position
+      from journal_heads
+      where credit_leases.id = any(${sql.array(ids, "text")})
+        and journal_heads.shard = credit_leases.shard
+    `);
+  }
+  return rows.length;
+}
+
+/** Add to what applied events took from leases. A lease can never be overspent: a check holds it. */
+export async function spendLeases(tx: Tx, spent: Map<string, bigint>): Promise<void> {
+  if (spent.size === 0) {
+    return;
+  }
+  const rows = [...spent].map(([id, nanos]) => [id, nanos.toString()]);
+  await tx.query(sql.type(nothing)`
+    update credit_leases set spent_nanos = spent_nanos + spent.nanos
+    from ${sql.unnest(rows, ["text", "int8"])} as spent (id, nanos)
+    where credit_leases.id = spent.id
+  `);
+}
+
+const drainedRow = z.object({
+  account_id: z.string(),
+  id: z.string(),
+  mode: z.enum(["live", "test"]),
+  remainder_nanos: z.bigint(),
+});
+
+/** Give back what is left of up to 100 draining leases whose every event is applied. */
+export async function closeDrainedLeases(
+  tx: Tx,
+  { shard, position }: { shard: number; position: bigint },
+  now: Date,
+): Promise<number> {
+  const rows = await tx.any(sql.type(drainedRow)`
+    update credit_leases set state = 'closed'
+    where id in (
+      select id from credit_leases
+      where shard = ${shard} and state = 'draining' and fence <= ${position}
+      order by id limit 100 for update
+    )
+    returning account_id, id, mode, amount_nanos - spent_nanos as remainder_nanos
+  `);
+  await postTransfers(
+    tx,
+    rows.map((row) => ({
+      accountId: row.account_id,
+      mode: row.mode,
+      debit: "lease_escrow",
+      credit: "consumer",
+      amountNanos: row.remainder_nanos,
+      source: { type: "lease_return", id: row.id },
+    })),
+    now,
+  );
+  return rows.length;
+}

@@ -1,0 +1,117 @@
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import type { ServiceImpl } from "@connectrpc/connect";
+import {
+  type CreditService,
+  GrantCreditsResponseSchema,
+  TransactionType,
+} from "../../gen/callora/credits/v1/credit_service_pb.ts";
+import type { Database } from "../db/database.ts";
+import { once } from "../db/once.ts";
+import type { Tx } from "../db/pool.ts";
+import { between, type Mode, platformAccountId, postTransfers } from "../ledger/store.ts";
+import { newId } from "../lib/id.ts";
+import { splitPage } from "../lib/page-token.ts";
+import { notFound } from "../rpc/errors.ts";
+import { pageOf } from "../rpc/page.ts";
+import { requirePrincipal, requireTenant } from "../rpc/principal.ts";
+import { retryOf } from "../rpc/retry.ts";
+import { type BalanceRow, getBalance, listTransactions, type TransactionRow } from "./store.ts";
+
+/** The handlers of proto/callora/credits/v1/credit_service.proto. */
+export function creditService(deps: {
+  db: Database;
+  existsAccount: (tx: Tx, accountId: string) => Promise<boolean>;
+  now: () => Date;
+}): ServiceImpl<typeof CreditService> {
+  const { db, now } = deps;
+  return {
+    async getBalance(_req, ctx) {
+      const { accountId, mode } = requirePrincipal(ctx);
+      const row = await db.tenantRead(accountId, (tx) => getBalance(tx, accountId, mode));
+      return { balance: toBalance(row) };
+    },
+
+    async listTransactions(req, ctx) {
+      const { accountId, mode } = requirePrincipal(ctx);
+      const { size, after } = pageOf(req);
+      const rows = await db.tenantRead(accountId, (tx) =>
+        listTransactions(tx, { accountId, mode, after, limit: size + 1 }),
+      );
+      const { page, nextPageToken } = splitPage(rows, { size, id: (row) => row.id });
+      return { transactions: page.map(toTransaction), nextPageToken };
+    },
+
+    async grantCredits(req, ctx) {
+      const tenant = requireTenant(ctx);
+      const retry = retryOf(ctx);
+      const mode = req.test ? "test" : "live";
+      return db.platformTransaction(tenant, async (tx, audit) => {
+        const scope = {
+          accountId: tenant.accountId,
+          retry,
+          response: GrantCreditsResponseSchema,
+        };
+        const { answer, repeated } = await once(tx, scope, async () => {
+          if (!(await deps.existsAccount(tx, req.accountId))) {
+            throw notFound("the account");
+          }
+          const id = newId("grt", now());
+          await grant(
+            tx,
+            { id, accountId: req.accountId, mode, amountNanos: req.amountNanos },
+            now(),
+          );
+          const note = req.note === "" ? "" : ` (${req.note})`;
+          audit.record(`grant:${id} ${req.amountNanos} ${mode} nanos to ${req.accountId}${note}`);
+          return { balance: toBalance(await getBalance(tx, req.accountId, mode)) };
+        });
+        if (repeated) {
+          audit.unchanged();
+        }
+        return answer;
+      });
+    },
+  };
+}
+
+/** Promotion is the platform's expense: developers are paid for what it buys. */
+async function grant(
+  tx: Tx,
+  {
+    id,
+    accountId,
+    mode,
+    amountNanos,
+  }: {
+    id: string;
+    accountId: string;
+    mode: Mode;
+    amountNanos: bigint;
+  },
+  now: Date,
+): Promise<void> {
+  const source = { type: "grant", id };
+  const from = { accountId: platformAccountId, kind: "promotion_expense" } as const;
+  const to = { accountId, kind: "consumer" } as const;
+  await postTransfers(tx, between(from, to, { mode, amountNanos, source }), now);
+}
+
+function toBalance(row: BalanceRow) {
+  return {
+    availableNanos: row.available_nanos,
+    reservedNanos: row.reserved_nanos,
+    grantedNanos: row.granted_nanos,
+    chargedNanos: row.charged_nanos,
+  };
+}
+
+function toTransaction(row: TransactionRow) {
+  const incoming = row.credit_kind === "consumer";
+  return {
+    id: row.id,
+    createTime: timestampFromMs(row.created_at),
+    type: incoming ? TransactionType.GRANT : TransactionType.CHARGE,
+    amountNanos: incoming ? row.amount_nanos : -row.amount_nanos,
+    source: `${row.source_type}:${row.source_id}`,
+  };
+}

@@ -1,0 +1,4 @@
+/** The embedded PostgreSQL cannot do what it was asked; the message is one sentence for a person. */
+export class EmbeddedPostgresError extends Error {
+  override name = "EmbeddedPostgresError";
+}

@@ -1,0 +1,126 @@
+import type { IncomingMessage, ServerResponse } from "node:http";
+import type { Http2ServerRequest, Http2ServerResponse } from "node:http2";
+
+/** A request over HTTP/1.1 or HTTP/2. */
+export type HttpRequest = IncomingMessage | Http2ServerRequest;
+
+/** The reply to an HttpRequest. */
+export type HttpResponse = ServerResponse | Http2ServerResponse;
+
+/** A whole reply. Header names are in lower case. */
+export interface Reply {
+  readonly status: number;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body: string | Uint8Array;
+}
+
+/** The request's headers. The pseudo-headers of HTTP/2 are left out. */
+export function toHeaders(request: HttpRequest): Headers {
+  const headers = new Headers();
+  for (const [name, value] of Object.entries(request.headers)) {
+    if (value === undefined || name.startsWith(":")) {
+      continue;
+    }
+    for (const one of typeof value === "string" ? [value] : value) {
+      headers.append(name, one);
+    }
+  }
+  return headers;
+}
+
+/** One header of the request, its first value if it was sent several times. */
+export function headerOf(request: HttpRequest, name: string): string | undefined {
+  const value = request.headers[name];
+  return Array.isArray(value) ? value[0] : value;
+}
+
+/** Send a whole reply; to HEAD without its body. What the client still sends is not waited for. */
+export function sendReply(
+  request: HttpRequest,
+  response: HttpResponse,
+  { status, headers, body }: Reply,
+): void {
+  if (isGone(response) || response.writableEnded) {
+    return;
+  }
+  response.statusCode = status;
+  for (const name in headers) {
+    response.setHeader(name, headers[name] ?? "");
+  }
+  if (status === 204 || status === 304) {
+    endResponse(response);
+    return;
+  }
+  response.setHeader("content-length", Buffer.byteLength(body));
+  endResponse(response, request.method === "HEAD" ? undefined : body);
+  discardBody(request);
+}
+
+/** Send the headers now, before there is a body. */
+export function beginReply(response: HttpResponse): void {
+  (response as ServerResponse).flushHeaders();
+}
+
+/** Write a part of a body. Resolves once more may be written, or the client is gone. */
+export async function writeChunk(
+  response: HttpResponse,
+  chunk: string | Uint8Array,
+): Promise<void> {
+  if (isGone(response) || (response as ServerResponse).write(chunk)) {
+    return;
+  }
+  await new Promise<void>((resolve) => {
+    const settle = () => {
+      response.off("drain", settle);
+      response.off("close", settle);
+      resolve();
+    };
+    response.once("drain", settle);
+    response.once("close", settle);
+  });
+}
+
+/** End the reply, with a last part of the body if there is one. */
+export function endResponse(response: HttpResponse, chunk?: string | Uint8Array): void {
+  // The two classes take the same arguments, but their overloads do not unite.
+  (response as ServerResponse).end(chunk);
+}
+
+/** Whether nobody can read the reply any more. */
+export function isGone(response: HttpResponse): boolean {
+  return "stream" in response ? response.stream.destroyed : response.destroyed;
+}
+
+/** Copy the headers of a call to the reply, their names after a prefix. */
+export function copyHeaders(from: Headers, response: HttpResponse, prefix = ""): void {
+  from.forEach((value, name) => {
+    if (name !== "set-cookie") {
+      response.setHeader(prefix + name, value);
+    }
+  });
+  const cookies = from.getSetCookie();
+  if (cookies.length > 0) {
+    response.setHeader(`${prefix}set-cookie`, cookies);
+  }
+}
+
+/** Break the reply off so that the client cannot take it for a whole one. */
+export function breakOff(response: HttpResponse): void {
+  if ("stream" in response) {
+    response.stream.close(internalError);
+  } else {
+    response.destroy();
+  }
+}
+
+const internalError = 0x2;
+const noError = 0x0;
+
+// Over HTTP/1.1 Node reads and drops the rest itself, up to the request's timeout. Closing at once
+// would make the kernel reset the connection before the client has read the reply.
+function discardBody(request: HttpRequest): void {
+  if ("stream" in request && !request.complete && !request.stream.destroyed) {
+    const { stream } = request;
+    stream.once("finish", () => stream.close(noError));
+  }
+}

@@ -1,0 +1,217 @@
+import { create, type DescMessage, type Message, type MessageShape } from "@bufbuild/protobuf";
+import { BindError, type Violation, violationsMax } from "./errors.ts";
+import {
+  type FieldPath,
+  getField,
+  nameOf,
+  openParent,
+  resolveTextField,
+  setField,
+  type TextField,
+} from "./field-path.ts";
+
+/**
+ * What path and body hold already, so that the query must not: everything, or these and all within.
+ */
+export type Bound = "*" | readonly FieldPath[];
+
+/** Most keys of a query, repeated ones counted each time. */
+export const queryKeysMax = 1000;
+
+/**
+ * Parameters of Google's API front end, which clients send to any API. Not an error, not a field.
+ */
+const systemParameters: ReadonlySet<string> = new Set([
+  "alt",
+  "$alt",
+  "key",
+  "api_key",
+  "prettyPrint",
+  "fields",
+  "$fields",
+  "callback",
+  "quotaUser",
+]);
+
+// A recursive message has keys without end, and a client chooses which ones are looked up.
+const cacheSizeMax = 500;
+const keyShownLengthMax = 100;
+
+/** Make a message from a query string. See compileQuery. */
+export function bindQuery<Desc extends DescMessage>(
+  desc: Desc,
+  query: string,
+  bound: Bound = [],
+): MessageShape<Desc> {
+  const message = create(desc);
+  compileQuery(desc, bound)(message, query);
+  return message;
+}
+
+/**
+ * Compile the binding of query strings, without "?", to messages of a type. Keys are dotted paths
+ * of proto or JSON names; "+" and percent escapes are decoded; repeated fields repeat their key.
+ *
+ * The result throws BindError with every violation, up to a limit: an unknown or bound key, a value
+ * of the wrong form, a second value for a singular field, a second member of a oneof. A field of
+ * the message wins over a system parameter of the same name.
+ */
+export function compileQuery(
+  desc: DescMessage,
+  bound: Bound,
+): (message: Message, query: string) => void {
+  const find = createFinder(desc, bound);
+  return (message, query) => {
+    const violations: Violation[] = [];
+    const seen = new Set<string>();
+    for (const { key, value } of readPairs(query)) {
+      const violation = "broken" in value ? value.broken : bind(message, key, value.text);
+      if (violation !== undefined) {
+        violations.push({ field: key.slice(0, keyShownLengthMax), description: violation });
+      }
+      if (violations.length >= violationsMax) {
+        break;
+      }
+    }
+    if (violations.length > 0) {
+      throw new BindError(violations);
+    }
+
+    function bind(root: Message, key: string, text: string): string | undefined {
+      const field = find(key);
+      if (typeof field === "string") {
+        return systemParameters.has(key) ? undefined : field;
+      }
+      return setText(root, field, text, seen);
+    }
+  };
+}
+
+interface QueryField extends TextField {
+  /** The same for each spelling of the key. */
+  readonly name: string;
+}
+
+/** Looks a key up: the field, or the reason why there is none. */
+type Finder = (key: string) => QueryField | string;
+
+function createFinder(desc: DescMessage, bound: Bound): Finder {
+  const cache = new Map<string, QueryField>();
+  return (key) => {
+    const cached = cache.get(key);
+    if (cached !== undefined) {
+      return cached;
+    }
+    const found = resolveTextField(desc, key.split(".", 100));
+    if ("reason" in found) {
+      return found.reason;
+    }
+    if (bound === "*" || bound.some((path) => covers(path, found.path))) {
+      return "is not a known field of the query: the path or the body holds it";
+    }
+    if (bound.some((path) => rivals(path, found.path))) {
+      return "is one of several alternatives, and the path or the body holds another";
+    }
+    const field = { ...found, name: nameOf(found.path) };
+    if (cache.size < cacheSizeMax) {
+      cache.set(key, field);
+    }
+    return field;
+  };
+}
+
+function covers(outer: FieldPath, inner: FieldPath): boolean {
+  return outer.every((field, index) => field === inner[index]);
+}
+
+// Whether the paths part at two members of one oneof. Only the path's members matter here: what a
+// body field has set shows in the message itself.
+function rivals(one: FieldPath, other: FieldPath): boolean {
+  const index = one.findIndex((field, at) => field !== other[at]);
+  const [left, right] = [one[index], other[index]];
+  return left?.oneof !== undefined && left.oneof === right?.oneof;
+}
+
+function setText(
+  root: Message,
+  field: QueryField,
+  text: string,
+  seen: Set<string>,
+): string | undefined {
+  const { path, leaf, type } = field;
+  const value = type.parse(text);
+  if (value === undefined) {
+    return type.expected;
+  }
+  if (clashes(root, path)) {
+    return "is one of several alternatives, and another is set";
+  }
+  const parent = openParent(root, path);
+  if (leaf.fieldKind === "list") {
+    (getField(parent, leaf) as unknown[]).push(value);
+    return undefined;
+  }
+  if (seen.has(field.name)) {
+    return "has more than one value";
+  }
+  seen.add(field.name);
+  setField(parent, leaf, value);
+  return undefined;
+}
+
+function clashes(root: Message, path: FieldPath): boolean {
+  let target: Record<string, unknown> | undefined = root as unknown as Record<string, unknown>;
+  for (const field of path) {
+    if (target === undefined) {
+      return false;
+    }
+    if (field.oneof !== undefined) {
+      const { case: set } = target[field.oneof.localName] as { case?: string };
+      if (set !== undefined && set !== field.localName) {
+        return true;
+      }
+    }
+    target = getField(target, field) as Record<string, unknown> | undefined;
+  }
+  return false;
+}
+
+interface Pair {
+  readonly key: string;
+  readonly value: { readonly text: string } | { readonly broken: string };
+}
+
+function* readPairs(query: string): Generator<Pair> {
+  const pieces = query.split("&", queryKeysMax + 1);
+  if (pieces.length > queryKeysMax) {
+    const description = `query has more than ${queryKeysMax} keys`;
+    throw new BindError([{ field: "", description }]);
+  }
+  for (const piece of pieces) {
+    if (piece === "") {
+      continue;
+    }
+    const mark = piece.indexOf("=");
+    const rawKey = mark < 0 ? piece : piece.slice(0, mark);
+    const key = decodeForm(rawKey);
+    const text = mark < 0 ? "" : decodeForm(piece.slice(mark + 1));
+    if (key === undefined || text === undefined) {
+      const broken = "has a percent escape that is broken or not UTF-8";
+      yield { key: key ?? rawKey, value: { broken } };
+    } else {
+      yield { key, value: { text } };
+    }
+  }
+}
+
+function decodeForm(raw: string): string | undefined {
+  const spaced = raw.includes("+") ? raw.replaceAll("+", " ") : raw;
+  if (/[^\x20-\x7e]/.test(spaced)) {
+    return undefined;
+  }
+  try {
+    return spaced.includes("%") ? decodeURIComponent(spaced) : spaced;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,319 @@
+import { decodeSegment, decodeSegments, PathError, splitTarget } from "./path.ts";
+import type { Segment, Template } from "./template.ts";
+
+/** A method and a path template, and what they lead to. */
+export interface Route<Value> {
+  /** An HTTP method as sent, or "*" for any that no other route of the same path names. */
+  readonly method: string;
+  readonly template: Template;
+  /** Named in messages about clashing routes: the RPC, for example. */
+  readonly name: string;
+  readonly value: Value;
+}
+
+/** What a request target leads to. */
+export type Match<Value> =
+  | {
+      readonly kind: "match";
+      readonly route: Route<Value>;
+      /** The decoded value of each of the template's variables, in their order. */
+      readonly bindings: readonly string[];
+    }
+  | { readonly kind: "notFound" }
+  /** `allow` is sorted and holds HEAD beside GET, and OPTIONS always. */
+  | { readonly kind: "methodNotAllowed"; readonly allow: readonly string[] }
+  | { readonly kind: "badPath"; readonly status: 400 | 414; readonly reason: string };
+
+/** Finds the route of a request. Holds no request state. */
+export interface RouteTable<Value> {
+  /** Look up a method and a request target, raw as sent; a query is ignored. Never throws. */
+  match(method: string, target: string): Match<Value>;
+}
+
+/** Most characters of a path. */
+export const pathLengthMax = 8192;
+/** Most segments of a path. */
+export const pathSegmentsMax = 256;
+
+/**
+ * Build a route table. Literals win over `*`, `*` over `**`, from left to right; after `**` the
+ * longer tail wins; then a route with a fitting verb over one without, then its own method over
+ * "*". The method is part of the match, so a better-fitting path of another method hides nothing.
+ * Throws if two routes have the same method and shape.
+ */
+export function createRouteTable<Value>(routes: readonly Route<Value>[]): RouteTable<Value> {
+  const root = emptyNode<Value>();
+  const verbs = new Set<string>();
+  for (const route of routes) {
+    insert(root, route);
+    if (route.template.verb !== undefined) {
+      verbs.add(route.template.verb);
+    }
+  }
+  const longestFirst = [...verbs].sort((a, b) => b.length - a.length);
+  return { match: (method, target) => match(root, longestFirst, method, target) };
+}
+
+interface Node<Value> {
+  readonly literals: Map<string, Node<Value>>;
+  star: Node<Value> | undefined;
+  readonly end: End<Value>;
+  /** The routes that go on with `**` from here, by the literals after it, the longest first. */
+  readonly tails: Tail<Value>[];
+}
+
+interface Tail<Value> {
+  readonly literals: readonly string[];
+  readonly end: End<Value>;
+}
+
+/** Routes that end at the same place: by verb ("" for none), then by method. */
+type End<Value> = Map<string, Map<string, Route<Value>>>;
+
+function emptyNode<Value>(): Node<Value> {
+  return { literals: new Map(), star: undefined, end: new Map(), tails: [] };
+}
+
+function insert<Value>(root: Node<Value>, route: Route<Value>): void {
+  const { segments, verb = "" } = route.template;
+  let node = root;
+  let end: End<Value> | undefined;
+  for (const [index, segment] of segments.entries()) {
+    if (segment.kind === "doubleStar") {
+      end = tailEnd(node, segments.slice(index + 1));
+      break;
+    }
+    node = child(node, segment);
+  }
+  end ??= node.end;
+  const methods = end.get(verb) ?? new Map<string, Route<Value>>();
+  end.set(verb, methods);
+  const other = methods.get(route.method);
+  if (other !== undefined) {
+    throw new Error(
+      `Cannot add route ${route.method} "${route.template.text}" of ${route.name}: ` +
+        `"${other.template.text}" of ${other.name} has the same shape`,
+    );
+  }
+  methods.set(route.method, route);
+}
+
+function child<Value>(node: Node<Value>, segment: Segment): Node<Value> {
+  if (segment.kind !== "literal") {
+    node.star ??= emptyNode();
+    return node.star;
+  }
+  const found = node.literals.get(segment.value) ?? emptyNode();
+  node.literals.set(segment.value, found);
+  return found;
+}
+
+function tailEnd<Value>(node: Node<Value>, rest: readonly Segment[]): End<Value> {
+  const literals = rest.flatMap((segment) => (segment.kind === "literal" ? [segment.value] : []));
+  const found = node.tails.find((tail) => sameTexts(tail.literals, literals));
+  if (found !== undefined) {
+    return found.end;
+  }
+  const tail: Tail<Value> = { literals, end: new Map() };
+  node.tails.push(tail);
+  node.tails.sort((a, b) => b.literals.length - a.literals.length);
+  return tail.end;
+}
+
+function sameTexts(one: readonly string[], other: readonly string[]): boolean {
+  return one.length === other.length && one.every((text, index) => text === other[index]);
+}
+
+/** The last segment may end in a verb or may hold the colon as data: each reading is a variant. */
+interface Variant {
+  readonly verb: string;
+  readonly text: string;
+}
+
+interface Search {
+  readonly method: string;
+  readonly segments: readonly string[];
+  /** Readings of the last segment, the longest verb first, none at the end. */
+  readonly variants: readonly Variant[];
+  readonly allow: Set<string>;
+}
+
+interface Found<Value> {
+  readonly route: Route<Value>;
+  /** The path's segments that count: verb cut off, a trailing empty one dropped after `**`. */
+  readonly segments: readonly string[];
+}
+
+function match<Value>(
+  root: Node<Value>,
+  verbs: readonly string[],
+  method: string,
+  target: string,
+): Match<Value> {
+  const { path } = splitTarget(target);
+  if (path.length > pathLengthMax) {
+    return { kind: "badPath", status: 414, reason: `is longer than ${pathLengthMax} characters` };
+  }
+  if (!path.startsWith("/")) {
+    return { kind: "badPath", status: 400, reason: `does not start with "/"` };
+  }
+  const segments = path === "/" ? [] : path.slice(1).split("/", pathSegmentsMax + 1);
+  if (segments.length > pathSegmentsMax) {
+    return { kind: "badPath", status: 414, reason: `has more than ${pathSegmentsMax} segments` };
+  }
+  const variants = variantsOf(segments.at(-1) ?? "", verbs);
+  const search: Search = { method, segments, variants, allow: new Set() };
+  const found = walk(search, root, 0, "");
+  if (found !== undefined) {
+    return capture(found);
+  }
+  if (search.allow.size === 0) {
+    return { kind: "notFound" };
+  }
+  if (search.allow.has("GET")) {
+    search.allow.add("HEAD");
+  }
+  search.allow.add("OPTIONS");
+  return { kind: "methodNotAllowed", allow: [...search.allow].sort() };
+}
+
+function variantsOf(last: string, verbs: readonly string[]): Variant[] {
+  const plain = { verb: "", text: last };
+  if (!last.includes(":")) {
+    return [plain];
+  }
+  const fitting = verbs.filter((verb) => last.endsWith(`:${verb}`));
+  return [...fitting.map((verb) => ({ verb, text: last.slice(0, -verb.length - 1) })), plain];
+}
+
+// Each node lies at one depth, so a walk visits no node twice for the same verb, whatever the path:
+// backtracking is bounded by the table's size.
+function walk<Value>(
+  search: Search,
+  node: Node<Value>,
+  depth: number,
+  verb: string,
+): Found<Value> | undefined {
+  const { segments, variants } = search;
+  if (depth === segments.length) {
+    return pick(search, node.end, verb, segments) ?? walkTails(search, node, depth, verb);
+  }
+  const isLast = depth === segments.length - 1;
+  const readings = isLast ? variants : [{ verb: "", text: segments[depth] ?? "" }];
+  for (const reading of readings) {
+    const next = node.literals.size > 0 && node.literals.get(decodeOrEmpty(reading.text));
+    const found = next && walk(withLast(search, reading, isLast), next, depth + 1, reading.verb);
+    if (found) {
+      return found;
+    }
+  }
+  for (const reading of node.star === undefined ? [] : readings) {
+    const found =
+      node.star !== undefined &&
+      reading.text !== "" &&
+      walk(withLast(search, reading, isLast), node.star, depth + 1, reading.verb);
+    if (found) {
+      return found;
+    }
+  }
+  return walkTails(search, node, depth, verb);
+}
+
+function walkTails<Value>(
+  search: Search,
+  node: Node<Value>,
+  depth: number,
+  verb: string,
+): Found<Value> | undefined {
+  const atEnd = depth === search.segments.length;
+  for (const tail of node.tails) {
+    for (const reading of atEnd ? [{ verb, text: "" }] : search.variants) {
+      const read = atEnd ? search.segments : withLast(search, reading, true).segments;
+      const found = fitsTail(read, tail.literals, depth)
+        ? pick(search, tail.end, reading.verb, dropTrailing(read, tail.literals, depth))
+        : undefined;
+      if (found !== undefined) {
+        return found;
+      }
+    }
+  }
+  return undefined;
+}
+
+function fitsTail(segments: readonly string[], tail: readonly string[], depth: number): boolean {
+  const offset = segments.length - tail.length;
+  return (
+    offset >= depth &&
+    tail.every((literal, index) => decodeOrEmpty(segments[offset + index] ?? "") === literal)
+  );
+}
+
+function dropTrailing(
+  segments: readonly string[],
+  tail: readonly string[],
+  depth: number,
+): readonly string[] {
+  const drops = tail.length === 0 && segments.length > depth && segments.at(-1) === "";
+  return drops ? segments.slice(0, -1) : segments;
+}
+
+function withLast(search: Search, reading: Variant, isLast: boolean): Search {
+  if (!isLast || reading.verb === "") {
+    return search;
+  }
+  return { ...search, segments: [...search.segments.slice(0, -1), reading.text] };
+}
+
+function pick<Value>(
+  { method, allow }: Search,
+  end: End<Value>,
+  verb: string,
+  segments: readonly string[],
+): Found<Value> | undefined {
+  const methods = end.get(verb);
+  if (methods === undefined) {
+    return undefined;
+  }
+  const route =
+    methods.get(method) ?? (method === "HEAD" ? methods.get("GET") : undefined) ?? methods.get("*");
+  if (route !== undefined) {
+    return { route, segments };
+  }
+  for (const other of methods.keys()) {
+    allow.add(other);
+  }
+  return undefined;
+}
+
+// No template has an empty literal, so an empty result matches none.
+function decodeOrEmpty(raw: string): string {
+  if (!raw.includes("%")) {
+    return raw;
+  }
+  try {
+    return decodeURIComponent(raw);
+  } catch {
+    return "";
+  }
+}
+
+function capture<Value>({ route, segments }: Found<Value>): Match<Value> {
+  const { template } = route;
+  const stretchAt = template.segments.findIndex((segment) => segment.kind === "doubleStar");
+  const stretch = segments.length - template.segments.length;
+  const shift = (index: number) => (stretchAt >= 0 && index > stretchAt ? index + stretch : index);
+  const bindings: string[] = [];
+  for (const { start, end, multiSegment, fieldPath } of template.variables) {
+    const raw = segments.slice(shift(start), shift(end)).join("/");
+    try {
+      bindings.push(multiSegment ? decodeSegments(raw) : decodeSegment(raw));
+    } catch (error) {
+      if (error instanceof PathError) {
+        const reason = `"${fieldPath.join(".")}" ${error.message}`;
+        return { kind: "badPath", status: 400, reason };
+      }
+      throw error;
+    }
+  }
+  return { kind: "match", route, bindings };
+}

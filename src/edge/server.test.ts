@@ -1,0 +1,541 @@
+import { once } from "node:events";
+import { connect as connectHttp2 } from "node:http2";
+import { connect as connectTcp } from "node:net";
+import { createClient } from "@connectrpc/connect";
+import { createGrpcTransport } from "@connectrpc/connect-node";
+import { expect, test } from "vitest";
+import { CatalogService } from "../../gen/callora/catalog/v1/catalog_service_pb.ts";
+import { Access, RateClass } from "../../gen/callora/policy/v1/policy_pb.ts";
+import { Health } from "../../gen/grpc/health/v1/health_pb.ts";
+import { ServerReflection } from "../../gen/grpc/reflection/v1/reflection_pb.ts";
+import { ServerReflection as ServerReflectionAlpha } from "../../gen/grpc/reflection/v1alpha/reflection_pb.ts";
+import { LibraryService } from "../../test/gen/callora/test/v1/library_service_pb.ts";
+import { libraryService, startEdge } from "../../test/support/edge.ts";
+import { openPolicy } from "../rpc/policy.ts";
+import type { ServingStatus } from "./health.ts";
+import { endResponse, writeChunk } from "./http-message.ts";
+import type { Mount } from "./mount.ts";
+import { createEdge } from "./server.ts";
+import { entry } from "./service-entry.ts";
+
+const quiet = { steps: [], onFinish: () => {}, onError: () => {} };
+const library = entry(LibraryService, libraryService(), openPolicy);
+
+function mount(method: Mount["method"], pattern: string, more: Partial<Mount> = {}): Mount {
+  const handler: Mount["handler"] = (_request, response) => endResponse(response, "mounted");
+  return { method, pattern, policy: openPolicy, handler, ...more };
+}
+
+test("a method without a policy stops the start, and is named", () => {
+  const services = [entry(LibraryService, libraryService())];
+
+  expect(() => createEdge({ ...quiet, services })).toThrow(
+    "Cannot serve callora.test.v1.LibraryService/GetBook: it has no (callora.policy.v1.method)",
+  );
+});
+
+test("half a policy stops the start too", () => {
+  const policy = { ...openPolicy, rateClass: RateClass.UNSPECIFIED };
+
+  expect(() =>
+    createEdge({ ...quiet, services: [entry(LibraryService, libraryService(), policy)] }),
+  ).toThrow("Cannot serve callora.test.v1.LibraryService/GetBook: its policy does not say how");
+  expect(() =>
+    createEdge({ ...quiet, services: [], mounts: [mount("GET", "/a", { policy })] }),
+  ).toThrow("Cannot serve GET /a: its policy does not say how often");
+});
+
+test.for([
+  { what: "two mounts", mounts: [mount("GET", "/a/{x}"), mount("GET", "/a/{y}")] },
+  { what: "a mount and REST", mounts: [mount("GET", "/v1/books/{x}")] },
+  {
+    what: "a mount and an RPC",
+    mounts: [mount("POST", "/callora.test.v1.LibraryService/GetBook")],
+  },
+])("$what that clash stop the start", ({ mounts }) => {
+  expect(() => createEdge({ ...quiet, services: [library], mounts })).toThrow(/Cannot add route/);
+});
+
+test("a service registered twice stops the start, and is named", () => {
+  expect(() => createEdge({ ...quiet, services: [library, library] })).toThrow(
+    /LibraryService\/GetBook/,
+  );
+});
+
+test("routes lists every protocol's paths with their policy", async () => {
+  await using at = await startEdge({ mounts: [mount("ANY", "/v1/call/{api}/{path=**}")] });
+
+  const routes = at.edge.routes();
+
+  expect(routes).toContainEqual({
+    method: "POST",
+    path: "/api/apis",
+    rpc: "callora.catalog.v1.CatalogService/CreateApi",
+    access: "DEVELOPER",
+    rateClass: "CONSOLE",
+  });
+  expect(routes).toContainEqual({
+    method: "*",
+    path: "/v1/call/{api}/{path=**}",
+    rpc: "",
+    access: "PUBLIC",
+    rateClass: "NONE",
+  });
+  expect(routes.map(({ path }) => path)).toContain("/callora.catalog.v1.CatalogService/ListApis");
+});
+
+test("a mount gets its parameters and the steps of every call", async () => {
+  const policy = { ...openPolicy, access: Access.USER, rateClass: RateClass.CONSOLE };
+  const seen: unknown[] = [];
+  await using at = await startEdge({
+    mounts: [
+      mount("ANY", "/v1/call/{api}/{path=**}", {
+        policy,
+        handler: async (_request, response, { call, params }) => {
+          seen.push({ ...params }, call.principal?.id, call.name);
+          endResponse(response, "mounted");
+        },
+      }),
+    ],
+  });
+
+  const stranger = await fetch(`${at.url}/v1/call/maps/a/b%20c`);
+  const known = await fetch(`${at.url}/v1/call/maps/a/b%20c`, {
+    method: "DELETE",
+    headers: { authorization: "Bearer user" },
+  });
+
+  expect(stranger.status).toBe(401);
+  expect(await known.text()).toBe("mounted");
+  expect(known.headers.get("x-ratelimit-limit")).toBe("60");
+  expect(seen).toEqual([{ api: "maps", path: "a/b c" }, "usr_1", "ANY /v1/call/{api}/{path=**}"]);
+});
+
+test("what a mount throws is a Status before its reply begins, and breaks it off later", async () => {
+  await using at = await startEdge({
+    mounts: [
+      mount("GET", "/early", {
+        handler: () => {
+          throw new Error("secret");
+        },
+      }),
+      mount("GET", "/late", {
+        handler: (_request, response) => {
+          response.setHeader("content-length", 100);
+          void writeChunk(response, "half");
+          throw new Error("secret");
+        },
+      }),
+    ],
+  });
+
+  const early = await fetch(`${at.url}/early`);
+  const late = fetch(`${at.url}/late`).then((reply) => reply.text());
+
+  expect(early.status).toBe(500);
+  expect(await early.json()).toMatchObject({ code: 13, message: "internal error" });
+  await expect(late).rejects.toThrow();
+  expect(at.errors).toHaveLength(2);
+});
+
+test("a sane request id is echoed on every reply, another is replaced", async () => {
+  await using at = await startEdge();
+  const idOf = async (path: string, id: string) => {
+    const reply = await fetch(at.url + path, { headers: { "x-request-id": id } });
+    return reply.headers.get("x-request-id");
+  };
+
+  expect(await idOf("/v1/books/b1", "req-1")).toBe("req-1");
+  expect(await idOf("/nothing", "req-2")).toBe("req-2");
+  expect(await idOf("/nothing", "a".repeat(129))).toMatch(/^[0-9a-f-]{36}$/);
+  expect(await idOf("/nothing", "a b")).toMatch(/^[0-9a-f-]{36}$/);
+});
+
+test.for([
+  { trusted: [], forwarded: "1.1.1.1", client: "127.0.0.1" },
+  { trusted: ["127.0.0.0/8"], forwarded: "1.1.1.1", client: "1.1.1.1" },
+  {
+    trusted: ["127.0.0.1", "10.0.0.0/8"],
+    forwarded: "6.6.6.6, 2.2.2.2, 10.1.1.1",
+    client: "2.2.2.2",
+  },
+  { trusted: ["127.0.0.1"], forwarded: "::ffff:3.3.3.3", client: "3.3.3.3" },
+  { trusted: ["127.0.0.1"], forwarded: "6.6.6.6, nonsense", client: "127.0.0.1" },
+])("from $trusted, $forwarded means $client", async ({ trusted, forwarded, client }) => {
+  await using at = await startEdge({ trustedProxies: trusted });
+
+  const reply = await fetch(`${at.url}/v1/books/b1`, { headers: { "x-forwarded-for": forwarded } });
+
+  expect(reply.headers.get("x-client")).toBe(client);
+});
+
+test("a proxy that cannot be trusted stops the start", () => {
+  const options = { ...quiet, services: [], trustedProxies: ["10.0.0.0/99"] };
+
+  expect(() => createEdge(options)).toThrow('Cannot trust proxy "10.0.0.0/99"');
+});
+
+test("every request is reported under its template, never its path", async () => {
+  await using at = await startEdge();
+  const client = createClient(LibraryService, createGrpcTransport({ baseUrl: at.url }));
+  const report = async (call: () => Promise<unknown>) => {
+    const finish = at.nextFinish();
+    await call();
+    await finish;
+    return at.finished.at(-1);
+  };
+
+  const rest = await report(() => fetch(`${at.url}/v1/books/b2`));
+  const grpc = await report(() => client.getBook({ id: "b1" }));
+  const miss = await report(() => fetch(`${at.url}/secret/path`));
+
+  expect(rest).toMatchObject({
+    method: "GET",
+    route: "/v1/books/{id}",
+    statusCode: 404,
+    protocol: "rest",
+    durationMs: expect.any(Number),
+  });
+  expect(grpc).toMatchObject({
+    route: "callora.test.v1.LibraryService/GetBook",
+    statusCode: 200,
+    protocol: "grpc",
+  });
+  expect(miss).toMatchObject({ route: "unmatched", statusCode: 404 });
+});
+
+function healthSource(status: Record<string, ServingStatus>) {
+  const listeners = new Set<() => void>();
+  return {
+    source: {
+      status: (service: string) => status[service],
+      onChange: (listener: () => void) => {
+        listeners.add(listener);
+        return () => void listeners.delete(listener);
+      },
+    },
+    set(service: string, to: ServingStatus) {
+      status[service] = to;
+      for (const listener of listeners) {
+        listener();
+      }
+    },
+    listeners,
+  };
+}
+
+test("health answers check and list, and watch follows changes until the server stops", async () => {
+  const name = CatalogService.typeName;
+  const { source, set, listeners } = healthSource({ "": "SERVING", [name]: "SERVING" });
+  const at = await startEdge({ health: source });
+  const client = createClient(Health, createGrpcTransport({ baseUrl: at.url }));
+
+  expect(await client.check({})).toMatchObject({ status: 1 });
+  await expect(client.check({ service: "x" })).rejects.toMatchObject({ code: 5 });
+  expect(Object.keys((await client.list({})).statuses)).toEqual(["", name]);
+  const known = client.watch({ service: name })[Symbol.asyncIterator]();
+  const unknown = client.watch({ service: "x" })[Symbol.asyncIterator]();
+  expect((await known.next()).value).toMatchObject({ status: 1 });
+  expect((await unknown.next()).value).toMatchObject({ status: 3 });
+  set(name, "NOT_SERVING");
+  expect((await known.next()).value).toMatchObject({ status: 2 });
+  set("x", "SERVING");
+  expect((await unknown.next()).value).toMatchObject({ status: 1 });
+
+  await at.edge.close({ graceMs: 10_000 });
+
+  expect(await known.next()).toMatchObject({ done: true });
+  expect(await unknown.next()).toMatchObject({ done: true });
+  expect(listeners.size).toBe(0);
+});
+
+test.for([ServerReflection, ServerReflectionAlpha])(
+  "$typeName describes every service",
+  async (reflection) => {
+    await using at = await startEdge();
+    const transport = createGrpcTransport({ baseUrl: at.url });
+    const client = createClient(reflection as typeof ServerReflection, transport);
+    async function* questions() {
+      yield { messageRequest: { case: "listServices", value: "" } } as const;
+      yield {
+        messageRequest: { case: "fileContainingSymbol", value: "callora.test.v1.Book.title" },
+      } as const;
+      yield {
+        messageRequest: {
+          case: "fileContainingExtension",
+          value: { containingType: "google.protobuf.MethodOptions", extensionNumber: 50901 },
+        },
+      } as const;
+      yield {
+        messageRequest: {
+          case: "allExtensionNumbersOfType",
+          value: "google.protobuf.MethodOptions",
+        },
+      } as const;
+      yield { messageRequest: { case: "fileByFilename", value: "no.proto" } } as const;
+    }
+
+    const answers = [];
+    for await (const { messageResponse } of client.serverReflectionInfo(questions())) {
+      answers.push(messageResponse);
+    }
+
+    const [services, file, extension, numbers, missing] = answers;
+    expect(services).toMatchObject({
+      value: {
+        service: [
+          { name: "callora.test.v1.LibraryService" },
+          { name: "callora.catalog.v1.CatalogService" },
+          { name: "grpc.reflection.v1.ServerReflection" },
+          { name: "grpc.reflection.v1alpha.ServerReflection" },
+        ],
+      },
+    });
+    expect(
+      file?.case === "fileDescriptorResponse" && file.value.fileDescriptorProto.length,
+    ).toBeGreaterThan(3);
+    expect(extension?.case).toBe("fileDescriptorResponse");
+    expect(
+      numbers?.case === "allExtensionNumbersResponse" &&
+        [...numbers.value.extensionNumber].sort((a, b) => a - b),
+    ).toEqual([50901, 72295728]);
+    expect(missing).toMatchObject({ case: "errorResponse", value: { errorCode: 5 } });
+  },
+);
+
+test("a preflight is answered for known routes and allowed origins, before authentication", async () => {
+  await using at = await startEdge({ corsOrigins: ["https://console.example"] });
+  const ask = (path: string, origin: string, method = "POST") =>
+    fetch(at.url + path, {
+      method: "OPTIONS",
+      headers: { origin, "access-control-request-method": method },
+    });
+
+  const allowed = await ask("/api/apis", "https://console.example");
+  const rpc = await ask("/callora.catalog.v1.CatalogService/GetApi", "https://console.example");
+  const foreign = await ask("/api/apis", "https://evil.example");
+  const unknown = await ask("/nothing", "https://console.example");
+  const actual = await fetch(`${at.url}/v1/books/b1`, {
+    headers: { origin: "https://console.example" },
+  });
+
+  expect(allowed.status).toBe(204);
+  expect(allowed.headers.get("access-control-allow-origin")).toBe("https://console.example");
+  expect(allowed.headers.get("access-control-allow-methods")).toBe("POST");
+  expect(allowed.headers.get("access-control-allow-headers")).toContain("Authorization");
+  expect(rpc.status).toBe(204);
+  expect(foreign.headers.get("access-control-allow-origin")).toBeNull();
+  expect(foreign.headers.get("access-control-allow-methods")).toBeNull();
+  expect(unknown.status).toBe(404);
+  expect(actual.headers.get("access-control-expose-headers")).toContain("X-Request-Id");
+  expect(actual.headers.get("vary")).toBe("origin");
+});
+
+test("an open origin never comes with cookies", async () => {
+  await using at = await startEdge({ corsOrigins: ["*"] });
+
+  const reply = await fetch(`${at.url}/v1/books/b1`, { headers: { origin: "https://a.example" } });
+
+  expect(reply.headers.get("access-control-allow-origin")).toBe("*");
+  expect(reply.headers.get("access-control-allow-credentials")).toBeNull();
+});
+
+test("close lets running calls of both HTTP versions finish, and takes no more", async () => {
+  const begun = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+  const finish = Promise.withResolvers<void>();
+  let count = 0;
+  const at = await startEdge({
+    mounts: [
+      mount("GET", "/slow", {
+        handler: async (_request, response) => {
+          begun[count++]?.resolve();
+          await finish.promise;
+          endResponse(response, "whole");
+        },
+      }),
+    ],
+  });
+  const session = connectHttp2(at.url);
+  const stream = session.request({ ":path": "/slow" });
+  const http1 = fetch(`${at.url}/slow`);
+  await Promise.all(begun.map(({ promise }) => promise));
+
+  const goaway = once(session, "goaway");
+  const closed = at.edge.close({ graceMs: 10_000 });
+  await goaway;
+  const refused = await fetch(`${at.url}/slow`).catch((error) => error.cause.code);
+  finish.resolve();
+  const reply = await http1;
+  const chunks = await stream.setEncoding("utf8").toArray();
+  await closed;
+
+  expect(refused).toBe("ECONNREFUSED");
+  expect(await reply.text()).toBe("whole");
+  expect(reply.headers.get("connection")).toBe("close");
+  expect(chunks.join("")).toBe("whole");
+});
+
+test("close ends a call that outlives the grace time", async () => {
+  const at = await startEdge();
+  const client = createClient(LibraryService, createGrpcTransport({ baseUrl: at.url }));
+  const endless = client.lendBook({ id: "b1" }).catch((error) => error);
+  const rest = fetch(`${at.url}/v1/books/b1:lend`, { method: "POST" });
+  await fetch(`${at.url}/v1/books/b1`);
+
+  await at.edge.close({ graceMs: 50 });
+
+  expect(await endless).toMatchObject({ code: 14 });
+  expect((await rest).status).toBe(503);
+});
+
+test("listen rejects with the system's error when the port is taken", async () => {
+  await using at = await startEdge();
+  const other = createEdge({ ...quiet, services: [] });
+
+  await expect(other.listen({ host: "127.0.0.1", port: at.port })).rejects.toMatchObject({
+    code: "EADDRINUSE",
+  });
+});
+
+test("a connection that stays silent, or stops within the preface, is closed", async () => {
+  await using at = await startEdge({ limits: { firstByteTimeoutMs: 50 } });
+  const silent = connectTcp(at.port, "127.0.0.1");
+  const half = connectTcp(at.port, "127.0.0.1");
+  half.write("PRI * HT");
+
+  await Promise.all([once(silent, "close"), once(half, "close")]);
+
+  expect((await fetch(`${at.url}/v1/books/b1`)).status).toBe(200);
+});
+
+test("HTTP/1.1 headers that never end are given up on", async () => {
+  const limits = { headersTimeoutMs: 100, requestTimeoutMs: 100, checkIntervalMs: 20 };
+  await using at = await startEdge({ limits });
+  const slow = connectTcp(at.port, "127.0.0.1");
+  slow.write("GET / HTTP/1.1\r\nhost: a\r\n");
+
+  const [reply] = await once(slow, "data");
+
+  expect(String(reply)).toMatch(/^HTTP\/1\.1 408/);
+  slow.destroy();
+});
+
+test("HTTP/2 is recognised when its preface comes in parts", async () => {
+  await using at = await startEdge();
+  const socket = connectTcp({ port: at.port, host: "127.0.0.1", noDelay: true });
+  await once(socket, "connect");
+
+  for (const part of ["PRI * HTTP/2.0\r\n", "\r\nSM\r\n", "\r\n", "\0\0\0\u0004\0\0\0\0\0"]) {
+    await new Promise((resolve) => socket.write(part, "latin1", resolve));
+  }
+  const [reply] = await once(socket, "data");
+
+  // The first frame of a server is SETTINGS, type 4.
+  expect((reply as Buffer)[3]).toBe(4);
+  socket.destroy();
+});
+
+test("a client that leaves ends the work for it", async () => {
+  const left = Promise.withResolvers<void>();
+  const begun = Promise.withResolvers<void>();
+  await using at = await startEdge({
+    mounts: [
+      mount("GET", "/slow", {
+        handler: async (_request, _response, { call }) => {
+          call.signal.addEventListener("abort", () => left.resolve());
+          begun.resolve();
+          await left.promise;
+        },
+      }),
+    ],
+  });
+  const abort = new AbortController();
+  const finish = at.nextFinish();
+  const reply = fetch(`${at.url}/slow`, { signal: abort.signal }).catch(() => {});
+  await begun.promise;
+
+  abort.abort();
+
+  await left.promise;
+  await reply;
+  await finish;
+  expect(at.finished[0]?.statusCode).toBe(499);
+});
+
+test("a connection that has shown nothing yet does not hold up a close", async () => {
+  const at = await startEdge();
+  const silent = connectTcp(at.port, "127.0.0.1");
+  await once(silent, "connect");
+  await fetch(`${at.url}/v1/books/b1`);
+
+  await Promise.all([once(silent, "close"), at.edge.close({ graceMs: 60_000 })]);
+});
+
+test("an HTTP/2 session without streams ends, one with a quiet stream goes on", async () => {
+  const finish = Promise.withResolvers<void>();
+  await using at = await startEdge({
+    limits: { sessionIdleTimeoutMs: 50 },
+    mounts: [
+      mount("GET", "/slow", {
+        handler: async (_request, response) => {
+          await finish.promise;
+          endResponse(response, "whole");
+        },
+      }),
+    ],
+  });
+  const busy = connectHttp2(at.url);
+  const stream = busy.request({ ":path": "/slow" });
+  const idle = connectHttp2(at.url);
+
+  await once(idle, "close");
+  finish.resolve();
+  const chunks = await stream.setEncoding("utf8").toArray();
+
+  expect(chunks.join("")).toBe("whole");
+  busy.close();
+});
+
+test("over HTTP/2 a body too large is refused while it is sent", async () => {
+  await using at = await startEdge();
+  const session = connectHttp2(at.url);
+  const stream = session.request({
+    ":method": "POST",
+    ":path": "/v1/books",
+    "content-type": "application/json",
+  });
+  stream.on("error", () => {});
+  const chunk = Buffer.alloc(1024 * 1024, "a");
+  const send = () => {
+    while (!stream.destroyed && stream.write(chunk)) {
+      // As fast as the window allows, for ever.
+    }
+  };
+  stream.on("drain", send);
+  send();
+
+  const body: string[] = [];
+  stream.setEncoding("utf8").on("data", (text: string) => body.push(text));
+  const [headers] = await once(stream, "response");
+  await once(stream, "close");
+
+  expect(headers[":status"]).toBe(413);
+  expect(stream.rstCode).toBe(0);
+  expect(JSON.parse(body.join(""))).toMatchObject({ code: 8 });
+  session.destroy();
+});
+
+test("a request whose host is malformed is the client's mistake", async () => {
+  await using at = await startEdge();
+  const socket = connectTcp(at.port, "127.0.0.1");
+  socket.write(
+    "POST /callora.test.v1.LibraryService/GetBook HTTP/1.1\r\nhost: [\r\n" +
+      "content-type: application/json\r\ncontent-length: 2\r\n\r\n{}",
+  );
+
+  const [reply] = await once(socket, "data");
+
+  expect(String(reply)).toMatch(/^HTTP\/1\.1 400/);
+  expect(at.errors).toEqual([]);
+  socket.destroy();
+});

@@ -1,0 +1,162 @@
+import type { AddressInfo } from "node:net";
+import { createRegistry } from "@bufbuild/protobuf";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { Access, RateClass } from "../../gen/callora/policy/v1/policy_pb.ts";
+import { file_google_rpc_error_details } from "../../gen/google/rpc/error_details_pb.ts";
+import { Health } from "../../gen/grpc/health/v1/health_pb.ts";
+import { ServerReflection } from "../../gen/grpc/reflection/v1/reflection_pb.ts";
+import { ServerReflection as ServerReflectionAlpha } from "../../gen/grpc/reflection/v1alpha/reflection_pb.ts";
+import type { Exchange } from "../rpc/call.ts";
+import { openPolicy } from "../rpc/policy.ts";
+import { type Step, stepsInterceptor } from "../rpc/steps.ts";
+import { createCors } from "./cors.ts";
+import { createDispatcher } from "./dispatch.ts";
+import type { DocsRoute } from "./docs.ts";
+import type { Endpoint, Hit } from "./endpoint.ts";
+import { createExchanges } from "./exchange.ts";
+import { type HealthSource, healthService } from "./health.ts";
+import { headerOf, sendReply } from "./http-message.ts";
+import { type Mount, mountEndpoints } from "./mount.ts";
+import { createOnePort, type PortLimits } from "./one-port.ts";
+import { reflectionService } from "./reflection.ts";
+import { restEndpoints } from "./rest-handler.ts";
+import { rpcEndpoints } from "./rpc-handler.ts";
+import { entry, policiesOf, type ServiceEntry } from "./service-entry.ts";
+import { streamErrors } from "./stream-errors.ts";
+import { createObserver, type Finish } from "./telemetry.ts";
+
+/** What the edge serves, and whom it tells. */
+export interface EdgeOptions {
+  services: readonly ServiceEntry[];
+  steps: readonly Step[];
+  mounts?: readonly Mount[];
+  docs?: readonly DocsRoute[];
+  /** Without it there is no grpc.health.v1. */
+  health?: HealthSource;
+  /** Addresses and CIDR blocks whose X-Forwarded-For is believed. */
+  trustedProxies?: readonly string[];
+  corsOrigins?: readonly string[];
+  /** Told of every request once its reply has ended. */
+  onFinish: (finish: Finish) => void;
+  /** Told of errors that no step sees: in a stream that has begun, or in the edge itself. */
+  onError: (error: unknown, exchange: Exchange) => void;
+  limits?: Partial<PortLimits>;
+}
+
+/** One line of the list of everything that is served. */
+export interface RouteInfo {
+  /** An HTTP method, or "*" for any. */
+  readonly method: string;
+  readonly path: string;
+  /** `pkg.Service/Method`, or empty for a plain route. */
+  readonly rpc: string;
+  readonly access: string;
+  readonly rateClass: string;
+}
+
+/** Every protocol on one port. */
+export interface Edge {
+  /** Start to accept. Rejects with the system's error, for example one of code EADDRINUSE. */
+  listen(address: { host: string; port: number }): Promise<AddressInfo>;
+  /** Accept no more, let running calls finish, and after the grace time end them. */
+  close(options: { graceMs: number }): Promise<void>;
+  routes(): RouteInfo[];
+}
+
+/** Between telling running calls to end and ending their connections. */
+const lastWordsMs = 250;
+
+/**
+ * Put services, plain routes and descriptions behind one port. Throws if a method or route has no
+ * policy, naming it, and if two clash, naming both.
+ */
+export function createEdge(options: EdgeOptions): Edge {
+  const { steps, onError, onFinish, mounts = [], docs = [] } = options;
+  const closing = new AbortController();
+  const shutdown = new AbortController();
+  const services = withBuiltIns(options, closing.signal);
+  const policyOf = policiesOf(services);
+  const registry = createRegistry(
+    file_google_rpc_error_details,
+    ...services.map(({ service }) => service.file),
+  );
+  const deps = {
+    interceptors: [streamErrors(onError), stepsInterceptor(steps, policyOf)],
+    policyOf,
+    registry,
+    shutdownSignal: shutdown.signal,
+  };
+  const endpoints = [
+    ...docs.map(docsEndpoint),
+    ...rpcEndpoints(services, deps),
+    ...restEndpoints(services, deps),
+    ...mountEndpoints(mounts, { steps, shutdownSignal: shutdown.signal }),
+  ];
+  const port = createOnePort({
+    onRequest: createDispatcher({
+      endpoints,
+      openExchange: createExchanges({ trustedProxies: options.trustedProxies ?? [] }),
+      observe: createObserver({ onFinish }),
+      cors: createCors({ origins: options.corsOrigins ?? [] }),
+      registry,
+      onError,
+    }),
+    ...(options.limits === undefined ? {} : { limits: options.limits }),
+  });
+
+  return {
+    listen: port.listen,
+    async close({ graceMs }) {
+      closing.abort();
+      const timer = setTimeout(() => shutdown.abort(stopping()), graceMs);
+      await port.close({ graceMs: graceMs + lastWordsMs });
+      clearTimeout(timer);
+    },
+    routes: () => endpoints.map(toRouteInfo),
+  };
+}
+
+function withBuiltIns({ services, health }: EdgeOptions, closing: AbortSignal): ServiceEntry[] {
+  const own = services.map(({ service }) => service);
+  const named = own.map(({ typeName }) => typeName);
+  const described = [...own, ServerReflection, ServerReflectionAlpha];
+  const reflection = reflectionService({
+    services: health === undefined ? described : [...described, Health],
+  });
+  return [
+    ...services,
+    ...(health === undefined
+      ? []
+      : [entry(Health, healthService({ source: health, services: named, closing }), openPolicy)]),
+    entry(ServerReflection, reflection, openPolicy),
+    entry(ServerReflectionAlpha, reflection, openPolicy),
+  ];
+}
+
+function docsEndpoint({ method, path, respond }: DocsRoute): Endpoint {
+  return {
+    method,
+    path,
+    rpc: undefined,
+    policy: openPolicy,
+    protocolOf: () => "http",
+    serve({ request, response }: Hit) {
+      const ifNoneMatch = headerOf(request, "if-none-match");
+      sendReply(request, response, respond({ ifNoneMatch }));
+    },
+  };
+}
+
+function toRouteInfo({ method, path, rpc = "", policy }: Endpoint): RouteInfo {
+  const access = keyOf(Access, policy.access);
+  const rateClass = keyOf(RateClass, policy.rateClass);
+  return { method, path, rpc, access, rateClass };
+}
+
+function keyOf(values: Readonly<Record<string, number>>, wanted: number): string {
+  return Object.keys(values).find((key) => values[key] === wanted) ?? String(wanted);
+}
+
+function stopping(): ConnectError {
+  return new ConnectError("Cannot finish the call: the server stops", Code.Unavailable);
+}

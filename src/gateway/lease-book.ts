@@ -1,0 +1,138 @@
+import { acquireLease } from "../credits/leases.ts";
+import type { Database } from "../db/database.ts";
+import type { Mode } from "../ledger/store.ts";
+import { shard } from "../metering/event.ts";
+
+/** Credit set aside for one call. */
+export interface Reservation {
+  /** The lease that the call's event names. Null for a free call. */
+  leaseId: string | null;
+  /** Give back what the call did not cost. Call it once. */
+  release(nanos: bigint): void;
+}
+
+/** Not enough credit: what there is. */
+export interface Shortage {
+  availableNanos: bigint;
+}
+
+/** The leases of one process: it spends from them in memory. */
+export interface LeaseBook {
+  reserve(call: {
+    accountId: string;
+    mode: Mode;
+    amountNanos: bigint;
+  }): Promise<Reservation | Shortage>;
+}
+
+interface OpenLease {
+  id: string;
+  remainingNanos: bigint;
+  usableUntilMs: number;
+}
+
+interface Book {
+  leases: OpenLease[];
+  /** The acquisition under way, so that concurrent calls make one. */
+  acquiring: Promise<Shortage | null> | undefined;
+}
+
+/** Calls' worth of credit that a lease takes from the balance at once. */
+const blockCalls = 20n;
+
+/** How long a lease lasts. What is left of it is back in the balance soon after. */
+const leaseMs = 60_000;
+
+/**
+ * Make the book.
+ *
+ * `callMsMax` is the longest that a call may take: a lease that would end before is not used for it, so that its
+ * event still finds the lease active.
+ */
+export function createLeaseBook({
+  db,
+  holder,
+  callMsMax,
+  now,
+}: {
+  db: Database;
+  holder: string;
+  callMsMax: number;
+  now: () => Date;
+}): LeaseBook {
+  const books = new Map<string, Book>();
+  const usableMs = Math.max(1_000, leaseMs - callMsMax - 5_000);
+
+  function take(book: Book, amountNanos: bigint): Reservation | null {
+    const nowMs = now().getTime();
+    book.leases = book.leases.filter((lease) => lease.usableUntilMs > nowMs);
+    const lease = book.leases.find(({ remainingNanos }) => remainingNanos >= amountNanos);
+    if (lease === undefined) {
+      return null;
+    }
+    lease.remainingNanos -= amountNanos;
+    return {
+      leaseId: lease.id,
+      release(nanos) {
+        lease.remainingNanos += nanos;
+      },
+    };
+  }
+
+  /** One acquisition. Null when it brought a lease. */
+  async function acquire(
+    book: Book,
+    call: { accountId: string; mode: Mode; amountNanos: bigint },
+  ): Promise<Shortage | null> {
+    const begun = now();
+    const wanted = {
+      accountId: call.accountId,
+      mode: call.mode,
+      holder,
+      wantNanos: call.amountNanos * blockCalls,
+      leastNanos: call.amountNanos,
+      shard,
+      expireAt: new Date(begun.getTime() + leaseMs),
+    };
+    const outcome = await db.systemTransaction((tx) => acquireLease(tx, wanted, begun));
+    if (!("lease" in outcome)) {
+      return outcome;
+    }
+    const { id, amountNanos } = outcome.lease;
+    const usableUntilMs = begun.getTime() + usableMs;
+    book.leases.push({ id, remainingNanos: amountNanos, usableUntilMs });
+    return null;
+  }
+
+  return {
+    async reserve(call) {
+      if (call.amountNanos === 0n) {
+        return { leaseId: null, release: () => {} };
+      }
+      const key = `${call.accountId} ${call.mode}`;
+      const book = books.get(key) ?? { leases: [], acquiring: undefined };
+      books.set(key, book);
+      for (;;) {
+        const reservation = take(book, call.amountNanos);
+        if (reservation !== null) {
+          return reservation;
+        }
+        // Whoever waited for another's acquisition tries what it brought before making one of its own.
+        if (book.acquiring !== undefined) {
+          await book.acquiring;
+          continue;
+        }
+        book.acquiring = acquire(book, call).finally(() => {
+          book.acquiring = undefined;
+          if (book.leases.length === 0) {
+            books.delete(key);
+          }
+        });
+        const shortage = await book.acquiring;
+        if (shortage !== null) {
+          return shortage;
+        }
+      }
+    },
+  };
+}

@@ -1,0 +1,267 @@
+import type { IncomingMessage, ServerResponse } from "node:http";
+import type { Http2ServerRequest, Http2ServerResponse } from "node:http2";
+import { Code, type ConnectError } from "@connectrpc/connect";
+import { context, propagation } from "@opentelemetry/api";
+import { type Dispatcher, errors as undiciErrors } from "undici";
+import { type ApiTarget, findApiTarget } from "../catalog/store.ts";
+import type { Database } from "../db/database.ts";
+import { newId } from "../lib/id.ts";
+import { eventHash, type JournalEvent } from "../metering/event.ts";
+import type { Journal } from "../metering/journal.ts";
+import type { Call } from "../rpc/call.ts";
+import { permissionDenied, RouteError, reasoned, unauthenticated } from "../rpc/errors.ts";
+import type { Principal } from "../rpc/principal.ts";
+import { consumerHeaders, upstreamHeaders } from "./headers.ts";
+import type { LeaseBook, Reservation } from "./lease-book.ts";
+import { endpointName, splitCallTarget, upstreamUrl } from "./target.ts";
+import { AddressRefusedError } from "./upstream.ts";
+
+type Request = IncomingMessage | Http2ServerRequest;
+type Response = ServerResponse | Http2ServerResponse;
+type KeyPrincipal = Extract<Principal, { kind: "key" }>;
+
+interface Deps {
+  db: Database;
+  journal: Journal;
+  leases: LeaseBook;
+  client: Dispatcher;
+  now: () => Date;
+}
+
+/** One call on its way. */
+interface Passage {
+  call: Call;
+  key: KeyPrincipal;
+  api: ApiTarget;
+  reservation: Reservation;
+  endpoint: string;
+}
+
+/**
+ * Pass a consumer's call on to the API's upstream, and charge it.
+ *
+ * The reply ends only when the call's event is in the journal. A call is free when the upstream failed (status 500
+ * and above, or no whole reply); a consumer that goes away pays.
+ */
+export function gatewayHandler(deps: Deps) {
+  return async (
+    request: Request,
+    response: Response,
+    { call, params }: { call: Call; params: Readonly<Record<string, string>> },
+  ): Promise<void> => {
+    const key = call.principal;
+    if (key?.kind !== "key") {
+      throw unauthenticated();
+    }
+    const api = await findTarget(deps, params.api ?? "", key);
+    const { rest, query } = splitCallTarget(request.url ?? "");
+    const url = upstreamUrl(api.upstream_url, rest, query);
+    if (url === null) {
+      const message = "Cannot pass the call on: its path has dot segments";
+      throw reasoned(Code.InvalidArgument, { reason: "PATH_INVALID", message });
+    }
+    const reservation = await reserve(deps, key, api);
+    const endpoint = endpointName(request.method ?? "GET", rest);
+    await pass(deps, { request, response, url }, { call, key, api, reservation, endpoint });
+  };
+}
+
+async function findTarget({ db }: Deps, name: string, key: KeyPrincipal): Promise<ApiTarget> {
+  const api = await db.systemTransaction((tx) => findApiTarget(tx, name));
+  if (api === null) {
+    const message = "Cannot find the API";
+    throw reasoned(Code.NotFound, { reason: "API_NOT_FOUND", message });
+  }
+  if (api.id !== key.apiId) {
+    throw permissionDenied("KEY_NOT_FOR_API", "Cannot call the API: the key is for another one");
+  }
+  return api;
+}
+
+async function reserve({ leases }: Deps, key: KeyPrincipal, api: ApiTarget): Promise<Reservation> {
+  const { accountId, mode } = key;
+  const outcome = await leases.reserve({ accountId, mode, amountNanos: api.call_nanos });
+  if ("availableNanos" in outcome) {
+    const message =
+      `Cannot pay for the call: it costs ${api.call_nanos} nano-USDC, ` +
+      `available are ${outcome.availableNanos}`;
+    const error = reasoned(Code.FailedPrecondition, { reason: "CREDIT_EXHAUSTED", message });
+    throw new RouteError(402, error);
+  }
+  return outcome;
+}
+
+async function pass(
+  deps: Deps,
+  { request, response, url }: { request: Request; response: Response; url: URL },
+  passage: Passage,
+): Promise<void> {
+  let upstream: Dispatcher.ResponseData;
+  try {
+    upstream = await deps.client.request({
+      origin: url.origin,
+      path: `${url.pathname}${url.search}`,
+      method: (request.method ?? "GET") as Dispatcher.HttpMethod,
+      headers: upstreamHeaders(request.headers, addedHeaders(passage.call)),
+      body: hasBody(request) ? request : null,
+      signal: passage.call.signal,
+    });
+  } catch (error) {
+    const failure = toFailure(error);
+    await settle(deps, passage, { status: failure.httpStatus, isWhole: false });
+    throw failure;
+  }
+  const status = upstream.statusCode;
+  const charged = chargeOf(passage.api, { status, isWhole: true });
+  response.setHeader("x-callora-charged-nanos", charged.toString());
+  for (const [name, value] of Object.entries(consumerHeaders(upstream.headers))) {
+    response.setHeader(name, value);
+  }
+  response.statusCode = status;
+  await relay(deps, { upstream, response }, passage);
+}
+
+/**
+ * Send the upstream's body on, but keep the last part back until the event is durable: a reply with a length is
+ * complete for its reader before it is ended.
+ */
+async function relay(
+  deps: Deps,
+  { upstream, response }: { upstream: Dispatcher.ResponseData; response: Response },
+  passage: Passage,
+): Promise<void> {
+  let held: Buffer | undefined;
+  let isWhole = false;
+  try {
+    for await (const chunk of upstream.body) {
+      if (held !== undefined) {
+        await write(response, held);
+      }
+      held = chunk;
+    }
+    isWhole = true;
+  } catch (error) {
+    // A consumer who leaves has had the upstream's work; an upstream that breaks off has not done it.
+    const left = passage.call.signal.aborted;
+    await settle(deps, passage, { status: left ? upstream.statusCode : 502, isWhole: left });
+    throw error;
+  }
+  await settle(deps, passage, { status: upstream.statusCode, isWhole });
+  response.end(held ?? "");
+}
+
+function write(response: Response, chunk: Buffer): Promise<void> | undefined {
+  // Both kinds of response are streams; their types have no common ancestor that says so.
+  const sink = response as ServerResponse;
+  if (sink.destroyed) {
+    throw new Error("Cannot send the reply: the consumer left");
+  }
+  if (sink.write(chunk)) {
+    return undefined;
+  }
+  return new Promise<void>((resolve, reject) => {
+    function done() {
+      sink.off("drain", drained);
+      sink.off("close", closed);
+    }
+    function drained() {
+      done();
+      resolve();
+    }
+    function closed() {
+      done();
+      reject(new Error("Cannot send the reply: the consumer left"));
+    }
+    sink.once("drain", drained);
+    sink.once("close", closed);
+  });
+}
+
+/** Append the call's event, and give back what it did not cost. */
+async function settle(
+  { journal, now }: Deps,
+  { call, key, api, reservation, endpoint }: Passage,
+  outcome: { status: number; isWhole: boolean },
+): Promise<void> {
+  const charged = chargeOf(api, outcome);
+  const time = now().toISOString();
+  const event: JournalEvent = {
+    source: "gateway",
+    id: newId("evt", now()),
+    account: key.accountId,
+    mode: key.mode,
+    api: api.id,
+    developer: api.account_id,
+    key: key.id,
+    endpoint,
+    status: outcome.status,
+    time,
+    priceVersion: api.price_version,
+    feeBasisPoints: api.fee_basis_points,
+    charged: charged.toString(),
+    lease: charged === 0n ? null : reservation.leaseId,
+    hash: eventHash([call.exchange.requestId, api.id, time, endpoint, String(outcome.status)]),
+  };
+  await appendWithRetry(journal, event);
+  reservation.release(api.call_nanos - charged);
+}
+
+const appendTries = 3;
+
+/** Its identity makes a retried event count once, even when the first try did reach the journal. */
+async function appendWithRetry(journal: Journal, event: JournalEvent): Promise<void> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      await journal.append([event]);
+      return;
+    } catch (error) {
+      if (attempt === appendTries) {
+        throw error;
+      }
+      await new Promise((resolve) => setTimeout(resolve, 100 * 4 ** attempt));
+    }
+  }
+}
+
+function chargeOf(
+  api: ApiTarget,
+  { status, isWhole }: { status: number; isWhole: boolean },
+): bigint {
+  return isWhole && status < 500 ? api.call_nanos : 0n;
+}
+
+function addedHeaders({ exchange }: Call): Record<string, string> {
+  const headers = { "x-request-id": exchange.requestId, "x-forwarded-for": exchange.clientIp };
+  propagation.inject(context.active(), headers);
+  return headers;
+}
+
+function hasBody(request: Request): boolean {
+  const { "content-length": length, "transfer-encoding": encoding } = request.headers;
+  const isHttp2 = request.httpVersionMajor === 2;
+  return (
+    encoding !== undefined ||
+    (length !== undefined && length !== "0") ||
+    (isHttp2 && !(request as Http2ServerRequest).stream.endAfterHeaders)
+  );
+}
+
+function toFailure(error: unknown): RouteError {
+  if (error instanceof AddressRefusedError) {
+    return failure(502, "UPSTREAM_NOT_ALLOWED");
+  }
+  const isTimeout =
+    error instanceof undiciErrors.HeadersTimeoutError ||
+    error instanceof undiciErrors.ConnectTimeoutError ||
+    error instanceof undiciErrors.BodyTimeoutError;
+  return isTimeout ? failure(504, "UPSTREAM_TIMEOUT") : failure(502, "UPSTREAM_UNREACHABLE");
+}
+
+/** The message does not say where the upstream is: only its developer may know. */
+function failure(httpStatus: number, reason: string): RouteError {
+  const error: ConnectError = reasoned(Code.Unavailable, {
+    reason,
+    message: "Cannot get the upstream's reply: nothing was charged",
+  });
+  return new RouteError(httpStatus, error);
+}

@@ -1,0 +1,202 @@
+import assert from "node:assert";
+import { sql } from "slonik";
+import { z } from "zod";
+import { nothing, type Queries, type Tx } from "../db/pool.ts";
+import { newId } from "../lib/id.ts";
+
+/** The platform's own account: fees, promotion and the treasury are its money. */
+export const platformAccountId = "acc_00000000000000000000000000";
+
+/**
+ * The kinds of money of one account.
+ *
+ * Held for somebody (credits cover debits): consumer, lease_escrow, payable, in_flight, platform_fee,
+ * treasury_equity. Owed, spent, or on the chain (debits cover credits): promotion_expense, chain,
+ * consumer_receivable, developer_receivable. On its way to another account: clearing.
+ */
+export type Kind =
+  | "consumer"
+  | "lease_escrow"
+  | "payable"
+  | "in_flight"
+  | "platform_fee"
+  | "treasury_equity"
+  | "promotion_expense"
+  | "chain"
+  | "consumer_receivable"
+  | "developer_receivable"
+  | "clearing";
+
+/** Whether money is real. */
+export type Mode = "live" | "test";
+
+/** Money moving between two kinds of one account. */
+export interface Transfer {
+  accountId: string;
+  mode: Mode;
+  debit: Kind;
+  credit: Kind;
+  amountNanos: bigint;
+  /** What caused it. The same cause moves the same two kinds once, however often it is posted. */
+  source: { type: string; id: string };
+}
+
+/** Money moving from one account to another: one transfer on either side, through clearing. */
+export function between(
+  from: { accountId: string; kind: Kind },
+  to: { accountId: string; kind: Kind },
+  rest: Pick<Transfer, "mode" | "amountNanos" | "source">,
+): Transfer[] {
+  return [
+    { ...rest, accountId: from.accountId, debit: from.kind, credit: "clearing" },
+    { ...rest, accountId: to.accountId, debit: "clearing", credit: to.kind },
+  ];
+}
+
+/** Thrown when a balance does not cover a transfer. The transaction cannot go on. */
+export const coverConstraint = "ledger_accounts_covered";
+
+/**
+ * Post transfers, and move the balances. A transfer whose cause was posted before moves nothing.
+ *
+ * Returns the posted ones' number. Throws CheckIntegrityConstraintViolationError, with constraint
+ * `ledger_accounts_covered`, when a balance does not cover them.
+ */
+export async function postTransfers(tx: Tx, transfers: Transfer[], now: Date): Promise<number> {
+  const moving = transfers.filter(({ amountNanos }) => amountNanos !== 0n);
+  if (moving.length === 0) {
+    return 0;
+  }
+  for (const { amountNanos } of moving) {
+    assert(amountNanos > 0n, "Cannot post a transfer: its amount is negative");
+  }
+  const posted = await insertTransfers(tx, moving, now);
+  const moves = sumMoves(posted);
+  await insertMissingAccounts(tx, moves);
+  await moveBalances(tx, moves);
+  return posted.length;
+}
+
+const postedRow = z.object({
+  account_id: z.string(),
+  mode: z.enum(["live", "test"]),
+  debit_kind: z.string(),
+  credit_kind: z.string(),
+  amount_nanos: z.bigint(),
+});
+
+type Posted = z.infer<typeof postedRow>;
+
+async function insertTransfers(
+  tx: Tx,
+  transfers: Transfer[],
+  now: Date,
+): Promise<readonly Posted[]> {
+  const rows = transfers.map(({ accountId, mode, debit, credit, amountNanos, source }) => [
+    accountId,
+    newId("trf", now),
+    mode,
+    debit,
+    credit,
+    amountNanos.toString(),
+    source.type,
+    source.id,
+    now.toISOString(),
+  ]);
+  return tx.any(sql.type(postedRow)`
+    insert into ledger_transfers (
+      account_id, id, mode, debit_kind, credit_kind, amount_nanos, source_type, source_id, created_at
+    )
+    select * from ${sql.unnest(rows, [
+      "text",
+      "text",
+      "text",
+      "text",
+      "text",
+      "int8",
+      "text",
+      "text",
+      "timestamptz",
+    ])}
+    on conflict (account_id, source_type, source_id, mode, debit_kind, credit_kind) do nothing
+    returning account_id, mode, debit_kind, credit_kind, amount_nanos
+  `);
+}
+
+interface Move {
+  accountId: string;
+  kind: string;
+  mode: Mode;
+  debits: bigint;
+  credits: bigint;
+}
+
+function sumMoves(posted: readonly Posted[]): Move[] {
+  const moves = new Map<string, Move>();
+  function move(row: Posted, kind: string, { debits, credits }: Pick<Move, "debits" | "credits">) {
+    const key = `${row.account_id} ${kind} ${row.mode}`;
+    const before = moves.get(key);
+    moves.set(key, {
+      accountId: row.account_id,
+      kind,
+      mode: row.mode,
+      debits: (before?.debits ?? 0n) + debits,
+      credits: (before?.credits ?? 0n) + credits,
+    });
+  }
+  for (const row of posted) {
+    move(row, row.debit_kind, { debits: row.amount_nanos, credits: 0n });
+    move(row, row.credit_kind, { debits: 0n, credits: row.amount_nanos });
+  }
+  return [...moves.values()];
+}
+
+async function insertMissingAccounts(tx: Tx, moves: Move[]): Promise<void> {
+  const rows = moves.map(({ accountId, kind, mode }) => [accountId, kind, mode]);
+  await tx.query(sql.type(nothing)`
+    insert into ledger_accounts (account_id, kind, mode)
+    select * from ${sql.unnest(rows, ["text", "text", "text"])}
+    on conflict do nothing
+  `);
+}
+
+/** Lock in one order, so that two postings cannot wait for each other. */
+async function moveBalances(tx: Tx, moves: Move[]): Promise<void> {
+  const rows = moves.map((m) => [
+    m.accountId,
+    m.kind,
+    m.mode,
+    m.debits.toString(),
+    m.credits.toString(),
+  ]);
+  await tx.query(sql.type(nothing)`
+    with moved as (
+      select * from ${sql.unnest(rows, ["text", "text", "text", "int8", "int8"])}
+        as moved (account_id, kind, mode, debits, credits)
+    ), locked as (
+      select account_id, kind, mode, moved.debits, moved.credits
+      from ledger_accounts join moved using (account_id, kind, mode)
+      order by account_id, kind, mode
+      for update of ledger_accounts
+    )
+    update ledger_accounts as balance
+    set debits_nanos = debits_nanos + locked.debits, credits_nanos = credits_nanos + locked.credits
+    from locked
+    where balance.account_id = locked.account_id
+      and balance.kind = locked.kind and balance.mode = locked.mode
+  `);
+}
+
+const balanceRow = z.object({ debits_nanos: z.bigint(), credits_nanos: z.bigint() });
+
+/** What was ever debited and credited to one kind of an account's money. Zero when nothing was. */
+export async function getBalance(
+  db: Queries,
+  { accountId, kind, mode }: { accountId: string; kind: Kind; mode: Mode },
+): Promise<{ debitsNanos: bigint; creditsNanos: bigint }> {
+  const row = await db.maybeOne(sql.type(balanceRow)`
+    select debits_nanos, credits_nanos from ledger_accounts
+    where account_id = ${accountId} and kind = ${kind} and mode = ${mode}
+  `);
+  return { debitsNanos: row?.debits_nanos ?? 0n, creditsNanos: row?.credits_nanos ?? 0n };
+}

@@ -1,0 +1,152 @@
+import { sql } from "slonik";
+import { z } from "zod";
+import type { Tx } from "../db/pool.ts";
+import { type Mode, platformAccountId, postTransfers, type Transfer } from "../ledger/store.ts";
+import { shareFloor } from "../lib/money.ts";
+import type { AppliedEvent } from "./event.ts";
+
+/**
+ * Move the money of applied events: from the consumers' leases and balances to the developers and the platform.
+ *
+ * Transfers are summed over the range of the journal that was applied together; each event keeps its own share.
+ */
+export async function chargeEvents(
+  tx: Tx,
+  { events, range }: { events: AppliedEvent[]; range: string },
+  now: Date,
+): Promise<void> {
+  const charged = events.filter((event) => event.charged > 0n);
+  const source = { type: "usage", id: range };
+  const leased = sumCharges(charged.filter(({ lease }) => lease !== null));
+  const unleased = sumCharges(charged.filter(({ lease }) => lease === null));
+  const transfers = [
+    ...leased.map((sum) => toClearing(sum, "lease_escrow", sum.nanos)),
+    ...(await fromBalances(tx, unleased)),
+    ...(await toDevelopers(tx, charged)),
+  ];
+  await postTransfers(
+    tx,
+    transfers.map((transfer) => ({ ...transfer, source })),
+    now,
+  );
+}
+
+interface Sum {
+  accountId: string;
+  mode: Mode;
+  nanos: bigint;
+}
+
+type Unsourced = Omit<Transfer, "source">;
+
+function sumCharges(events: AppliedEvent[]): Sum[] {
+  const sums = new Map<string, Sum>();
+  for (const { account, mode, charged } of events) {
+    const key = `${account} ${mode}`;
+    const nanos = (sums.get(key)?.nanos ?? 0n) + charged;
+    sums.set(key, { accountId: account, mode, nanos });
+  }
+  return [...sums.values()];
+}
+
+function toClearing(
+  { accountId, mode }: Sum,
+  debit: "lease_escrow" | "consumer" | "consumer_receivable",
+  amountNanos: bigint,
+): Unsourced {
+  return { accountId, mode, debit, credit: "clearing", amountNanos };
+}
+
+const availableRow = z.object({
+  account_id: z.string(),
+  mode: z.enum(["live", "test"]),
+  available_nanos: z.bigint(),
+});
+
+/** Usage that was not leased is taken from the balance; what that does not cover, the consumer owes. */
+async function fromBalances(tx: Tx, sums: Sum[]): Promise<Unsourced[]> {
+  if (sums.length === 0) {
+    return [];
+  }
+  const ids = sums.map(({ accountId }) => accountId);
+  const rows = await tx.any(sql.type(availableRow)`
+    select account_id, mode, credits_nanos - debits_nanos as available_nanos
+    from ledger_accounts
+    where kind = 'consumer' and account_id = any(${sql.array(ids, "text")})
+    order by account_id, kind, mode for update
+  `);
+  const available = new Map(
+    rows.map((row) => [`${row.account_id} ${row.mode}`, row.available_nanos]),
+  );
+  return sums.flatMap((sum) => {
+    const has = available.get(`${sum.accountId} ${sum.mode}`) ?? 0n;
+    const paid = has < sum.nanos ? has : sum.nanos;
+    return [
+      toClearing(sum, "consumer", paid),
+      toClearing(sum, "consumer_receivable", sum.nanos - paid),
+    ];
+  });
+}
+
+const totalRow = z.object({
+  account_id: z.string(),
+  mode: z.enum(["live", "test"]),
+  fee_basis_points: z.number(),
+  gross_nanos: z.bigint(),
+  fee_nanos: z.bigint(),
+});
+
+/** Share what was charged between developers and platform, by the running totals. */
+async function toDevelopers(tx: Tx, events: AppliedEvent[]): Promise<Unsourced[]> {
+  const sums = new Map<string, { row: string[]; basisPoints: number; gross: bigint }>();
+  for (const { developer, mode, feeBasisPoints, charged } of events) {
+    const row = [developer, mode, String(feeBasisPoints)];
+    const gross = (sums.get(row.join(" "))?.gross ?? 0n) + charged;
+    sums.set(row.join(" "), { row, basisPoints: feeBasisPoints, gross });
+  }
+  const transfers: Unsourced[] = [];
+  for (const [, { row, basisPoints, gross }] of [...sums].sort(([a], [b]) => (a < b ? -1 : 1))) {
+    const [accountId = "", mode] = row;
+    const fee = await addRevenueTotal(tx, { accountId, mode: mode as Mode, basisPoints, gross });
+    const rest = { mode: mode as Mode, debit: "clearing" } as const;
+    transfers.push(
+      { ...rest, accountId, credit: "payable", amountNanos: gross - fee },
+      { ...rest, accountId: platformAccountId, credit: "platform_fee", amountNanos: fee },
+    );
+  }
+  return mergeSame(transfers);
+}
+
+/** Add to a developer's total. Returns how much the platform's share of it grew. */
+async function addRevenueTotal(
+  tx: Tx,
+  added: { accountId: string; mode: Mode; basisPoints: number; gross: bigint },
+): Promise<bigint> {
+  const before = await tx.one(sql.type(totalRow)`
+    insert into revenue_totals as total (account_id, mode, fee_basis_points, gross_nanos)
+    values (${added.accountId}, ${added.mode}, ${added.basisPoints}, ${added.gross})
+    on conflict (account_id, mode, fee_basis_points) do update
+    set gross_nanos = total.gross_nanos + excluded.gross_nanos
+    returning account_id, mode, fee_basis_points, gross_nanos, fee_nanos
+  `);
+  const feeNanos = shareFloor(before.gross_nanos, added.basisPoints);
+  await tx.one(sql.type(totalRow)`
+    update revenue_totals set fee_nanos = ${feeNanos}
+    where account_id = ${added.accountId} and mode = ${added.mode}
+      and fee_basis_points = ${added.basisPoints}
+    returning account_id, mode, fee_basis_points, gross_nanos, fee_nanos
+  `);
+  return feeNanos - before.fee_nanos;
+}
+
+/** One transfer for each pair of kinds and account: a source moves a pair once. */
+function mergeSame(transfers: Unsourced[]): Unsourced[] {
+  const merged = new Map<string, Unsourced>();
+  for (const transfer of transfers) {
+    const { accountId, mode, debit, credit } = transfer;
+    const key = `${accountId} ${mode} ${debit} ${credit}`;
+    const amountNanos = (merged.get(key)?.amountNanos ?? 0n) + transfer.amountNanos;
+    merged.set(key, { ...transfer, amountNanos });
+  }
+  return [...merged.values()];
+}

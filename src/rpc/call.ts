@@ -1,0 +1,53 @@
+import type { DescMessage, Message } from "@bufbuild/protobuf";
+import { type ContextKey, type ContextValues, createContextKey } from "@connectrpc/connect";
+import type { Policy } from "./policy.ts";
+import type { Principal } from "./principal.ts";
+
+/** One HTTP exchange, as far as the steps of a call may know it. Made by the edge. */
+export interface Exchange {
+  /** Sent back as `X-Request-Id`. */
+  readonly requestId: string;
+  /** The caller's address: the socket's, or a trusted proxy's word. */
+  readonly clientIp: string;
+  /** `grpc`, `grpc-web`, `connect`, `rest` or `http`. */
+  readonly protocol: string;
+  /** Set a header of the reply, whatever the outcome. Without effect once the reply has begun. */
+  setHeader(name: string, value: string): void;
+}
+
+/** One call, whatever protocol carries it. */
+export interface Call {
+  /** `callora.keys.v1.KeyService/CreateKey`, or `GET /api/metrics` for a plain route. */
+  readonly name: string;
+  readonly policy: Policy;
+  readonly exchange: Exchange;
+  /** The request's headers. */
+  readonly header: Headers;
+  readonly signal: AbortSignal;
+  /** The request, unless it is streamed or plain HTTP. */
+  readonly request?: { desc: DescMessage; message: Message };
+  /** Who calls. Set by `authenticate`. */
+  principal?: Principal;
+  /** Whether the change's record is in the audit log. Set by whoever appended it. */
+  audited: boolean;
+}
+
+/** Where the steps leave the call for the handler. */
+export const callKey: ContextKey<Call | undefined> = createContextKey<Call | undefined>(undefined, {
+  description: "call",
+});
+
+/** Where the edge leaves the exchange for the steps. */
+export const exchangeKey: ContextKey<Exchange | undefined> = createContextKey<Exchange | undefined>(
+  undefined,
+  { description: "exchange" },
+);
+
+/** The call that a handler serves. */
+export function callOf({ values }: { values: ContextValues }): Call {
+  const call = values.get(callKey);
+  if (call === undefined) {
+    throw new Error("Cannot serve a call that did not pass the steps");
+  }
+  return call;
+}

@@ -1,0 +1,9 @@
+/** The token of `Authorization: Bearer`. Undefined when the header is absent or of another scheme. */
+export function bearerToken(header: Headers): string | undefined {
+  return /^Bearer +(\S+) *$/i.exec(header.get("authorization") ?? "")?.[1];
+}
+
+/** The API key of a call: `X-API-Key`, else the bearer token. */
+export function apiKeyOf(header: Headers): string | undefined {
+  return header.get("x-api-key") ?? bearerToken(header);
+}

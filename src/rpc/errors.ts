@@ -1,0 +1,196 @@
+import type { DescMessage, MessageInitShape } from "@bufbuild/protobuf";
+import { durationFromMs } from "@bufbuild/protobuf/wkt";
+import { Code, ConnectError } from "@connectrpc/connect";
+import {
+  BackendTerminatedError,
+  BackendTerminatedUnexpectedlyError,
+  CheckIntegrityConstraintViolationError,
+  ConnectionError,
+  NotFoundError,
+  SlonikError,
+  StatementCancelledError,
+  StatementTimeoutError,
+  UniqueIntegrityConstraintViolationError,
+} from "slonik";
+import {
+  BadRequestSchema,
+  ErrorInfoSchema,
+  RetryInfoSchema,
+} from "../../gen/google/rpc/error_details_pb.ts";
+import { BusyError } from "../lib/semaphore.ts";
+
+/** The domain of every ErrorInfo that we send. */
+const domain = "callora";
+
+type Detail = { desc: DescMessage; value: MessageInitShape<DescMessage> };
+
+/** A part of the request that is wrong, by its path in the request. */
+export interface Violation {
+  field: string;
+  description: string;
+}
+
+/** An error of a plain HTTP route whose status is not the one of its code. */
+export class RouteError extends ConnectError {
+  // ConnectError looks at the shape of a value, and every ConnectError has that shape.
+  static override [Symbol.hasInstance](value: unknown): boolean {
+    return value instanceof ConnectError && "httpStatus" in value;
+  }
+
+  readonly httpStatus: number;
+
+  constructor(httpStatus: number, error: ConnectError) {
+    super(error.rawMessage, error.code, error.metadata, undefined, error.cause);
+    this.details = error.details;
+    this.httpStatus = httpStatus;
+  }
+}
+
+/** UNAUTHENTICATED: no credential, or one that is not accepted. Never says which. */
+export function unauthenticated(): ConnectError {
+  return reasoned(Code.Unauthenticated, {
+    reason: "CREDENTIALS_REQUIRED",
+    message: "Cannot tell who calls: sign in, or send an accepted credential",
+  });
+}
+
+/** PERMISSION_DENIED with a reason. */
+export function permissionDenied(reason: string, message: string): ConnectError {
+  return reasoned(Code.PermissionDenied, { reason, message });
+}
+
+/** NOT_FOUND: there is no such thing, or it belongs to somebody else. */
+export function notFound(what: string): ConnectError {
+  return reasoned(Code.NotFound, { reason: "NOT_FOUND", message: `Cannot find ${what}` });
+}
+
+/** ALREADY_EXISTS with a reason. */
+export function alreadyExists(reason: string, message: string): ConnectError {
+  return reasoned(Code.AlreadyExists, { reason, message });
+}
+
+/** FAILED_PRECONDITION with a reason. */
+export function failedPrecondition(reason: string, message: string): ConnectError {
+  return reasoned(Code.FailedPrecondition, { reason, message });
+}
+
+/** INVALID_ARGUMENT that names the fields. */
+export function invalidArgument(violations: Violation[], reason = "REQUEST_INVALID"): ConnectError {
+  const text = violations.map(({ field, description }) => `${field}: ${description}`).join("; ");
+  return reasoned(Code.InvalidArgument, {
+    reason,
+    message: text,
+    details: [{ desc: BadRequestSchema, value: { fieldViolations: violations } }],
+  });
+}
+
+/** UNAVAILABLE: worth trying again after the given time. */
+export function unavailable(reason: string, message: string, retryAfterMs = 1000): ConnectError {
+  return reasoned(Code.Unavailable, { reason, message, retryAfterMs });
+}
+
+/** RESOURCE_EXHAUSTED: too many calls; the next is welcome after the given time. */
+export function rateLimited(retryAfterMs: number): ConnectError {
+  return reasoned(Code.ResourceExhausted, {
+    reason: "RATE_LIMITED",
+    message: `Cannot take more calls: try again in ${Math.ceil(retryAfterMs / 1000)} s`,
+    retryAfterMs,
+  });
+}
+
+/** An error with the ErrorInfo that clients act on. */
+export function reasoned(
+  code: Code,
+  {
+    reason,
+    message,
+    retryAfterMs,
+    details = [],
+    cause,
+  }: {
+    reason: string;
+    message: string;
+    retryAfterMs?: number;
+    details?: Detail[];
+    cause?: unknown;
+  },
+): ConnectError {
+  const all: Detail[] = [{ desc: ErrorInfoSchema, value: { reason, domain } }, ...details];
+  if (retryAfterMs !== undefined) {
+    all.push({ desc: RetryInfoSchema, value: { retryDelay: durationFromMs(retryAfterMs) } });
+  }
+  return new ConnectError(message, code, undefined, all, cause);
+}
+
+/** The error that a caller may see. What is not ours to show becomes INTERNAL, without its message. */
+export function toConnectError(error: unknown): ConnectError {
+  if (error instanceof ConnectError) {
+    return error;
+  }
+  if (error instanceof SlonikError) {
+    return fromDatabase(error);
+  }
+  if (error instanceof BusyError) {
+    return busy(error);
+  }
+  if (error instanceof Error && error.name === "KeyReusedError") {
+    const description = "was used for another request";
+    return invalidArgument([{ field: "request_id", description }], "IDEMPOTENCY_KEY_REUSED");
+  }
+  if (error instanceof Error && error.name === "AbortError") {
+    return reasoned(Code.Canceled, { reason: "CANCELED", message: "canceled", cause: error });
+  }
+  return error instanceof Error && isTransient(error) ? busy(error) : internal(error);
+}
+
+function fromDatabase(error: SlonikError): ConnectError {
+  if (error instanceof NotFoundError) {
+    return reasoned(Code.NotFound, {
+      reason: "NOT_FOUND",
+      message: "Cannot find it",
+      cause: error,
+    });
+  }
+  if (error instanceof UniqueIntegrityConstraintViolationError) {
+    const message = "Cannot create it: it exists already";
+    return reasoned(Code.AlreadyExists, { reason: "ALREADY_EXISTS", message, cause: error });
+  }
+  if (error instanceof CheckIntegrityConstraintViolationError) {
+    return internal(error);
+  }
+  return isTransient(error) ? busy(error) : internal(error);
+}
+
+function busy(cause: Error): ConnectError {
+  return reasoned(Code.Unavailable, {
+    reason: "DATABASE_BUSY",
+    message: "Cannot reach the database in time: try again",
+    retryAfterMs: 1000,
+    cause,
+  });
+}
+
+/** SQL states after which the same transaction may succeed: conflicts, locks, shutdown, no connection. */
+const transientStates = /^(08|40|53|57P|57014|55P03|ECONN|EPIPE|ETIMEDOUT)/;
+
+function isTransient(error: Error): boolean {
+  if (
+    error instanceof ConnectionError ||
+    error instanceof StatementTimeoutError ||
+    error instanceof StatementCancelledError ||
+    error instanceof BackendTerminatedError ||
+    error instanceof BackendTerminatedUnexpectedlyError
+  ) {
+    return true;
+  }
+  return transientStates.test(sqlState(error)) || transientStates.test(sqlState(error.cause));
+}
+
+/** The SQL state, or the system's code, of an error of the driver. Empty when it has none. */
+function sqlState(error: unknown): string {
+  return error instanceof Error && "code" in error ? String(error.code) : "";
+}
+
+function internal(cause: unknown): ConnectError {
+  return reasoned(Code.Internal, { reason: "INTERNAL", message: "internal error", cause });
+}

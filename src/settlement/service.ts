@@ -1,0 +1,177 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import type { ServiceImpl } from "@connectrpc/connect";
+import {
+  type CheckConservationResponseSchema,
+  PayoutState,
+  RunSettlementResponseSchema,
+  type SettlementService,
+  SettlementState,
+} from "../../gen/callora/settlement/v1/settlement_service_pb.ts";
+import type { Database } from "../db/database.ts";
+import { once } from "../db/once.ts";
+import type { Tx } from "../db/pool.ts";
+import { postTransfers } from "../ledger/store.ts";
+import { newId } from "../lib/id.ts";
+import { nanosPerStroop, stroopsFloor } from "../lib/money.ts";
+import { failedPrecondition, notFound } from "../rpc/errors.ts";
+import { requirePrincipal, requireTenant } from "../rpc/principal.ts";
+import { retryOf } from "../rpc/retry.ts";
+import type { StellarNetwork } from "../stellar/network.ts";
+import {
+  findSettlement,
+  getEarnings,
+  insertPayouts,
+  insertSettlement,
+  listPayouts,
+  lockPayables,
+  type PayoutRow,
+  type SettlementRow,
+  upsertAddress,
+} from "./store.ts";
+
+interface Deps {
+  db: Database;
+  network: StellarNetwork;
+  /** Compares the ledger with the journal and the chain. */
+  checkConservation: () => Promise<MessageInitShape<typeof CheckConservationResponseSchema>>;
+  /** Told that there is something to pay. */
+  wake: () => void;
+  now: () => Date;
+}
+
+/** The handlers of proto/callora/settlement/v1/settlement_service.proto. */
+export function settlementService(deps: Deps): ServiceImpl<typeof SettlementService> {
+  const { db, network, now } = deps;
+  return {
+    async runSettlement(req, ctx) {
+      const tenant = requireTenant(ctx);
+      const { accountId } = tenant;
+      const retry = retryOf(ctx);
+      const response = await db.platformTransaction(tenant, async (tx, audit) => {
+        const scope = { accountId, retry, response: RunSettlementResponseSchema };
+        const { answer, repeated } = await once(tx, scope, async () => {
+          const settlement = await startRun(tx, req.minimumNanos, now());
+          audit.record(`settlement:${settlement.id}`);
+          return { settlement };
+        });
+        if (repeated) {
+          audit.unchanged();
+        }
+        return answer;
+      });
+      deps.wake();
+      return response;
+    },
+
+    async getSettlement({ settlementId }) {
+      const settlement = await db.systemTransaction((tx) => readSettlement(tx, settlementId));
+      return { settlement };
+    },
+
+    async getEarnings(_req, ctx) {
+      const { accountId } = requirePrincipal(ctx);
+      const row = await db.tenantRead(accountId, (tx) => getEarnings(tx, accountId));
+      return {
+        creditedNanos: row.credited_nanos,
+        payableNanos: row.payable_nanos,
+        inFlightNanos: row.in_flight_nanos,
+        paidNanos: row.paid_nanos,
+        address: row.address,
+      };
+    },
+
+    async setPayoutAddress({ address }, ctx) {
+      const tenant = requireTenant(ctx);
+      const { accountId } = tenant;
+      await db.tenantTransaction(tenant, async (tx, audit) => {
+        await upsertAddress(tx, accountId, address);
+        audit.record(`payout_address:${address}`);
+      });
+      return { address };
+    },
+
+    getNetwork() {
+      return {
+        network: network.name,
+        passphrase: network.passphrase,
+        horizonUrl: network.horizonUrl,
+        assetCode: network.asset.code,
+        assetIssuer: network.asset.issuer,
+        treasuryAddress: network.treasury.publicKey(),
+      };
+    },
+
+    checkConservation: () => deps.checkConservation(),
+  };
+}
+
+/** Reserve what is payable, down to whole stroops. The rest of a stroop stays payable. */
+async function startRun(tx: Tx, minimumNanos: bigint, now: Date) {
+  const least = minimumNanos > nanosPerStroop ? minimumNanos : nanosPerStroop;
+  const payables = await lockPayables(tx, least);
+  const payouts = payables.map((row) => ({
+    accountId: row.account_id,
+    id: newId("pay", now),
+    address: row.address,
+    amountNanos: stroopsFloor(row.payable_nanos) * nanosPerStroop,
+  }));
+  const id = newId("stl", now);
+  const state = payouts.length === 0 ? "done" : "running";
+  if ((await insertSettlement(tx, { id, state })) === null) {
+    const message = "Cannot start a run: another one is not done";
+    throw failedPrecondition("SETTLEMENT_RUNNING", message);
+  }
+  await insertPayouts(tx, id, payouts);
+  await postTransfers(
+    tx,
+    payouts.map((payout) => ({
+      accountId: payout.accountId,
+      mode: "live",
+      debit: "payable",
+      credit: "in_flight",
+      amountNanos: payout.amountNanos,
+      source: { type: "payout_reserve", id: payout.id },
+    })),
+    now,
+  );
+  return readSettlement(tx, id);
+}
+
+async function readSettlement(tx: Tx, id: string) {
+  const settlement = await findSettlement(tx, id);
+  if (settlement === null) {
+    throw notFound("the settlement");
+  }
+  const payouts = await listPayouts(tx, id);
+  return {
+    id,
+    createTime: timestampFromMs(settlement.created_at),
+    state: stateOf[settlement.state],
+    amountNanos: payouts.reduce((sum, payout) => sum + payout.amount_nanos, 0n),
+    payouts: payouts.map(toPayout),
+  };
+}
+
+const stateOf = {
+  running: SettlementState.RUNNING,
+  done: SettlementState.DONE,
+} satisfies Record<SettlementRow["state"], SettlementState>;
+
+const payoutStateOf = {
+  in_flight: PayoutState.IN_FLIGHT,
+  paid: PayoutState.PAID,
+  held: PayoutState.HELD,
+} satisfies Record<PayoutRow["state"], PayoutState>;
+
+function toPayout(row: PayoutRow) {
+  return {
+    id: row.id,
+    accountId: row.account_id,
+    address: row.address,
+    amountNanos: row.amount_nanos,
+    state: payoutStateOf[row.state],
+    transactionHash: row.transaction_hash,
+    holdReason: row.hold_reason,
+  };
+}

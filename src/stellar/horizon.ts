@@ -1,0 +1,220 @@
+import { z } from "zod";
+import { parseStroops } from "../lib/money.ts";
+
+/** What a network says of one account. */
+export interface ChainAccount {
+  sequence: bigint;
+  balances: { code: string; issuer: string; stroops: bigint }[];
+}
+
+/** What became of a transaction that is in a ledger. */
+export interface ChainTransaction {
+  hash: string;
+  successful: boolean;
+  ledger: number;
+  sourceSequence: bigint;
+  resultXdr: string;
+}
+
+/** The answer to a submission. `unknown` says nothing: the transaction may be applied, now or later. */
+export type SubmitReply =
+  | { kind: "applied"; hash: string }
+  | { kind: "refused"; code: string; operationCodes: string[] }
+  | { kind: "unknown"; detail: string };
+
+/** A payment that is in a ledger. */
+export interface ChainPayment {
+  pagingToken: string;
+  transactionHash: string;
+  successful: boolean;
+  from: string;
+  to: string;
+  code: string;
+  issuer: string;
+  stroops: bigint;
+}
+
+/** The part of Horizon that settlement needs. Every call has a deadline; all but `submit` throw when unanswered. */
+export interface Horizon {
+  /** The newest ledger's number and close time, in seconds. */
+  latestLedger(): Promise<{ sequence: number; closeTime: number }>;
+  /** Null when there is no such account. */
+  findAccount(address: string): Promise<ChainAccount | null>;
+  /** Null when no ledger that Horizon knows holds it. Never a proof that none will. */
+  findTransaction(hash: string): Promise<ChainTransaction | null>;
+  /** An account's newest transactions, failed ones too. */
+  listTransactions(address: string, limit: number): Promise<ChainTransaction[]>;
+  /** An account's payments after the cursor, oldest first. */
+  listPayments(address: string, page: { cursor: string; limit: number }): Promise<ChainPayment[]>;
+  submit(envelope: string): Promise<SubmitReply>;
+  /** Make and fund an account, on networks that give away money. */
+  fund(address: string): Promise<void>;
+}
+
+const readTimeoutMs = 10_000;
+const submitTimeoutMs = 40_000;
+
+const rootBody = z.object({
+  history_latest_ledger: z.number(),
+  history_latest_ledger_closed_at: z.string(),
+});
+const accountBody = z.object({
+  sequence: z.string(),
+  balances: z.array(
+    z.object({
+      balance: z.string(),
+      asset_code: z.string().default("XLM"),
+      asset_issuer: z.string().default(""),
+    }),
+  ),
+});
+const transactionBody = z.object({
+  hash: z.string(),
+  successful: z.boolean(),
+  ledger: z.number(),
+  source_account_sequence: z.string(),
+  result_xdr: z.string(),
+});
+const paymentBody = z.object({
+  paging_token: z.string(),
+  type: z.string(),
+  transaction_hash: z.string(),
+  transaction_successful: z.boolean(),
+  from: z.string().default(""),
+  to: z.string().default(""),
+  amount: z.string().default("0"),
+  asset_code: z.string().default("XLM"),
+  asset_issuer: z.string().default(""),
+});
+const problemBody = z.object({
+  extras: z.object({
+    result_codes: z.object({
+      transaction: z.string(),
+      inner_transaction: z.string().optional(),
+      operations: z.array(z.string()).default([]),
+    }),
+  }),
+});
+
+function page<T extends z.ZodType>(record: T) {
+  return z.object({ _embedded: z.object({ records: z.array(record) }) });
+}
+
+/** A client of the Horizon at the address. */
+export function createHorizon(url: string): Horizon {
+  async function read<T extends z.ZodType>(path: string, schema: T): Promise<z.infer<T> | null> {
+    const response = await fetch(new URL(path, url), {
+      signal: AbortSignal.timeout(readTimeoutMs),
+    });
+    if (response.status === 404) {
+      await response.body?.cancel();
+      return null;
+    }
+    if (!response.ok) {
+      await response.body?.cancel();
+      throw new Error(`Cannot read ${path} from Horizon: status ${response.status}`);
+    }
+    return schema.parse(await response.json());
+  }
+
+  async function mustRead<T extends z.ZodType>(path: string, schema: T): Promise<z.infer<T>> {
+    const body = await read(path, schema);
+    if (body === null) {
+      throw new Error(`Cannot read ${path} from Horizon: not found`);
+    }
+    return body;
+  }
+
+  return {
+    async latestLedger() {
+      const body = await mustRead("/", rootBody);
+      const closeTime = Math.floor(Date.parse(body.history_latest_ledger_closed_at) / 1000);
+      return { sequence: body.history_latest_ledger, closeTime };
+    },
+    async findAccount(address) {
+      const body = await read(`/accounts/${address}`, accountBody);
+      return body === null ? null : toAccount(body);
+    },
+    async findTransaction(hash) {
+      const body = await read(`/transactions/${hash}`, transactionBody);
+      return body === null ? null : toTransaction(body);
+    },
+    async listTransactions(address, limit) {
+      const query = `order=desc&limit=${limit}&include_failed=true`;
+      const path = `/accounts/${address}/transactions?${query}`;
+      const body = await mustRead(path, page(transactionBody));
+      return body._embedded.records.map(toTransaction);
+    },
+    async listPayments(address, { cursor, limit }) {
+      const query = `order=asc&limit=${limit}&cursor=${cursor}`;
+      const body = await mustRead(`/accounts/${address}/payments?${query}`, page(paymentBody));
+      return body._embedded.records.map(toPayment);
+    },
+    submit: (envelope) => submit(url, envelope),
+    async fund(address) {
+      const signal = AbortSignal.timeout(submitTimeoutMs);
+      const response = await fetch(new URL(`/friendbot?addr=${address}`, url), { signal });
+      const text = await response.text();
+      if (!response.ok) {
+        throw new Error(`Cannot fund ${address}: ${text.slice(0, 300)}`);
+      }
+    },
+  };
+}
+
+async function submit(url: string, envelope: string): Promise<SubmitReply> {
+  try {
+    const response = await fetch(new URL("/transactions", url), {
+      method: "POST",
+      headers: { "content-type": "application/x-www-form-urlencoded" },
+      body: new URLSearchParams({ tx: envelope }).toString(),
+      signal: AbortSignal.timeout(submitTimeoutMs),
+    });
+    const body: unknown = await response.json();
+    if (response.ok) {
+      return { kind: "applied", hash: transactionBody.parse(body).hash };
+    }
+    const problem = problemBody.safeParse(body);
+    if (response.status !== 400 || !problem.success) {
+      return { kind: "unknown", detail: `status ${response.status}` };
+    }
+    const { transaction, inner_transaction, operations } = problem.data.extras.result_codes;
+    return { kind: "refused", code: inner_transaction ?? transaction, operationCodes: operations };
+  } catch (error) {
+    return { kind: "unknown", detail: error instanceof Error ? error.message : "no answer" };
+  }
+}
+
+function toAccount(body: z.infer<typeof accountBody>): ChainAccount {
+  return {
+    sequence: BigInt(body.sequence),
+    balances: body.balances.map(({ balance, asset_code, asset_issuer }) => ({
+      code: asset_code,
+      issuer: asset_issuer,
+      stroops: parseStroops(balance),
+    })),
+  };
+}
+
+function toTransaction(body: z.infer<typeof transactionBody>): ChainTransaction {
+  return {
+    hash: body.hash,
+    successful: body.successful,
+    ledger: body.ledger,
+    sourceSequence: BigInt(body.source_account_sequence),
+    resultXdr: body.result_xdr,
+  };
+}
+
+function toPayment(body: z.infer<typeof paymentBody>): ChainPayment {
+  return {
+    pagingToken: body.paging_token,
+    transactionHash: body.transaction_hash,
+    successful: body.transaction_successful,
+    from: body.from,
+    to: body.to,
+    code: body.asset_code,
+    issuer: body.asset_issuer,
+    stroops: parseStroops(body.amount),
+  };
+}
