@@ -516,8 +516,7 @@ test("over HTTP/2 a body too large is refused while it is sent", async () => {
 
   const body: string[] = [];
   stream.setEncoding("utf8").on("data", (text: string) => body.push(text));
-  const [headers] = await once(stream, "response");
-  await once(stream, "close");
+  const [[headers]] = await Promise.all([once(stream, "response"), once(stream, "end")]);
 
   expect(headers[":status"]).toBe(413);
   expect(stream.rstCode).toBe(0);

@@ -1,0 +1,200 @@
+import { randomUUID } from "node:crypto";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { DescService } from "@bufbuild/protobuf";
+import { type Client, createClient } from "@connectrpc/connect";
+import { createConnectTransport } from "@connectrpc/connect-node";
+import { inject } from "vitest";
+import { AuthService } from "../../gen/callora/accounts/v1/auth_service_pb.ts";
+import {
+  PlatformRole,
+  type User,
+  UserService,
+} from "../../gen/callora/accounts/v1/user_service_pb.ts";
+import { CatalogService } from "../../gen/callora/catalog/v1/catalog_service_pb.ts";
+import { CreditService } from "../../gen/callora/credits/v1/credit_service_pb.ts";
+import { KeyService } from "../../gen/callora/keys/v1/key_service_pb.ts";
+import { MeteringService } from "../../gen/callora/metering/v1/metering_service_pb.ts";
+import { createPasswordHasher } from "../../src/accounts/password.ts";
+import { createUser } from "../../src/accounts/users.ts";
+import { createApp } from "../../src/app.ts";
+import { readConfig } from "../../src/config.ts";
+import { createLogger } from "../../src/log.ts";
+import { createMetrics } from "../../src/metrics.ts";
+import { openDatabase } from "../../src/server.ts";
+import { enterTreasury } from "../../src/settlement/treasury.ts";
+import { openNetwork } from "../../src/stellar/network.ts";
+import { createDatabase } from "./cluster.ts";
+
+/** The password of everybody in tests. */
+export const password = "correct horse battery";
+
+/** A person in a test, with the token that signs their calls. */
+export interface Person extends User {
+  token: string;
+}
+
+/** A server on a database and a network of its own, gone at the end of the scope. */
+export async function startTestApp(env: Record<string, string> = {}) {
+  const database = await createDatabase(inject("cluster"));
+  const directory = await mkdtemp(join(tmpdir(), "callora-app-"));
+  const config = readConfig({ PORT: "0", CALLORA_DATA_DIR: directory, ...env });
+  const lines: string[] = [];
+  const log = createLogger({ level: "debug", stream: { write: (line) => lines.push(line) } });
+  const now = () => new Date();
+  const db = await openDatabase(database.urls);
+  const network = await openNetwork({ name: "embedded", directory, port: 0, now });
+  await enterTreasury({ db, network }, now());
+  const passwords = createPasswordHasher();
+  const passwordHash = await passwords.hash(password);
+  await db.systemTransaction((tx) =>
+    createUser(tx, { username: "root", email: "", passwordHash, role: "super_admin" }, now()),
+  );
+  const app = createApp({
+    config,
+    secretKey: "a secret key of a test, long enough",
+    db,
+    network,
+    log,
+    metrics: createMetrics(),
+    now,
+    version: "0.0.0-test",
+    ownPorts: [Number(new URL(database.urls.app).port), Number(new URL(network.horizonUrl).port)],
+  });
+  const { port } = await app.listen({ host: "127.0.0.1", port: 0 });
+  const url = `http://127.0.0.1:${port}`;
+
+  function client<S extends DescService>(service: S, token?: string): Client<S> {
+    const transport = createConnectTransport({
+      baseUrl: url,
+      httpVersion: "1.1",
+      interceptors: [
+        (next) => (req) => {
+          if (token !== undefined) {
+            req.header.set("authorization", `Bearer ${token}`);
+          }
+          return next(req);
+        },
+      ],
+    });
+    return createClient(service, transport);
+  }
+
+  async function signIn(username: string): Promise<string> {
+    const { accessToken } = await client(AuthService).passwordLogin({ username, password });
+    return accessToken;
+  }
+
+  let admin: Person | undefined;
+
+  const test = {
+    url,
+    db,
+    network,
+    config,
+    /** The database's addresses, by role. */
+    urls: database.urls,
+    /** The log so far, one JSON object a line. */
+    lines,
+    routes: app.routes(),
+    client,
+    signIn,
+
+    /** The super admin. */
+    async admin(): Promise<Person> {
+      if (admin === undefined) {
+        const token = await signIn("root");
+        const { user } = await client(AuthService, token).getMe({});
+        admin = { ...must(user), token };
+      }
+      return admin;
+    },
+
+    /** A new person with an account of their own. */
+    async person(role: keyof typeof PlatformRole = "USER"): Promise<Person> {
+      const { token } = await test.admin();
+      const username = `u${randomUUID().slice(0, 12)}`;
+      const { user } = await client(UserService, token).createUser({
+        username,
+        password,
+        role: PlatformRole[role],
+      });
+      return { ...must(user), token: await signInDirectly(must(user)) };
+    },
+
+    /** A published API of the developer. */
+    async api(
+      developer: Person,
+      { upstreamUrl = "http://127.0.0.1:9", callNanos = 1_000_000n } = {},
+    ) {
+      const catalog = client(CatalogService, developer.token);
+      const slug = `a${randomUUID().slice(0, 12)}`;
+      const { api } = await catalog.createApi({ name: "An API", slug, upstreamUrl, callNanos });
+      const { api: published } = await catalog.publishApi({ apiId: must(api).id });
+      return must(published);
+    },
+
+    /** A key of the consumer for an API. */
+    async key(consumer: Person, apiId: string): Promise<string> {
+      const { secret } = await client(KeyService, consumer.token).createKey({ apiId });
+      return secret;
+    },
+
+    /** Promotional credit for an account. */
+    async grant(accountId: string, amountNanos: bigint) {
+      const { token } = await test.admin();
+      await client(CreditService, token).grantCredits({ accountId, amountNanos });
+    },
+
+    /** Wait until everything that is durable now is applied. */
+    async applied(): Promise<void> {
+      const { token } = await test.admin();
+      const metering = client(MeteringService, token);
+      const { durablePosition } = await metering.getWatermark({});
+      await until(async () => (await metering.getWatermark({})).appliedPosition >= durablePosition);
+    },
+
+    async [Symbol.asyncDispose]() {
+      await app.close();
+      await network.close();
+      await db.close();
+      await database.drop();
+      await rm(directory, { recursive: true, force: true });
+    },
+  };
+
+  /** Sign-in is limited to a few a minute for each address; tests have one address. */
+  async function signInDirectly(user: User): Promise<string> {
+    const { mintSessionToken } = await import("../../src/accounts/session.ts");
+    const { insertSession } = await import("../../src/accounts/store.ts");
+    const { token, hash } = mintSessionToken();
+    const expireAt = new Date(now().getTime() + 3_600_000);
+    const tenant = { accountId: user.accountId, actor: user.id, ip: "", requestId: "", action: "" };
+    await db.tenantTransaction({ ...tenant, audited: () => {} }, (tx) =>
+      insertSession(tx, { tokenHash: hash, accountId: user.accountId, userId: user.id, expireAt }),
+    );
+    return token;
+  }
+
+  return test;
+}
+
+/** The value, which the test knows to be there. */
+export function must<T>(value: T | undefined | null): T {
+  if (value === undefined || value === null) {
+    throw new Error("expected a value");
+  }
+  return value;
+}
+
+/** Ask again every 20 ms until the answer is yes. Throws after 10 s. */
+export async function until(ask: () => Promise<boolean> | boolean): Promise<void> {
+  const deadline = performance.now() + 10_000;
+  while (!(await ask())) {
+    if (performance.now() > deadline) {
+      throw new Error("waited 10 s in vain");
+    }
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
