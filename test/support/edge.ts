@@ -2,6 +2,8 @@ import { create } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { Code, type ServiceImpl } from "@connectrpc/connect";
 import { CatalogService } from "../../gen/callora/catalog/v1/catalog_service_pb.ts";
+import { endResponse } from "../../src/edge/http-message.ts";
+import type { Mount } from "../../src/edge/mount.ts";
 import { createEdge, type EdgeOptions } from "../../src/edge/server.ts";
 import { entry } from "../../src/edge/service-entry.ts";
 import type { Finish } from "../../src/edge/telemetry.ts";
@@ -73,6 +75,12 @@ export async function startEdge(options: Partial<EdgeOptions> = {}) {
       await edge.close({ graceMs: 0 });
     },
   };
+}
+
+/** A plain route, open to all, that answers "mounted" unless told otherwise. */
+export function mount(method: Mount["method"], pattern: string, more: Partial<Mount> = {}): Mount {
+  const handler: Mount["handler"] = (_request, response) => endResponse(response, "mounted");
+  return { method, pattern, policy: openPolicy, handler, ...more };
 }
 
 /** A library of one book, `b1`. Other ids name the error that comes back. */
