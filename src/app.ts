@@ -1,5 +1,7 @@
 import { randomUUID } from "node:crypto";
+import { readFileSync } from "node:fs";
 import type { AddressInfo } from "node:net";
+import { join } from "node:path";
 import { sql } from "slonik";
 import { AuthService } from "../gen/callora/accounts/v1/auth_service_pb.ts";
 import { UserService } from "../gen/callora/accounts/v1/user_service_pb.ts";
@@ -50,6 +52,7 @@ import { metricsAllowed } from "./metrics.ts";
 import type { Call } from "./rpc/call.ts";
 import { unauthenticated } from "./rpc/errors.ts";
 import { createLimiter } from "./rpc/limiter.ts";
+import { openPolicy } from "./rpc/policy.ts";
 import { createSteps } from "./rpc/steps.ts";
 import { settleNext } from "./settlement/loop.ts";
 import { settlementService } from "./settlement/service.ts";
@@ -185,7 +188,7 @@ function build(deps: AppDeps, parts: Parts) {
     client: createUpstreamClient({ addresses, timeoutMs }),
     now,
   });
-  return { services, steps, mounts: [gatewayMount(gateway), metricsMount(deps)] };
+  return { services, steps, mounts: [gatewayMount(gateway), metricsMount(deps), startPage()] };
 }
 
 function gatewayMount(handler: Mount["handler"]): Mount {
@@ -221,6 +224,24 @@ function metricsMount({ config, metrics }: AppDeps): Mount {
       const { contentType, body } = await metrics.render();
       response.setHeader("content-type", contentType);
       response.end(body);
+    },
+  };
+}
+
+/** A page for people who open the address in a browser. It runs no script and needs no other host. */
+function startPage(): Mount {
+  const page = readFileSync(join(import.meta.dirname, "..", "web", "index.html"));
+  return {
+    method: "GET",
+    pattern: "/",
+    policy: openPolicy,
+    handler(_request, response) {
+      response.setHeader("content-type", "text/html; charset=utf-8");
+      response.setHeader(
+        "content-security-policy",
+        "default-src 'none'; style-src 'unsafe-inline'",
+      );
+      response.end(page);
     },
   };
 }

@@ -2,3 +2,8 @@
 export class EmbeddedPostgresError extends Error {
   override name = "EmbeddedPostgresError";
 }
+
+/** Another process has the data directory. */
+export class DataDirInUseError extends EmbeddedPostgresError {
+  override name = "DataDirInUseError";
+}

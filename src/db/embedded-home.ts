@@ -81,8 +81,17 @@ export async function prepareHome(options: {
     data: path.join(directory, "data"),
     binaries,
     owner,
-    passwords: JSON.parse(await readFile(path.join(directory, "passwords.json"), "utf8")),
+    passwords: await readPasswords(directory),
   };
+}
+
+/** The passwords of the cluster in a directory. Null when they are not there or not for this user. */
+export function findPasswords(directory: string): Promise<Passwords | null> {
+  return readPasswords(directory).catch(() => null);
+}
+
+async function readPasswords(directory: string): Promise<Passwords> {
+  return JSON.parse(await readFile(path.join(directory, "passwords.json"), "utf8"));
 }
 
 function isRoot(): boolean {

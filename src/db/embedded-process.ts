@@ -5,7 +5,7 @@ import net from "node:net";
 import path from "node:path";
 import type { Writable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
-import { EmbeddedPostgresError } from "./embedded-error.ts";
+import { DataDirInUseError, EmbeddedPostgresError } from "./embedded-error.ts";
 import type { Owner } from "./embedded-owner.ts";
 
 /** A program that stops by itself when this process dies. */
@@ -118,7 +118,7 @@ export interface DirectoryLock {
 }
 
 /**
- * Hold a data directory for this process, or throw an error that names the process which has it. On
+ * Hold a data directory for this process, or throw DataDirInUseError, which names the other one. On
  * Linux the hold is an abstract socket: the kernel frees it at the moment its owner dies, so nothing
  * stale can stop the next start. Elsewhere the process id in `server.pid` has to do.
  */
@@ -129,7 +129,7 @@ export async function lockDirectory(directory: string): Promise<DirectoryLock> {
   const held = await listenAbstract(`\0callora-${name}`);
   const other = Number(await readFile(pidFile, "utf8").catch(() => ""));
   if (held === "taken" || (held === "unsupported" && isAlive(other))) {
-    throw new EmbeddedPostgresError(
+    throw new DataDirInUseError(
       `Cannot start on ${real}: process ${other || "unknown"} is already running on it; ` +
         "stop that one or set CALLORA_DATA_DIR to another directory",
     );

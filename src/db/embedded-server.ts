@@ -13,6 +13,7 @@ const hardStopTimeoutMs = 5_000;
 const portTriesMax = 20;
 const logTailLines = 5;
 const logBytesMax = 10_000_000;
+const portFile = "port";
 
 const defaultSettings = {
   fsync: "on",
@@ -100,9 +101,9 @@ export async function waitForOthers(data: string, isCancelled = () => false): Pr
 
 /** The stored port if it is free, else a free one, which is stored. */
 export async function choosePort(home: Home): Promise<number> {
-  const file = path.join(home.directory, "port");
-  const stored = Number(await readFile(file, "utf8").catch(() => ""));
-  if (stored > 0 && (await isFree(stored))) return stored;
+  const file = path.join(home.directory, portFile);
+  const stored = await findPort(home.directory);
+  if (stored !== null && (await isFree(stored))) return stored;
   for (let tries = 0; tries < portTriesMax; tries++) {
     // Below the range of outgoing connections: one of those must not take it during a restart.
     const port = randomInt(20_000, 32_000);
@@ -112,6 +113,12 @@ export async function choosePort(home: Home): Promise<number> {
     return port;
   }
   throw cannotStart("it found no free port on 127.0.0.1");
+}
+
+/** The port that the cluster of a directory was last started on. Null when it never was. */
+export async function findPort(directory: string): Promise<number | null> {
+  const stored = Number(await readFile(path.join(directory, portFile), "utf8").catch(() => ""));
+  return stored > 0 ? stored : null;
 }
 
 /** Whether nobody listens on a port of 127.0.0.1. */

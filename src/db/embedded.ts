@@ -1,12 +1,14 @@
+import { realpath } from "node:fs/promises";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import { EmbeddedPostgresError } from "./embedded-error.ts";
-import { type Home, makeDataDir, prepareHome } from "./embedded-home.ts";
+import { findPasswords, type Home, makeDataDir, type Passwords, prepareHome } from "./embedded-home.ts";
 import { type DirectoryLock, type GuardedProcess, lockDirectory } from "./embedded-process.ts";
 import { ensureDatabase, ensureRoles, roleUrl } from "./embedded-roles.ts";
 import {
   choosePort,
+  findPort,
   isFree,
   launchServer,
   rotateLog,
@@ -55,7 +57,8 @@ const connectTimeoutMs = 5_000;
 
 /**
  * Start the PostgreSQL that npm installed: initialise it the first time, make Callora's database and
- * roles, and keep it running. Throws EmbeddedPostgresError, also when another process has `dataDir`.
+ * roles, and keep it running. Throws EmbeddedPostgresError: a DataDirInUseError when another process
+ * has `dataDir`.
  */
 export async function startEmbedded(options: EmbeddedOptions): Promise<EmbeddedPostgres> {
   try {
@@ -73,6 +76,32 @@ export async function startEmbedded(options: EmbeddedOptions): Promise<EmbeddedP
   }
 }
 
+/**
+ * The connection strings of the PostgreSQL that another process of the same user runs on `dataDir`.
+ * Null when none answers there.
+ */
+export async function attachEmbedded(dataDir: string): Promise<EmbeddedUrls | null> {
+  const directory = await realpath(path.join(dataDir, "postgres")).catch(() => null);
+  if (directory === null) return null;
+  const passwords = await findPasswords(directory);
+  const port = await findPort(directory);
+  if (passwords === null || port === null) return null;
+  const urls = urlsOf(passwords, port);
+  const client = new pg.Client({
+    connectionString: urls.owner,
+    connectionTimeoutMillis: connectTimeoutMs,
+  });
+  client.on("error", () => {});
+  try {
+    // The passwords are this cluster's own: no other server on the port would let them in.
+    await client.connect();
+    await client.end();
+    return urls;
+  } catch {
+    return null;
+  }
+}
+
 async function start(options: EmbeddedOptions, lock: DirectoryLock): Promise<EmbeddedPostgres> {
   const { dataDir, settings = {}, stateDir = "/var/lib/callora" } = options;
   const logFile = path.join(dataDir, "postgres.log");
@@ -82,7 +111,7 @@ async function start(options: EmbeddedOptions, lock: DirectoryLock): Promise<Emb
   const supervisor = new Supervisor({ ...options, home, logFile });
   try {
     const port = await supervisor.start();
-    const urls = urlsOf(home, port);
+    const urls = urlsOf(home.passwords, port);
     await makeContents(urls.superuser, home);
     supervisor.watch();
     return {
@@ -106,9 +135,9 @@ async function start(options: EmbeddedOptions, lock: DirectoryLock): Promise<Emb
   }
 }
 
-function urlsOf(home: Home, port: number): EmbeddedUrls {
+function urlsOf(passwords: Passwords, port: number): EmbeddedUrls {
   const host = `127.0.0.1:${port}`;
-  const { superuser, owner, app, worker } = home.passwords;
+  const { superuser, owner, app, worker } = passwords;
   const database = "callora";
   return {
     owner: roleUrl({ role: "callora_owner", password: owner, host, database }),

@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
+import { DatabaseConnectError } from "./connect-error.ts";
 import { type MigrationFile, readMigrations } from "./migration-files.ts";
 
 /** Where the migrations are and how long to wait. */
@@ -139,7 +140,9 @@ async function withClient<T>(url: string, work: (client: pg.Client) => Promise<T
     application_name: "callora migrate",
   });
   client.on("error", () => {});
-  await client.connect();
+  await client.connect().catch((cause) => {
+    throw new DatabaseConnectError(url, cause);
+  });
   try {
     return await work(client);
   } finally {

@@ -11,6 +11,7 @@ import {
 } from "slonik";
 import { z } from "zod";
 import { createSemaphore, type Semaphore } from "../lib/semaphore.ts";
+import { DatabaseConnectError } from "./connect-error.ts";
 
 /** What a store function takes: a transaction, whoever opened it. */
 export type Tx = DatabaseTransactionConnection;
@@ -74,7 +75,10 @@ export async function openPool({
     waitMs: acquireTimeoutMs,
   });
   try {
-    await refusePower(pool, role);
+    const row = await findSessionRole(pool).catch((cause) => {
+      throw new DatabaseConnectError(url, cause);
+    });
+    refusePower(row, role);
   } catch (error) {
     await pool.end();
     throw error;
@@ -100,14 +104,17 @@ function withRole(url: string, role: DatabaseRole): string {
 
 const roleRow = z.object({ name: z.string(), powerful: z.boolean() });
 
-async function refusePower(pool: DatabasePool, role: DatabaseRole): Promise<void> {
-  const row = await pool.one(sql.type(roleRow)`
+function findSessionRole(pool: DatabasePool): Promise<z.infer<typeof roleRow>> {
+  return pool.one(sql.type(roleRow)`
     select current_user::text as name, rolsuper or rolbypassrls as powerful
     from pg_roles where rolname = current_user
   `);
-  if (row.name !== role || row.powerful) {
+}
+
+function refusePower({ name, powerful }: z.infer<typeof roleRow>, role: DatabaseRole): void {
+  if (name !== role || powerful) {
     throw new Error(
-      `Cannot use the database as "${row.name}": it must act as ${role}, without superuser or bypassrls`,
+      `Cannot use the database as "${name}": it must act as ${role}, without superuser or bypassrls`,
     );
   }
 }

@@ -1,7 +1,7 @@
 import { createLinkedAbortController } from "@connectrpc/connect/protocol";
 import type { Call } from "../rpc/call.ts";
 import { checkPolicy, type Policy } from "../rpc/policy.ts";
-import { runSteps, type Step } from "../rpc/steps.ts";
+import type { Steps } from "../rpc/steps.ts";
 import type { Endpoint, Hit } from "./endpoint.ts";
 import { type HttpRequest, type HttpResponse, toHeaders } from "./http-message.ts";
 import { parseTemplate } from "./rest/template.ts";
@@ -32,7 +32,7 @@ export type MountHandler = (
 /** The endpoints of plain routes. Throws if one has no complete policy. */
 export function mountEndpoints(
   mounts: readonly Mount[],
-  { steps, shutdownSignal }: { steps: readonly Step[]; shutdownSignal: AbortSignal },
+  { steps, shutdownSignal }: { steps: Steps; shutdownSignal: AbortSignal },
 ): Endpoint[] {
   return mounts.map(({ method, pattern, policy, handler }) => {
     const name = `${method} ${pattern}`;
@@ -55,7 +55,8 @@ export function mountEndpoints(
         const header = toHeaders(request);
         const call: Call = { name, policy, exchange, header, signal, audited: false };
         try {
-          await runSteps(steps, call, async () => handler(request, response, { call, params }));
+          await steps.admit(call);
+          await steps.around(call, async () => handler(request, response, { call, params }));
         } finally {
           if (response.writableEnded) {
             left.abort(finished);

@@ -5,11 +5,11 @@ import { createClient } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { expect, test } from "vitest";
 import { LibraryService } from "../../test/gen/callora/test/v1/library_service_pb.ts";
-import { mount, startEdge } from "../../test/support/edge.ts";
+import { mount, noSteps, startEdge } from "../../test/support/edge.ts";
 import { endResponse } from "./http-message.ts";
 import { createEdge } from "./server.ts";
 
-const quiet = { steps: [], onFinish: () => {}, onError: () => {} };
+const quiet = { steps: noSteps, onFinish: () => {}, onError: () => {} };
 
 test("close lets running calls of both HTTP versions finish, and takes no more", async () => {
   const begun = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];

@@ -60,9 +60,10 @@ function restEndpoint(rule: RestRule, spec: MethodImplSpec, deps: HandlerDeps): 
         const message = "Cannot take a stream of messages over REST: use Connect or gRPC";
         throw new ConnectError(message, Code.Unimplemented);
       }
-      const message = await read(hit);
       const call = openContext(hit, spec, deps);
       try {
+        await deps.admit(call.context);
+        const message = await read(hit);
         await serve({ hit, rule, spec, policy, deps, message, context: call.context });
       } finally {
         call.close();

@@ -3,6 +3,7 @@ import {
   type ContextValues,
   createConnectRouter,
   createContextValues,
+  type HandlerContext,
   type Interceptor,
 } from "@connectrpc/connect";
 import type { UniversalHandler } from "@connectrpc/connect/protocol";
@@ -26,6 +27,8 @@ export const timeoutMsMax = 3_600_000;
 
 /** What the handlers of every protocol share. */
 export interface HandlerDeps {
+  /** Run before a body is read. Throws what the caller is told. */
+  readonly admit: (context: HandlerContext) => Promise<void>;
   readonly interceptors: readonly Interceptor[];
   readonly policyOf: (name: string) => Policy;
   /** Finds the types within google.protobuf.Any. */
@@ -41,6 +44,7 @@ export function rpcEndpoints(entries: readonly ServiceEntry[], deps: HandlerDeps
     readMaxBytes: bodyBytesMax,
     maxTimeoutMs: timeoutMsMax,
     jsonOptions: { ignoreUnknownFields: false, registry: deps.registry },
+    requestGate: deps.admit,
     interceptors: [...deps.interceptors],
     shutdownSignal: deps.shutdownSignal,
   });

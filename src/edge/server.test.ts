@@ -9,14 +9,14 @@ import { Health } from "../../gen/grpc/health/v1/health_pb.ts";
 import { ServerReflection } from "../../gen/grpc/reflection/v1/reflection_pb.ts";
 import { ServerReflection as ServerReflectionAlpha } from "../../gen/grpc/reflection/v1alpha/reflection_pb.ts";
 import { LibraryService } from "../../test/gen/callora/test/v1/library_service_pb.ts";
-import { libraryService, mount, startEdge } from "../../test/support/edge.ts";
+import { libraryService, mount, noSteps, startEdge } from "../../test/support/edge.ts";
 import { openPolicy } from "../rpc/policy.ts";
 import type { ServingStatus } from "./health.ts";
 import { endResponse, writeChunk } from "./http-message.ts";
 import { createEdge } from "./server.ts";
 import { entry } from "./service-entry.ts";
 
-const quiet = { steps: [], onFinish: () => {}, onError: () => {} };
+const quiet = { steps: noSteps, onFinish: () => {}, onError: () => {} };
 const library = entry(LibraryService, libraryService(), openPolicy);
 
 test("a method without a policy stops the start, and is named", () => {
@@ -346,4 +346,19 @@ test("a request whose host is malformed is the client's mistake", async () => {
   expect(String(reply)).toMatch(/^HTTP\/1\.1 400/);
   expect(at.errors).toEqual([]);
   socket.destroy();
+});
+
+test.for([
+  { protocol: "REST", path: "/api/apis" },
+  { protocol: "Connect", path: "/callora.catalog.v1.CatalogService/CreateApi" },
+])("a stranger over $protocol is turned away before the body is read", async ({ path }) => {
+  await using at = await startEdge();
+
+  const response = await fetch(`${at.url}${path}`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: "{ this is not JSON",
+  });
+
+  expect(response.status).toBe(401);
 });

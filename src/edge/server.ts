@@ -1,6 +1,6 @@
 import type { AddressInfo } from "node:net";
 import { createRegistry } from "@bufbuild/protobuf";
-import { Code, ConnectError } from "@connectrpc/connect";
+import { Code, ConnectError, type HandlerContext } from "@connectrpc/connect";
 import { Access, RateClass } from "../../gen/callora/policy/v1/policy_pb.ts";
 import { file_google_rpc_error_details } from "../../gen/google/rpc/error_details_pb.ts";
 import { Health } from "../../gen/grpc/health/v1/health_pb.ts";
@@ -8,7 +8,7 @@ import { ServerReflection } from "../../gen/grpc/reflection/v1/reflection_pb.ts"
 import { ServerReflection as ServerReflectionAlpha } from "../../gen/grpc/reflection/v1alpha/reflection_pb.ts";
 import type { Exchange } from "../rpc/call.ts";
 import { openPolicy } from "../rpc/policy.ts";
-import { type Step, stepsInterceptor } from "../rpc/steps.ts";
+import { admitRpc, type Steps, stepsInterceptor } from "../rpc/steps.ts";
 import { createCors } from "./cors.ts";
 import { createDispatcher } from "./dispatch.ts";
 import type { DocsRoute } from "./docs.ts";
@@ -28,7 +28,7 @@ import { createObserver, type Finish } from "./telemetry.ts";
 /** What the edge serves, and whom it tells. */
 export interface EdgeOptions {
   services: readonly ServiceEntry[];
-  steps: readonly Step[];
+  steps: Steps;
   mounts?: readonly Mount[];
   docs?: readonly DocsRoute[];
   /** Without it there is no grpc.health.v1. */
@@ -81,7 +81,8 @@ export function createEdge(options: EdgeOptions): Edge {
     ...services.map(({ service }) => service.file),
   );
   const deps = {
-    interceptors: [streamErrors(onError), stepsInterceptor(steps, policyOf)],
+    admit: (context: HandlerContext) => admitRpc(steps, policyOf, context),
+    interceptors: [streamErrors(onError), stepsInterceptor(steps)],
     policyOf,
     registry,
     shutdownSignal: shutdown.signal,

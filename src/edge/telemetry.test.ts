@@ -77,7 +77,6 @@ test("a request is a SERVER span of the caller's trace, over HTTP/1.1 and HTTP/2
         "http.request.method": "GET",
         "http.route": "/v1/call/{api}",
         "http.response.status_code": 200,
-        "rpc.method": "GET /v1/call/{api}",
       },
     },
   ]);

@@ -24,8 +24,8 @@ export interface Call {
   /** The request's headers. */
   readonly header: Headers;
   readonly signal: AbortSignal;
-  /** The request, unless it is streamed or plain HTTP. */
-  readonly request?: { desc: DescMessage; message: Message };
+  /** The request, once it is read. Never there when it is streamed or plain HTTP. */
+  request?: { desc: DescMessage; message: Message };
   /** Who calls. Set by `authenticate`. */
   principal?: Principal;
   /** Whether the change's record is in the audit log. Set by whoever appended it. */

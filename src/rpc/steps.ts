@@ -5,17 +5,22 @@ import {
   type Violation,
   violationsToProto,
 } from "@bufbuild/protovalidate";
-import { Code, type ConnectError, type Interceptor } from "@connectrpc/connect";
+import {
+  Code,
+  type ConnectError,
+  type HandlerContext,
+  type Interceptor,
+} from "@connectrpc/connect";
 import { SpanStatusCode, trace } from "@opentelemetry/api";
 import { Access, RateClass } from "../../gen/callora/policy/v1/policy_pb.ts";
-import { type Call, callKey, exchangeKey } from "./call.ts";
+import { type Call, callKey, callOf, exchangeKey } from "./call.ts";
 import { invalidArgument, rateLimited, toConnectError } from "./errors.ts";
 import { type Limiter, rates } from "./limiter.ts";
 import { methodName, type Policy } from "./policy.ts";
 import { type Authenticator, checkAccess } from "./principal.ts";
 
 /** One step around a call. Runs `next` once, or throws. */
-export type Step = <T>(call: Call, next: () => Promise<T>) => Promise<T>;
+type Step = <T>(call: Call, next: () => Promise<T>) => Promise<T>;
 
 /** What the steps need and may not import. */
 export interface StepDeps {
@@ -28,24 +33,35 @@ export interface StepDeps {
   onInternalError: (call: Call, error: ConnectError) => void;
 }
 
-/** The steps of every call, outermost first: telemetry, errors, audit, authenticate, limit, validate. */
-export function createSteps(deps: StepDeps): readonly Step[] {
-  return [
-    telemetry,
-    errors(deps),
-    audit(deps),
-    authenticate(deps),
-    limit(deps),
-    validate(createValidator()),
-  ];
+/** The steps of every call. */
+export interface Steps {
+  /**
+   * Before the request's body is read: authenticate, limit. Throws what the caller is told.
+   *
+   * A stranger is turned away here, and so learns nothing of what a request must look like.
+   */
+  admit(call: Call): Promise<void>;
+  /** Around the handler, outermost first: telemetry, errors, audit, validate. */
+  around<T>(call: Call, handler: () => Promise<T>): Promise<T>;
 }
 
-/** Run a call through the steps. */
-export function runSteps<T>(
-  steps: readonly Step[],
-  call: Call,
-  handler: () => Promise<T>,
-): Promise<T> {
+/** Make the steps. */
+export function createSteps(deps: StepDeps): Steps {
+  const gate = [telemetry, errors(deps), auditRefusals(deps), authenticate(deps), limit(deps)];
+  const around = [
+    telemetry,
+    errors(deps),
+    auditRefusals(deps),
+    auditSuccess,
+    validate(createValidator()),
+  ];
+  return {
+    admit: (call) => runSteps(gate, call, async () => {}),
+    around: (call, handler) => runSteps(around, call, handler),
+  };
+}
+
+function runSteps<T>(steps: readonly Step[], call: Call, handler: () => Promise<T>): Promise<T> {
   function from(index: number): Promise<T> {
     const step = steps[index];
     return step === undefined ? handler() : step(call, () => from(index + 1));
@@ -53,34 +69,39 @@ export function runSteps<T>(
   return from(0);
 }
 
-/** The steps as a Connect interceptor, for RPCs of every protocol. */
-export function stepsInterceptor(
-  steps: readonly Step[],
+/**
+ * Open a call and admit it, by what is known before its body is read. Leaves it in the context for
+ * stepsInterceptor and the handler.
+ */
+export async function admitRpc(
+  steps: Steps,
   policyOf: (name: string) => Policy,
-): Interceptor {
+  { method, requestHeader, signal, values }: HandlerContext,
+): Promise<void> {
+  const exchange = values.get(exchangeKey);
+  if (exchange === undefined) {
+    throw new Error("Cannot serve a call that did not come through the edge");
+  }
+  const name = methodName(method);
+  const policy = policyOf(name);
+  const call: Call = { name, policy, exchange, header: requestHeader, signal, audited: false };
+  values.set(callKey, call);
+  await steps.admit(call);
+}
+
+/** The steps around the handler as a Connect interceptor, for RPCs of every protocol. */
+export function stepsInterceptor(steps: Steps): Interceptor {
   return (next) => async (req) => {
-    const exchange = req.contextValues.get(exchangeKey);
-    if (exchange === undefined) {
-      throw new Error("Cannot serve a call that did not come through the edge");
+    const call = callOf({ values: req.contextValues });
+    if (!req.stream) {
+      call.request = { desc: req.method.input, message: req.message };
     }
-    const name = methodName(req.method);
-    const call: Call = {
-      name,
-      policy: policyOf(name),
-      exchange,
-      header: req.header,
-      signal: req.signal,
-      audited: false,
-      ...(req.stream ? {} : { request: { desc: req.method.input, message: req.message } }),
-    };
-    req.contextValues.set(callKey, call);
-    return runSteps(steps, call, () => next(req));
+    return steps.around(call, () => next(req));
   };
 }
 
-async function telemetry<T>(call: Call, next: () => Promise<T>): Promise<T> {
+async function telemetry<T>(_call: Call, next: () => Promise<T>): Promise<T> {
   const span = trace.getActiveSpan();
-  span?.setAttribute("rpc.method", call.name);
   try {
     return await next();
   } catch (error) {
@@ -110,26 +131,26 @@ function errors({ onInternalError }: StepDeps): Step {
 /** Codes that say the caller was not allowed to. */
 const refusals = new Set([Code.Unauthenticated, Code.PermissionDenied]);
 
-function audit({ auditRefusal }: StepDeps): Step {
+function auditRefusals({ auditRefusal }: StepDeps): Step {
   return async (call, next) => {
-    if (call.policy.auditAction === "") {
-      return next();
-    }
-    let result: Awaited<ReturnType<typeof next>>;
     try {
-      result = await next();
+      return await next();
     } catch (thrown) {
       const error = toConnectError(thrown);
-      if (refusals.has(error.code)) {
+      if (call.policy.auditAction !== "" && refusals.has(error.code)) {
         await auditRefusal(call, error);
       }
       throw error;
     }
-    if (!call.audited) {
-      throw new Error(`Cannot answer ${call.name}: its change is not in the audit log`);
-    }
-    return result;
   };
+}
+
+async function auditSuccess<T>(call: Call, next: () => Promise<T>): Promise<T> {
+  const result = await next();
+  if (call.policy.auditAction !== "" && !call.audited) {
+    throw new Error(`Cannot answer ${call.name}: its change is not in the audit log`);
+  }
+  return result;
 }
 
 function authenticate({ authenticators }: StepDeps): Step {

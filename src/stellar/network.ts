@@ -1,4 +1,4 @@
-import { readFile, rename, writeFile } from "node:fs/promises";
+import { readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Account, Asset, Keypair, Operation, TransactionBuilder } from "@stellar/stellar-sdk/base";
 import { z } from "zod";
@@ -70,23 +70,53 @@ async function openEmbedded(
     closeDelayMs: 200,
     now: config.now,
   });
-  const network: StellarNetwork = {
-    name: "embedded",
-    passphrase: passphrases.embedded,
-    horizonUrl: devnet.url,
-    horizon: createHorizon(devnet.url),
-    asset: { code: "USDC", issuer: keys.issuer.publicKey() },
-    treasury: keys.treasury,
-    channel: keys.channel,
-    close: () => devnet.close(),
-  };
+  const address = join(config.directory, addressFile);
+  const network = embeddedNetwork(keys, devnet.url, async () => {
+    await rm(address, { force: true });
+    await devnet.close();
+  });
   try {
     await fillTreasury(network, keys);
+    await writeWhole(address, `${JSON.stringify({ url: devnet.url })}\n`);
   } catch (error) {
-    await devnet.close();
+    await network.close();
     throw error;
   }
   return network;
+}
+
+/**
+ * The embedded network that another process serves from `directory`. Null when none answers there.
+ *
+ * Its close() leaves it running.
+ */
+export async function attachEmbeddedNetwork(directory: string): Promise<StellarNetwork | null> {
+  const text = await readFile(join(directory, addressFile), "utf8").catch(() => null);
+  if (text === null) {
+    return null;
+  }
+  const { url } = z.object({ url: z.string() }).parse(JSON.parse(text));
+  const keys = await readOrMakeKeys(join(directory, "stellar.json"));
+  const network = embeddedNetwork(keys, url, async () => {});
+  // A file that a killed server left may name a port that is somebody else's now.
+  const treasury = await network.horizon.findAccount(keys.treasury.publicKey()).catch(() => null);
+  return treasury === null ? null : network;
+}
+
+/** Where the running network says its URL, for commands beside the server. */
+const addressFile = "devnet.json";
+
+function embeddedNetwork(keys: Keys, url: string, close: () => Promise<void>): StellarNetwork {
+  return {
+    name: "embedded",
+    passphrase: passphrases.embedded,
+    horizonUrl: url,
+    horizon: createHorizon(url),
+    asset: { code: "USDC", issuer: keys.issuer.publicKey() },
+    treasury: keys.treasury,
+    channel: keys.channel,
+    close,
+  };
 }
 
 const keysFile = z.object({
@@ -119,9 +149,13 @@ async function readOrMakeKeys(path: string): Promise<Keys> {
   const secrets = Object.fromEntries(
     Object.entries(keys).map(([name, pair]) => [name, pair.secret()]),
   );
-  await writeFile(`${path}.new`, `${JSON.stringify(secrets, null, 2)}\n`, { mode: 0o600 });
-  await rename(`${path}.new`, path);
+  await writeWhole(path, `${JSON.stringify(secrets, null, 2)}\n`);
   return keys;
+}
+
+async function writeWhole(path: string, text: string): Promise<void> {
+  await writeFile(`${path}.new`, text, { mode: 0o600 });
+  await rename(`${path}.new`, path);
 }
 
 /** Each step looks first whether it was done: a start that is cut off goes on where it was. */

@@ -12,7 +12,7 @@ import { notFound, reasoned } from "../../src/rpc/errors.ts";
 import { createLimiter } from "../../src/rpc/limiter.ts";
 import { openPolicy } from "../../src/rpc/policy.ts";
 import { type Authenticator, type Role, requirePrincipal } from "../../src/rpc/principal.ts";
-import { createSteps } from "../../src/rpc/steps.ts";
+import { createSteps, type Steps } from "../../src/rpc/steps.ts";
 import { BookSchema, LibraryService } from "../gen/callora/test/v1/library_service_pb.ts";
 
 /** Admits `Bearer <role>` as a person of that role. */
@@ -76,6 +76,9 @@ export async function startEdge(options: Partial<EdgeOptions> = {}) {
     },
   };
 }
+
+/** Steps that let everything pass. */
+export const noSteps: Steps = { admit: async () => {}, around: (_call, handler) => handler() };
 
 /** A plain route, open to all, that answers "mounted" unless told otherwise. */
 export function mount(method: Mount["method"], pattern: string, more: Partial<Mount> = {}): Mount {

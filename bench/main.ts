@@ -1,0 +1,48 @@
+// Figures beside their peers, measured in one run: `npm run bench -- [name] [--json]`.
+import { type Figure, isMet, ratioOf } from "./figure.ts";
+import { startBench } from "./start.ts";
+
+const benches: Record<string, () => Promise<Figure[]>> = {
+  start: startBench,
+};
+
+const args = process.argv.slice(2);
+const names = args.filter((arg) => !arg.startsWith("--"));
+const unknown = names.filter((name) => !(name in benches));
+if (unknown.length > 0) {
+  const known = Object.keys(benches).join(", ");
+  process.stderr.write(`Cannot run bench "${unknown.join(", ")}": there are ${known}\n`);
+  process.exit(2);
+}
+for (const [name, bench] of Object.entries(benches)) {
+  if (names.length === 0 || names.includes(name)) {
+    for (const figure of await bench()) {
+      console.log(args.includes("--json") ? toJson(name, figure) : toLine(name, figure));
+    }
+  }
+}
+
+function toJson(bench: string, figure: Figure): string {
+  const { name, value, unit, peer, peerValue, bar, n } = figure;
+  const ratio = ratioOf(figure);
+  const ok = isMet(figure);
+  return JSON.stringify({
+    bench,
+    name,
+    value,
+    unit,
+    peer,
+    peer_value: peerValue,
+    ratio,
+    bar,
+    ok,
+    n,
+  });
+}
+
+function toLine(bench: string, figure: Figure): string {
+  const { name, value, unit, peer, peerValue, bar, n } = figure;
+  const verdict = isMet(figure) ? "ok  " : "MISS";
+  const beside = `${peer} ${peerValue} ${unit}, ratio ${ratioOf(figure)}`;
+  return `${verdict} ${bench}: ${name} ${value} ${unit} (at most ${bar}; ${beside}; n = ${n})`;
+}
