@@ -306,7 +306,7 @@ function statusOf(service: string, readiness: Readiness) {
 }
 
 function logFinish(log: Logger, finish: Finish): void {
-  const { method, route, statusCode, durationMs, protocol, requestId } = finish;
+  const { method, route, statusCode, durationMs, protocol, requestId, traceId } = finish;
   log.info("Served", {
     method,
     route,
@@ -314,5 +314,6 @@ function logFinish(log: Logger, finish: Finish): void {
     durationMs: Math.round(durationMs * 10) / 10,
     protocol,
     requestId,
+    ...(traceId === "" ? {} : { traceId }),
   });
 }

@@ -11,6 +11,7 @@ import { insertAudit } from "./audit/store.ts";
 import type { Config } from "./config.ts";
 import { createDatabase, type Database } from "./db/database.ts";
 import { startEmbedded } from "./db/embedded.ts";
+import { lockDirectory } from "./db/embedded-process.ts";
 import { assertDurable, migrateUp } from "./db/migrate.ts";
 import { openPool } from "./db/pool.ts";
 import { portOf } from "./lib/address.ts";
@@ -34,7 +35,8 @@ export interface FirstAdmin {
   password: string;
 }
 
-const migrationsDirectory = join(import.meta.dirname, "..", "migrations");
+/** The migrations that this version of the server needs. */
+export const migrationsDirectory = join(import.meta.dirname, "..", "migrations");
 
 /**
  * Start everything that the configuration asks for, and listen.
@@ -97,7 +99,8 @@ export async function startServer({
   }
 }
 
-interface DatabaseUrls {
+/** Connection strings by role. */
+export interface DatabaseUrls {
   owner: string;
   app: string;
   worker: string;
@@ -111,12 +114,18 @@ async function openDatabaseServer(
   const { database, dataDir } = config;
   if (database !== undefined) {
     await mkdir(dataDir, { recursive: true, mode: 0o700 });
+    if (config.stellar.network === "embedded") {
+      // Two ledgers that write one file would destroy it.
+      const lock = await lockDirectory(dataDir);
+      stops.push(() => lock.release());
+    }
     return { owner: database.migrateUrl, app: database.url, worker: database.workerUrl };
   }
   const embedded = await startEmbedded({ dataDir });
   stops.push(() => embedded.stop());
   embedded.onLost((err) => {
     log.fatal("Cannot keep the embedded PostgreSQL running", { err });
+    process.exitCode = 1;
     process.kill(process.pid, "SIGTERM");
   });
   return embedded.urls;
@@ -186,13 +195,15 @@ async function readSecretKey({ secrets, dataDir }: Config): Promise<string> {
   return made;
 }
 
-async function writeSecretFile(path: string, text: string): Promise<string> {
+/** Write a text that only this user may read. It appears whole or not at all. Returns its path. */
+export async function writeSecretFile(path: string, text: string): Promise<string> {
   await writeFile(`${path}.new`, `${text}\n`, { mode: 0o600 });
   await rename(`${path}.new`, path);
   return path;
 }
 
-function networkConfig({ stellar, dataDir }: Config, now: () => Date): NetworkConfig {
+/** The network that the configuration names. Throws when a part of it is not set. */
+export function networkConfig({ stellar, dataDir }: Config, now: () => Date): NetworkConfig {
   if (stellar.network === "embedded") {
     return { name: "embedded", directory: dataDir, port: stellar.devnetPort, now };
   }

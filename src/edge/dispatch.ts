@@ -1,8 +1,5 @@
-import { create, type Registry } from "@bufbuild/protobuf";
-import { Code } from "@connectrpc/connect";
-import { BadRequestSchema } from "../../gen/google/rpc/error_details_pb.ts";
+import type { Registry } from "@bufbuild/protobuf";
 import type { Exchange } from "../rpc/call.ts";
-import { reasoned } from "../rpc/errors.ts";
 import type { Cors } from "./cors.ts";
 import type { Endpoint, Hit } from "./endpoint.ts";
 import type { OpenExchange, Protocol } from "./exchange.ts";
@@ -141,10 +138,10 @@ async function settle(
 
 function answerError(deps: DispatchDeps, parties: Parties, thrown: unknown): void {
   const { request, response, exchange } = parties;
-  const error = thrown instanceof BindError ? fromBinding(thrown) : thrown;
-  const shown = toConnectError(error);
-  if (shown !== error && !(error instanceof HttpError)) {
-    deps.onError(error, exchange);
+  const shown = toConnectError(thrown);
+  const isTold = thrown instanceof HttpError || thrown instanceof BindError;
+  if (shown !== thrown && !isTold) {
+    deps.onError(thrown, exchange);
   }
   if (response.headersSent) {
     if (!response.writableEnded) {
@@ -155,22 +152,11 @@ function answerError(deps: DispatchDeps, parties: Parties, thrown: unknown): voi
   copyHeaders(shown.metadata, response);
   const format = negotiate(headerOf(request, "accept")) === "problem" ? "problem" : "json";
   const { registry } = deps;
-  const reply = toErrorReply(error, { format, registry, instance: exchange.requestId });
+  const reply = toErrorReply(thrown, { format, registry, instance: exchange.requestId });
   if (reply.status === 401) {
     response.setHeader("www-authenticate", "Bearer");
   }
   sendReply(request, response, reply);
-}
-
-function fromBinding({ message, violations }: BindError) {
-  const value = create(BadRequestSchema, {
-    fieldViolations: violations.map(({ field, description }) => ({ field, description })),
-  });
-  return reasoned(Code.InvalidArgument, {
-    reason: "REQUEST_INVALID",
-    message,
-    details: [{ desc: BadRequestSchema, value }],
-  });
 }
 
 function answerMiss(request: HttpRequest, response: HttpResponse, miss: Miss): void {

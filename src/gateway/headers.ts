@@ -33,13 +33,24 @@ const notForUpstream = new Set([
 const notForConsumer = new Set([
   ...hopByHop,
   "set-cookie",
+  "set-cookie2",
+  "set-login",
   "clear-site-data",
+  "nel",
+  "report-to",
+  "reporting-endpoints",
+  "accept-ch",
+  "critical-ch",
+  "public-key-pins",
   "alt-svc",
   "strict-transport-security",
   "service-worker-allowed",
   "content-security-policy",
   "x-request-id",
 ]);
+
+/** What this server says of a call itself: an upstream must not say it in its place. */
+const notFromUpstream = /^(?:access-control|x-callora|x-ratelimit)-/;
 
 /** The headers for the upstream: the consumer's, without credentials, hops and claims about the client. */
 export function upstreamHeaders(
@@ -49,8 +60,7 @@ export function upstreamHeaders(
   const dropped = connectionNamed(headers.connection);
   const kept: Record<string, string | string[]> = {};
   for (const [name, value] of Object.entries(headers)) {
-    const isOurs =
-      name.startsWith(":") || name.startsWith("x-forwarded-") || notForUpstream.has(name);
+    const isOurs = /^(?::|x-forwarded-|x-callora-)/.test(name) || notForUpstream.has(name);
     if (value !== undefined && !isOurs && !dropped.has(name)) {
       kept[name] = value;
     }
@@ -63,7 +73,7 @@ export function consumerHeaders(headers: IncomingHttpHeaders): Record<string, st
   const dropped = connectionNamed(headers.connection);
   const kept: Record<string, string | string[]> = {};
   for (const [name, value] of Object.entries(headers)) {
-    const isOurs = name.startsWith("access-control-") || notForConsumer.has(name);
+    const isOurs = notFromUpstream.test(name) || notForConsumer.has(name);
     if (value !== undefined && !isOurs && !dropped.has(name)) {
       kept[name] = value;
     }

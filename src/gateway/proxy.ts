@@ -13,7 +13,7 @@ import { permissionDenied, RouteError, reasoned, unauthenticated } from "../rpc/
 import type { Principal } from "../rpc/principal.ts";
 import { consumerHeaders, upstreamHeaders } from "./headers.ts";
 import type { LeaseBook, Reservation } from "./lease-book.ts";
-import { endpointName, splitCallTarget, upstreamUrl } from "./target.ts";
+import { endpointName, isApiName, splitCallTarget, upstreamUrl } from "./target.ts";
 import { AddressRefusedError } from "./upstream.ts";
 
 type Request = IncomingMessage | Http2ServerRequest;
@@ -67,7 +67,7 @@ export function gatewayHandler(deps: Deps) {
 }
 
 async function findTarget({ db }: Deps, name: string, key: KeyPrincipal): Promise<ApiTarget> {
-  const api = await db.systemTransaction((tx) => findApiTarget(tx, name));
+  const api = isApiName(name) ? await db.systemTransaction((tx) => findApiTarget(tx, name)) : null;
   if (api === null) {
     const message = "Cannot find the API";
     throw reasoned(Code.NotFound, { reason: "API_NOT_FOUND", message });

@@ -10,7 +10,7 @@ export interface AddressPolicy {
  * Allow public unicast addresses, and the private ones that are named, except on the ports that are ours.
  *
  * Everything else is refused: loopback, private, link-local and metadata ranges, in every spelling, and the IPv6
- * ranges that embed an IPv4 address.
+ * ranges that embed an IPv4 address, `::127.0.0.1` among them.
  */
 export function createAddressPolicy({
   allowedRanges,
@@ -31,9 +31,17 @@ export function createAddressPolicy({
       const named = ranges.some(
         ([base, bits]) => base.kind() === parsed.kind() && parsed.match(base, bits),
       );
-      return named ? !ownPorts().includes(port) : parsed.range() === "unicast";
+      return named ? !ownPorts().includes(port) : isPublic(parsed);
     },
   };
+}
+
+/** What IANA has given out to everybody: of IPv6 that is 2000::/3 alone. */
+const globalUnicast = ipaddr.IPv6.parseCIDR("2000::/3");
+
+function isPublic(address: ReturnType<typeof ipaddr.process>): boolean {
+  const isGlobal = address.kind() === "ipv4" || address.match(globalUnicast);
+  return isGlobal && address.range() === "unicast";
 }
 
 /** The host of a URL as an address literal, without brackets. Undefined when it is a name. */

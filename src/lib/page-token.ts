@@ -1,3 +1,5 @@
+const idPattern = /^[\w.:-]{1,200}$/;
+
 /** A page token that stands for the last id of a page. */
 export function encodePageToken(lastId: string): string {
   return Buffer.from(JSON.stringify(["v1", lastId])).toString("base64url");
@@ -11,7 +13,8 @@ export function decodePageToken(token: string): string | null {
   try {
     const value: unknown = JSON.parse(Buffer.from(token, "base64url").toString());
     const [version, lastId, ...rest] = Array.isArray(value) ? value : [];
-    return version === "v1" && typeof lastId === "string" && rest.length === 0 ? lastId : null;
+    const isOurs = version === "v1" && typeof lastId === "string" && rest.length === 0;
+    return isOurs && idPattern.test(lastId) ? lastId : null;
   } catch {
     return null;
   }

@@ -15,9 +15,10 @@ import { SpanStatusCode, trace } from "@opentelemetry/api";
 import { Access, RateClass } from "../../gen/callora/policy/v1/policy_pb.ts";
 import { type Call, callKey, callOf, exchangeKey } from "./call.ts";
 import { invalidArgument, rateLimited, toConnectError } from "./errors.ts";
-import { type Limiter, rates } from "./limiter.ts";
+import { type Limiter, type Rate, rates } from "./limiter.ts";
 import { methodName, type Policy } from "./policy.ts";
 import { type Authenticator, checkAccess } from "./principal.ts";
+import { malformedFields } from "./well-formed.ts";
 
 /** One step around a call. Runs `next` once, or throws. */
 type Step = <T>(call: Call, next: () => Promise<T>) => Promise<T>;
@@ -131,13 +132,21 @@ function errors({ onInternalError }: StepDeps): Step {
 /** Codes that say the caller was not allowed to. */
 const refusals = new Set([Code.Unauthenticated, Code.PermissionDenied]);
 
-function auditRefusals({ auditRefusal }: StepDeps): Step {
+/** Refusals of one address that are written down. Without a limit strangers could fill the audit log. */
+const refusalRate: Rate = { intervalMs: 500, burst: 120 };
+
+function auditRefusals({ auditRefusal, limiter, now }: StepDeps): Step {
   return async (call, next) => {
     try {
       return await next();
     } catch (thrown) {
       const error = toConnectError(thrown);
       if (call.policy.auditAction !== "" && refusals.has(error.code)) {
+        const address = addressBlock(call.exchange.clientIp);
+        const verdict = limiter.take(`refusal:${address}`, refusalRate, now());
+        if (!verdict.allowed) {
+          throw rateLimited(verdict.retryAfterMs);
+        }
         await auditRefusal(call, error);
       }
       throw error;
@@ -211,6 +220,10 @@ function validate(validator: Validator): Step {
     }
     if (result.kind === "invalid") {
       throw invalidRequest(result.violations);
+    }
+    const malformed = malformedFields(call.request.desc, call.request.message);
+    if (malformed.length > 0) {
+      throw invalidArgument(malformed);
     }
     return next();
   };

@@ -11,20 +11,15 @@ import {
 import type { Database } from "../db/database.ts";
 import { once } from "../db/once.ts";
 import type { Tx } from "../db/pool.ts";
-import { postTransfers } from "../ledger/store.ts";
-import { newId } from "../lib/id.ts";
-import { nanosPerStroop, stroopsFloor } from "../lib/money.ts";
-import { failedPrecondition, notFound } from "../rpc/errors.ts";
+import { notFound } from "../rpc/errors.ts";
 import { requirePrincipal, requireTenant } from "../rpc/principal.ts";
 import { retryOf } from "../rpc/retry.ts";
 import type { StellarNetwork } from "../stellar/network.ts";
+import { startRun } from "./run.ts";
 import {
   findSettlement,
   getEarnings,
-  insertPayouts,
-  insertSettlement,
   listPayouts,
-  lockPayables,
   type PayoutRow,
   type SettlementRow,
   upsertAddress,
@@ -51,7 +46,8 @@ export function settlementService(deps: Deps): ServiceImpl<typeof SettlementServ
       const response = await db.platformTransaction(tenant, async (tx, audit) => {
         const scope = { accountId, retry, response: RunSettlementResponseSchema };
         const { answer, repeated } = await once(tx, scope, async () => {
-          const settlement = await startRun(tx, req.minimumNanos, now());
+          const id = await startRun(tx, req.minimumNanos, now());
+          const settlement = await readSettlement(tx, id);
           audit.record(`settlement:${settlement.id}`);
           return { settlement };
         });
@@ -104,38 +100,6 @@ export function settlementService(deps: Deps): ServiceImpl<typeof SettlementServ
 
     checkConservation: () => deps.checkConservation(),
   };
-}
-
-/** Reserve what is payable, down to whole stroops. The rest of a stroop stays payable. */
-async function startRun(tx: Tx, minimumNanos: bigint, now: Date) {
-  const least = minimumNanos > nanosPerStroop ? minimumNanos : nanosPerStroop;
-  const payables = await lockPayables(tx, least);
-  const payouts = payables.map((row) => ({
-    accountId: row.account_id,
-    id: newId("pay", now),
-    address: row.address,
-    amountNanos: stroopsFloor(row.payable_nanos) * nanosPerStroop,
-  }));
-  const id = newId("stl", now);
-  const state = payouts.length === 0 ? "done" : "running";
-  if ((await insertSettlement(tx, { id, state })) === null) {
-    const message = "Cannot start a run: another one is not done";
-    throw failedPrecondition("SETTLEMENT_RUNNING", message);
-  }
-  await insertPayouts(tx, id, payouts);
-  await postTransfers(
-    tx,
-    payouts.map((payout) => ({
-      accountId: payout.accountId,
-      mode: "live",
-      debit: "payable",
-      credit: "in_flight",
-      amountNanos: payout.amountNanos,
-      source: { type: "payout_reserve", id: payout.id },
-    })),
-    now,
-  );
-  return readSettlement(tx, id);
 }
 
 async function readSettlement(tx: Tx, id: string) {

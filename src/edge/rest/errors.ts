@@ -32,6 +32,8 @@ export class HttpError extends Error {
   override readonly name = "HttpError";
   readonly status: HttpErrorStatus;
   readonly code: Code;
+  /** The `google.rpc.ErrorInfo` reason. */
+  readonly reason: string;
   /** Lower-case names. */
   readonly headers: Readonly<Record<string, string>>;
 
@@ -43,6 +45,7 @@ export class HttpError extends Error {
     super(message);
     this.status = status;
     this.code = codeByStatus[status];
+    this.reason = reasonByStatus[status];
     this.headers = headers;
   }
 }
@@ -56,6 +59,16 @@ const codeByStatus = {
   414: Code.InvalidArgument,
   415: Code.InvalidArgument,
 } as const;
+
+const reasonByStatus = {
+  400: "REQUEST_INVALID",
+  404: "PATH_NOT_FOUND",
+  405: "METHOD_NOT_ALLOWED",
+  406: "NOT_ACCEPTABLE",
+  413: "BODY_TOO_LARGE",
+  414: "PATH_TOO_LONG",
+  415: "MEDIA_TYPE_UNSUPPORTED",
+} satisfies Record<HttpErrorStatus, string>;
 
 /** The statuses that an HttpError may have. */
 export type HttpErrorStatus = keyof typeof codeByStatus;

@@ -133,6 +133,11 @@ test("a BindError is INVALID_ARGUMENT with a BadRequest", () => {
     message: 'Cannot read request: "page_size" must be a 32-bit integer',
     details: [
       {
+        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+        reason: "REQUEST_INVALID",
+        domain: "callora",
+      },
+      {
         "@type": "type.googleapis.com/google.rpc.BadRequest",
         fieldViolations: [{ field: "page_size", description: "must be a 32-bit integer" }],
       },

@@ -12,7 +12,7 @@ import { base64Encode } from "@bufbuild/protobuf/wire";
 import { hasCustomJsonRepresentation } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { BadRequestSchema, RetryInfoSchema } from "../../../gen/google/rpc/error_details_pb.ts";
-import { RouteError } from "../../rpc/errors.ts";
+import { RouteError, reasoned } from "../../rpc/errors.ts";
 import { BindError, HttpError } from "./errors.ts";
 
 /** A whole HTTP reply. Header names are in lower case. */
@@ -65,11 +65,16 @@ export function toConnectError(error: unknown): ConnectError {
       field,
       description,
     }));
-    const detail = { desc: BadRequestSchema, value: { fieldViolations } };
-    return new ConnectError(error.message, Code.InvalidArgument, undefined, [detail], error);
+    return reasoned(Code.InvalidArgument, {
+      reason: "REQUEST_INVALID",
+      message: error.message,
+      details: [{ desc: BadRequestSchema, value: { fieldViolations } }],
+      cause: error,
+    });
   }
   if (error instanceof HttpError) {
-    return new ConnectError(error.message, error.code, undefined, undefined, error);
+    const { code, reason, message } = error;
+    return reasoned(code, { reason, message, cause: error });
   }
   return new ConnectError("internal error", Code.Internal, undefined, undefined, error);
 }

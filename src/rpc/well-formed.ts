@@ -1,0 +1,71 @@
+import type { DescMessage, Message } from "@bufbuild/protobuf";
+import { isReflectMessage, type ReflectMessage, reflect } from "@bufbuild/protobuf/reflect";
+import type { Violation } from "./errors.ts";
+
+const violationsMax = 20;
+
+/** The seconds of the first and the last moment of google.protobuf.Timestamp: the years 1 to 9999. */
+const secondsMin = -62_135_596_800n;
+const secondsMax = 253_402_300_799n;
+
+/**
+ * What no field of a request may hold, whatever its own limits say: text that PostgreSQL cannot store, and times
+ * that are none. JSON brings neither kind of time; the binary form brings both.
+ */
+export function malformedFields(desc: DescMessage, message: Message): Violation[] {
+  const found: Violation[] = [];
+  visit(reflect(desc, message), "", found);
+  return found;
+}
+
+function visit(value: unknown, path: string, found: Violation[]): void {
+  if (found.length >= violationsMax) {
+    return;
+  }
+  if (typeof value === "string") {
+    if (value.includes("\0")) {
+      found.push({ field: path, description: "must not hold the character U+0000" });
+    }
+  } else if (isReflectMessage(value)) {
+    visitMessage(value, path, found);
+  }
+}
+
+function visitMessage(message: ReflectMessage, path: string, found: Violation[]): void {
+  if (message.desc.typeName === "google.protobuf.Timestamp") {
+    if (!isTime(message)) {
+      found.push({ field: path, description: "must be a time in the years 1 to 9999" });
+    }
+    return;
+  }
+  for (const field of message.fields) {
+    if (!message.isSet(field)) {
+      continue;
+    }
+    const at = path === "" ? field.name : `${path}.${field.name}`;
+    if (field.fieldKind === "list") {
+      for (const [index, item] of [...message.get(field)].entries()) {
+        visit(item, `${at}[${index}]`, found);
+      }
+    } else if (field.fieldKind === "map") {
+      for (const [key, item] of message.get(field)) {
+        visit(key, at, found);
+        visit(item, `${at}[${JSON.stringify(key)}]`, found);
+      }
+    } else {
+      visit(message.get(field), at, found);
+    }
+  }
+}
+
+function isTime(message: ReflectMessage): boolean {
+  const [seconds, nanos] = message.fields.map((field) => message.get(field));
+  return (
+    typeof seconds === "bigint" &&
+    typeof nanos === "number" &&
+    seconds >= secondsMin &&
+    seconds <= secondsMax &&
+    nanos >= 0 &&
+    nanos <= 999_999_999
+  );
+}
