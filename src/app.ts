@@ -29,6 +29,7 @@ import { checkConservation } from "./conservation.ts";
 import { drainLeases } from "./credits/leases.ts";
 import { creditService } from "./credits/service.ts";
 import type { Database } from "./db/database.ts";
+import { deleteOldAnswers } from "./db/once.ts";
 import { nothing } from "./db/pool.ts";
 import { docsRoutes } from "./edge/docs.ts";
 import type { Mount } from "./edge/mount.ts";
@@ -267,6 +268,7 @@ function createLoops({ db, network, log, now }: AppDeps): Loops {
       run("settlement", 500, () => settleNext({ db, network, now }));
       run("housekeeping", 1_000, async () => {
         await db.systemTransaction((tx) => deleteExpiredSessions(tx, now()));
+        await db.systemTransaction((tx) => deleteOldAnswers(tx, now()));
         const drained = await db.systemTransaction((tx) =>
           drainLeases(tx, { now: now(), holder: null }),
         );

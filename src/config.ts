@@ -130,6 +130,7 @@ type Env = Readonly<Record<string, string | undefined>>;
 export const variableNames = Object.keys(variables) as readonly Name[];
 
 const defaultHost = "127.0.0.1";
+const dataDirDefault = ".callora";
 
 const defaultHorizonUrl = {
   embedded: undefined,
@@ -156,9 +157,38 @@ export function readConfig(env: Env): Config {
     ...unknown,
   ];
   if (lines.length > 0) {
-    throw new ConfigError(["Cannot start: the environment is not right", ...lines].join("\n"));
+    throw configError(lines);
   }
   return toConfig(values as Values);
+}
+
+/** Where the database is that is to be migrated. */
+export interface MigrateConfig {
+  /** Undefined: the embedded PostgreSQL. */
+  readonly url: string | undefined;
+  readonly dataDir: string;
+}
+
+/** Read what migrating needs, and no more: whoever migrates need not hold the server's secrets. */
+export function readMigrateConfig(env: Env): MigrateConfig {
+  const { values, problems } = readValues(env);
+  const url = values.DATABASE_MIGRATE_URL ?? values.DATABASE_URL;
+  const names = ["NODE_ENV", "CALLORA_DATA_DIR", "DATABASE_MIGRATE_URL", "DATABASE_URL"] as const;
+  const lines = names.flatMap((name) => {
+    const problem = problems.get(name);
+    return problem === undefined ? [] : [`${name}: ${problem}`];
+  });
+  if (lines.length === 0 && url === undefined && values.NODE_ENV === "production") {
+    lines.push("DATABASE_URL: must be set in production");
+  }
+  if (lines.length > 0) {
+    throw configError(lines);
+  }
+  return { url, dataDir: values.CALLORA_DATA_DIR ?? dataDirDefault };
+}
+
+function configError(lines: string[]): ConfigError {
+  return new ConfigError(["Cannot start: the environment is not right", ...lines].join("\n"));
 }
 
 function readValues(env: Env) {
@@ -259,7 +289,7 @@ function toConfig(values: Values): Config {
   return {
     environment: values.NODE_ENV,
     logLevel: values.LOG_LEVEL,
-    dataDir: values.CALLORA_DATA_DIR ?? ".callora",
+    dataDir: values.CALLORA_DATA_DIR ?? dataDirDefault,
     server: {
       host: values.HOST ?? defaultHost,
       port: values.PORT,

@@ -1,3 +1,4 @@
+import { ConnectError } from "@connectrpc/connect";
 import { type Config, ConfigError } from "./config.ts";
 import { DatabaseConnectError } from "./db/connect-error.ts";
 
@@ -23,7 +24,8 @@ export function reasonOf(error: unknown, config?: Config): string {
       return `Cannot listen on port ${error.port}: not permitted. Set ${name} to one above 1023`;
     }
   }
-  return error.message;
+  // What RPCs throw has the name of its code in front.
+  return (error instanceof ConnectError ? error.rawMessage : error.message).split("\n")[0] ?? "";
 }
 
 /** The environment variable that an address came from. Undefined for the embedded PostgreSQL's. */

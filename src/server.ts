@@ -13,6 +13,7 @@ import { createDatabase, type Database } from "./db/database.ts";
 import { startEmbedded } from "./db/embedded.ts";
 import { lockDirectory } from "./db/embedded-process.ts";
 import { assertDurable, migrateUp } from "./db/migrate.ts";
+import { migrationsDirectory } from "./db/migration-files.ts";
 import { openPool } from "./db/pool.ts";
 import { portOf } from "./lib/address.ts";
 import type { Logger } from "./log.ts";
@@ -34,9 +35,6 @@ export interface FirstAdmin {
   passwordFile: string | undefined;
   password: string;
 }
-
-/** The migrations that this version of the server needs. */
-export const migrationsDirectory = join(import.meta.dirname, "..", "migrations");
 
 /**
  * Start everything that the configuration asks for, and listen.

@@ -1,53 +1,10 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import http from "node:http";
-import type { AddressInfo } from "node:net";
 import { text } from "node:stream/consumers";
 import { expect, onTestFinished, test } from "vitest";
 import { startCluster } from "../test/support/cluster.ts";
-
-interface Attribute {
-  key: string;
-  value: { stringValue?: string };
-}
-
-interface Span {
-  traceId: string;
-  spanId: string;
-  parentSpanId?: string;
-  name: string;
-  kind: number;
-  attributes: Attribute[];
-}
-
-/** A receiver of OTLP over HTTP and JSON. One that is deaf takes requests and never answers. */
-async function startReceiver({ isDeaf = false } = {}) {
-  const bodies: string[] = [];
-  const server = http.createServer((request, response) => {
-    void text(request).then((body) => {
-      bodies.push(body);
-      if (!isDeaf) response.setHeader("content-type", "application/json").end("{}");
-    });
-  });
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  onTestFinished(() => {
-    server.closeAllConnections();
-    server.close();
-  });
-  const { port } = server.address() as AddressInfo;
-  const resources = () => bodies.flatMap((body) => JSON.parse(body).resourceSpans ?? []);
-  return {
-    endpoint: `http://127.0.0.1:${port}`,
-    bodies,
-    resource: (): Attribute[] => resources()[0]?.resource.attributes ?? [],
-    spans: (): Span[] =>
-      resources().flatMap(({ scopeSpans }) =>
-        scopeSpans.flatMap(({ spans }: { spans: Span[] }) => spans),
-      ),
-  };
-}
+import { startReceiver } from "../test/support/otlp.ts";
 
 const telemetry = new URL("./telemetry.ts", import.meta.url).href;
 

@@ -1,6 +1,9 @@
 import { readdir, readFile } from "node:fs/promises";
 import path from "node:path";
 
+/** The migrations that this version needs. */
+export const migrationsDirectory = path.join(import.meta.dirname, "..", "..", "migrations");
+
 /** A migration as it lies in its directory. */
 export interface MigrationFile {
   version: number;

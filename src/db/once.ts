@@ -23,6 +23,9 @@ export interface Retry {
   requestHash: Buffer;
 }
 
+/** How long an answer is kept. After that the same key makes a new call. */
+const answerHours = 24;
+
 const claimRow = z.object({ key: z.string() });
 const answerRow = z.object({ request_hash: z.instanceof(Buffer), response: z.instanceof(Buffer) });
 
@@ -57,6 +60,17 @@ export async function once<Desc extends DescMessage>(
     where account_id = ${accountId} and method = ${retry.method} and key = ${retry.key}
   `);
   return { answer, repeated: false };
+}
+
+/** Delete up to 1,000 answers that are more than a day old: no retry gets them again. */
+export async function deleteOldAnswers(tx: Tx, now: Date): Promise<void> {
+  const before = new Date(now.getTime() - answerHours * 60 * 60 * 1000);
+  await tx.query(sql.type(nothing)`
+    delete from idempotency_keys where (account_id, method, key) in (
+      select account_id, method, key from idempotency_keys
+      where created_at < ${before.toISOString()} limit 1000
+    )
+  `);
 }
 
 async function earlierAnswer<Desc extends DescMessage>(

@@ -39,7 +39,10 @@ export async function checkAudit(
       accountId: person.accountId,
     });
     for (const { action, resource } of expected.filter((record) => record.person === person)) {
-      for (const [whose, { logs }] of [["their own log", own] as const, ["the admin's view", seen] as const]) {
+      for (const [whose, { logs }] of [
+        ["their own log", own] as const,
+        ["the admin's view", seen] as const,
+      ]) {
         const found = logs.some(
           (log) =>
             log.action === action &&

@@ -5,7 +5,11 @@ import {
   PasswordLoginResponseSchema,
 } from "../../../gen/callora/accounts/v1/auth_service_pb.ts";
 import { PlatformRole, UserService } from "../../../gen/callora/accounts/v1/user_service_pb.ts";
-import { type Api, ApiState, CatalogService } from "../../../gen/callora/catalog/v1/catalog_service_pb.ts";
+import {
+  type Api,
+  ApiState,
+  CatalogService,
+} from "../../../gen/callora/catalog/v1/catalog_service_pb.ts";
 import { GrantCreditsResponseSchema } from "../../../gen/callora/credits/v1/credit_service_pb.ts";
 import { KeyService } from "../../../gen/callora/keys/v1/key_service_pb.ts";
 import type { Clients } from "./clients.ts";
@@ -73,7 +77,7 @@ export async function publishApi(
   await catalog.updateApi({ apiId, callNanos });
   const { api: published } = await catalog.publishApi({ apiId });
   const api = present("the published API", published);
-  expectSame("the API's state", ApiState[api.state], "PUBLISHED");
+  expectSame("the API's state", api.state, ApiState.PUBLISHED);
   expectSame("its price", api.price?.callNanos, callNanos);
   return api;
 }

@@ -1,5 +1,12 @@
 import { Code, ConnectError } from "@connectrpc/connect";
-import { Asset, BASE_FEE, Horizon, Keypair, Operation, TransactionBuilder } from "@stellar/stellar-sdk";
+import {
+  Asset,
+  BASE_FEE,
+  Horizon,
+  Keypair,
+  Operation,
+  TransactionBuilder,
+} from "@stellar/stellar-sdk";
 import {
   type GetEarningsResponse,
   type GetNetworkResponse,
@@ -7,6 +14,7 @@ import {
   type Settlement,
   SettlementService,
   SettlementState,
+  SettlementStateSchema,
 } from "../../../gen/callora/settlement/v1/settlement_service_pb.ts";
 import { nanosPerStroop, parseStroops } from "../../lib/money.ts";
 import type { Clients } from "./clients.ts";
@@ -82,7 +90,7 @@ export async function settle({ connect }: Clients, admin: Person): Promise<Settl
     async () => {
       const { settlement } = await service.getSettlement({ settlementId: started.id });
       const run = present("the run", settlement);
-      const seen = SettlementState[run.state];
+      const seen = SettlementStateSchema.value[run.state]?.name ?? `${run.state}`;
       return run.state === SettlementState.DONE ? { value: run } : { seen };
     },
     settleWait,
@@ -139,8 +147,8 @@ export function checkPayout(
   if (payout === undefined) {
     return;
   }
-  const reason = payout.holdReason === "" ? "" : ` (${payout.holdReason})`;
-  expectSame("the payout's state", `${PayoutState[payout.state]}${reason}`, "PAID");
+  const { state, holdReason } = payout;
+  expectSame("the payout", { state, holdReason }, { state: PayoutState.PAID, holdReason: "" });
   const onChain = payments.find(({ hash }) => hash === payout.transactionHash);
   expectSame("the payout on the chain", onChain?.amountNanos, payout.amountNanos);
 }

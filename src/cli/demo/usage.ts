@@ -82,7 +82,12 @@ export async function checkRepeats(
   const { event } = await grpc(MeteringService.method.getEvent, person.token, request);
   const { chargedNanos, duplicates, conflicts } = present("the event", event);
   const got = { chargedNanos, duplicates, conflicts, endpoint: event?.event?.endpoint };
-  const expected = { chargedNanos: callNanos, duplicates: 1, conflicts: 1, endpoint: "batch import" };
+  const expected = {
+    chargedNanos: callNanos,
+    duplicates: 1,
+    conflicts: 1,
+    endpoint: "batch import",
+  };
   expectSame("the event that came three times", got, expected);
 }
 
@@ -92,10 +97,9 @@ export async function checkUsage(
   consumer: Person,
   expected: { calls: number; errors: number; chargedNanos: bigint },
 ): Promise<void> {
-  const { calls, errors, chargedNanos } = await connect(
-    AnalyticsService,
-    consumer.token,
-  ).getUsage({});
+  const { calls, errors, chargedNanos } = await connect(AnalyticsService, consumer.token).getUsage(
+    {},
+  );
   expectSame(`the usage of ${consumer.username}`, { calls, errors, chargedNanos }, expected);
 }
 

@@ -1,0 +1,62 @@
+import { KeyService } from "../../gen/callora/keys/v1/key_service_pb.ts";
+import { existingAccounts } from "../accounts/store.ts";
+import { findApiTarget } from "../catalog/store.ts";
+import { mintSecret } from "../keys/secret.ts";
+import { insertKey } from "../keys/store.ts";
+import { isId, newId } from "../lib/id.ts";
+import { methodPolicy } from "../rpc/policy.ts";
+import type { Mode } from "../rpc/principal.ts";
+import { type Context, operator, UsageError } from "./context.ts";
+import { withParts } from "./parts.ts";
+
+/** Which key is to be made. */
+export interface NewKey {
+  account: string;
+  /** An API's id or slug. */
+  api: string;
+  mode: Mode;
+  name: string;
+}
+
+/** Make a key for an account, and print its secret, which is kept nowhere. */
+export async function createKey(context: Context, options: NewKey): Promise<void> {
+  const { print, now } = context;
+  const { account: accountId, mode, name } = options;
+  if (!isId("acc", accountId)) {
+    throw new UsageError(`Cannot create a key: "${accountId}" is not an account id (acc_...)`);
+  }
+  const secret = mintSecret(mode);
+  const key = await withParts(context, async ({ db }) => {
+    const { isKnown, api } = await db.systemTransaction(async (tx) => ({
+      isKnown: (await existingAccounts(tx, [accountId])).has(accountId),
+      api: await findApiTarget(tx, options.api),
+    }));
+    if (!isKnown) {
+      throw new Error(`Cannot create a key: there is no account ${accountId}`);
+    }
+    if (api === null) {
+      throw new Error(`Cannot create a key: there is no published API "${options.api}"`);
+    }
+    const tenant = operator(accountId, methodPolicy(KeyService.method.createKey).auditAction);
+    return db.tenantTransaction(tenant, async (tx, audit) => {
+      const row = await insertKey(tx, {
+        accountId,
+        id: newId("key", now()),
+        userId: tenant.actor,
+        apiId: api.id,
+        mode,
+        displayName: name,
+        prefix: secret.prefix,
+        hash: secret.hash,
+        expireAt: null,
+      });
+      if (row === null) {
+        throw new Error(`Cannot create a key: the account has a live ${mode} key for the API`);
+      }
+      audit.record(`api_key:${row.id}`);
+      return row;
+    });
+  });
+  print(`Made ${key.id} for ${accountId} and API ${key.api_id} (${mode})`);
+  print(`Its secret, shown this once: ${secret.plain}`);
+}
