@@ -42,10 +42,12 @@ const postgresMajor = "18";
 const initTimeoutMs = 120_000;
 const unfinishedAgeMaxMs = 600_000;
 
-/** Make the data directory if it is missing; as root, so that PostgreSQL's user can pass through. */
+/** Make the data directory if it is missing; as root, let PostgreSQL's user pass through it. */
 export async function makeDataDir(dataDir: string): Promise<string> {
   const made = await mkdir(dataDir, { recursive: true });
-  if (made !== undefined) await chmod(dataDir, isRoot() ? 0o711 : 0o700);
+  if (made !== undefined) await chmod(dataDir, 0o700);
+  const { mode } = await stat(dataDir);
+  if (isRoot() && (mode & 0o001) === 0) await chmod(dataDir, (mode & 0o777) | 0o011);
   return realpath(dataDir);
 }
 
