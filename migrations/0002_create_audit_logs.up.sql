@@ -5,6 +5,7 @@ create table audit_logs (
   actor_user_id text not null,
   action varchar(64) not null,
   resource text not null,
+  detail text not null default '',
   outcome text not null check (outcome in ('done', 'refused')),
   ip inet,
   request_id text not null,

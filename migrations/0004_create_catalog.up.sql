@@ -58,6 +58,8 @@ create table api_prices (
 );
 create trigger api_prices_no_change before update or delete on api_prices
 for each row execute function callora_refuse_change();
+create trigger api_prices_no_truncate before truncate on api_prices
+for each statement execute function callora_refuse_change();
 select callora_isolate('api_prices');
 create policy published on api_prices for select to callora_app using (
   exists (

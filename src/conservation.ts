@@ -52,12 +52,13 @@ async function checkOnce({
   db: Database;
   network: StellarNetwork;
 }): Promise<Conservation> {
-  const { watermark, live, test, hashes } = await db.systemTransaction(async (tx) => {
+  const { watermark, live, test, payouts, hashes } = await db.systemTransaction(async (tx) => {
     await tx.query(sql.type(nothing)`set transaction isolation level repeatable read, read only`);
     return {
       watermark: await readWatermark(tx),
       live: await readSums(tx, "live"),
       test: await readSums(tx, "test"),
+      payouts: await readPayouts(tx),
       hashes: await readHashes(tx),
     };
   });
@@ -67,6 +68,8 @@ async function checkOnce({
   const checks = [
     ...ledgerChecks(live, ""),
     ...ledgerChecks(test, " (test)"),
+    check("money in flight = payouts in flight", live.in_flight, payouts.in_flight),
+    check("payouts in the ledger = payouts that are paid", live.paid, payouts.paid),
     check("payouts in the ledger = payouts on the chain", live.paid, sumOf("paid")),
     check(
       "treasury in the ledger = treasury on the chain + payouts of open slots",
@@ -90,6 +93,7 @@ function ledgerChecks(sums: Sums, suffix: string): Check[] {
     check(`charges of events = consumer charges${suffix}`, sums.events, sums.charges),
     check(`charges in usage roll-ups = consumer charges${suffix}`, sums.usage, sums.charges),
     check(`revenue in roll-ups = consumer charges${suffix}`, sums.revenue, sums.charges),
+    check(`escrow in the ledger = what is left of open leases${suffix}`, sums.escrow, sums.leases),
     check(
       `developer credits = paid + in flight + payable${suffix}`,
       sums.developer_credits,
@@ -112,6 +116,8 @@ const sumsRow = z.object({
   payable: z.bigint(),
   in_flight: z.bigint(),
   chain: z.bigint(),
+  escrow: z.bigint(),
+  leases: z.bigint(),
   journal: z.bigint(),
   events: z.bigint(),
   usage: z.bigint(),
@@ -139,11 +145,13 @@ function readSums(tx: Tx, mode: Mode): Promise<Sums> {
       from ledger_accounts where mode = ${mode}
     ), journaled as (
       select distinct on (event->>'account', event->>'source', event->>'id')
-        (event->>'charged')::int8 as charged
+        event->>'mode' as mode, event->>'charged' as charged
       from usage_journal
       join projector_cursors as cursor using (shard)
-      cross join lateral jsonb_array_elements(events) with ordinality as listed (event, ordinal)
-      where usage_journal.position <= cursor.position and event->>'mode' = ${mode}
+      cross join lateral jsonb_array_elements(
+        case when jsonb_typeof(events) = 'array' then events else '[]' end
+      ) with ordinality as listed (event, ordinal)
+      where usage_journal.position <= cursor.position
         and not exists (
           select from usage_quarantine as quarantined
           where quarantined.shard = usage_journal.shard
@@ -179,7 +187,14 @@ function readSums(tx: Tx, mode: Mode): Promise<Sums> {
       (select coalesce(sum(held), 0)::int8 from balances where kind = 'payable') as payable,
       (select coalesce(sum(held), 0)::int8 from balances where kind = 'in_flight') as in_flight,
       (select coalesce(-sum(held), 0)::int8 from balances where kind = 'chain') as chain,
-      (select coalesce(sum(charged), 0)::int8 from journaled) as journal,
+      (select coalesce(sum(held), 0)::int8 from balances where kind = 'lease_escrow') as escrow,
+      (
+        select coalesce(sum(amount_nanos - spent_nanos), 0)::int8 from credit_leases
+        where mode = ${mode} and state <> 'closed'
+      ) as leases,
+      (
+        select coalesce(sum(charged::int8), 0)::int8 from journaled where mode = ${mode}
+      ) as journal,
       (
         select coalesce(sum(charged_nanos), 0)::int8 from usage_events where mode = ${mode}
       ) as events,
@@ -197,6 +212,17 @@ async function readWatermark(tx: Tx): Promise<bigint> {
     select coalesce(min(position), 0)::int8 as position from projector_cursors
   `);
   return row.position;
+}
+
+const payoutsRow = z.object({ in_flight: z.bigint(), paid: z.bigint() });
+
+function readPayouts(tx: Tx): Promise<z.infer<typeof payoutsRow>> {
+  return tx.one(sql.type(payoutsRow)`
+    select
+      coalesce(sum(amount_nanos) filter (where state = 'in_flight'), 0)::int8 as in_flight,
+      coalesce(sum(amount_nanos) filter (where state = 'paid'), 0)::int8 as paid
+    from payouts
+  `);
 }
 
 const hashRow = z.object({ hash: z.string(), state: z.enum(["paid", "open"]) });

@@ -66,5 +66,6 @@ function toLog(row: AuditRow) {
     outcome: outcomeOf[row.outcome],
     accountId: row.account_id,
     requestId: row.request_id,
+    detail: row.detail,
   };
 }

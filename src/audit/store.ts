@@ -9,6 +9,7 @@ const auditRow = z.object({
   actor_user_id: z.string(),
   action: z.string(),
   resource: z.string(),
+  detail: z.string(),
   outcome: z.enum(["done", "refused"]),
   ip: z.string().nullable(),
   request_id: z.string(),
@@ -31,20 +32,26 @@ export async function insertAudit(
   {
     tenant,
     resource,
+    detail = "",
     outcome = "done",
-  }: { tenant: Omit<Tenant, "audited">; resource: string; outcome?: AuditRow["outcome"] },
+  }: {
+    tenant: Omit<Tenant, "audited">;
+    resource: string;
+    detail?: string;
+    outcome?: AuditRow["outcome"];
+  },
 ): Promise<void> {
   await tx.query(sql.type(nothing)`
-    insert into audit_logs (account_id, actor_user_id, action, resource, outcome, ip, request_id)
+    insert into audit_logs (account_id, actor_user_id, action, resource, detail, outcome, ip, request_id)
     values (
-      ${tenant.accountId}, ${tenant.actor}, ${tenant.action}, ${resource}, ${outcome},
+      ${tenant.accountId}, ${tenant.actor}, ${tenant.action}, ${resource}, ${detail}, ${outcome},
       ${tenant.ip === "" ? null : tenant.ip}, ${tenant.requestId}
     )
   `);
 }
 
 const auditColumns = sql.fragment`
-  account_id, id, actor_user_id, action, resource, outcome, host(ip) as ip, request_id, created_at
+  account_id, id, actor_user_id, action, resource, detail, outcome, host(ip) as ip, request_id, created_at
 `;
 
 /** List one account's records, newest first, before the given id (null: from the newest). */

@@ -14,9 +14,15 @@ import { startUpstream } from "./demo/upstream.ts";
 
 /** What a demo runs against, and where it prints. What is not given comes from the environment. */
 export interface DemoOptions {
-  /** A server that must be there. Not given: the one of this machine, or one that is started and stopped. */
+  /**
+   * A server that must be there. Not given: the one of this machine, or one that is started and
+   * stopped.
+   */
   url?: string | undefined;
-  /** The admin's. Not given: CALLORA_ADMIN_USERNAME and CALLORA_ADMIN_PASSWORD, else what the first start made. */
+  /**
+   * The admin's. Not given: CALLORA_ADMIN_USERNAME and CALLORA_ADMIN_PASSWORD, else what the first
+   * start made.
+   */
   username?: string | undefined;
   password?: string | undefined;
   out: Output;
@@ -25,10 +31,11 @@ export interface DemoOptions {
 }
 
 /**
- * Drive the main job of the platform through clients that are not ours, and compare the sums to the last unit.
+ * Drive the main job of the platform through clients that are not ours, and compare the sums to the
+ * last unit.
  *
- * True when every step did what it should and every sum agrees; never throws. What it makes on the server stays there,
- * under names of its own.
+ * True when every step did what it should and every sum agrees; never throws. What it makes on the
+ * server stays there, under names of its own.
  */
 export async function runDemo(options: DemoOptions): Promise<boolean> {
   const begun = performance.now();
@@ -61,7 +68,9 @@ async function runSteps(
     (found) => `${found.url}${found.ownDataDir === undefined ? "" : ", started for the demo"}`,
   );
   await using upstream = await startUpstream();
-  const clients = createClients(server.url);
+  const clients = createClients(server.url, (waitMs) =>
+    report.line(`  The server takes no more of these calls for ${waitMs / 1000} s: waiting`),
+  );
   try {
     const admin = await report.step(
       "The admin signs in (REST)",
@@ -76,7 +85,7 @@ async function runSteps(
       (person) => `${person.username} ${person.id}`,
     );
     const run = randomBytes(5).toString("hex");
-    const stage = { report, clients, baseUrl: server.url, upstream, admin, run, now };
+    const stage = { report, clients, upstream, admin, run, now };
     const sums = await tellStory(stage);
     const isSumRight = showSums(report, sums);
     return (await showConservation(report, { clients, admin })) && isSumRight;

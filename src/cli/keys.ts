@@ -51,7 +51,7 @@ export async function createKey(context: Context, options: NewKey): Promise<void
         expireAt: null,
       });
       if (row === null) {
-        throw new Error(`Cannot create a key: the account has a live ${mode} key for the API`);
+        throw new Error(`Cannot create a key: the account has an active ${mode} key for it`);
       }
       audit.record(`api_key:${row.id}`);
       return row;

@@ -1,3 +1,4 @@
+import { mkdir } from "node:fs/promises";
 import type { Config } from "../config.ts";
 import type { Database } from "../db/database.ts";
 import { DataDirInUseError } from "../db/embedded-error.ts";
@@ -50,6 +51,7 @@ async function openUrls(
   stack: AsyncDisposableStack,
 ): Promise<OpenUrls> {
   if (database !== undefined) {
+    await mkdir(dataDir, { recursive: true, mode: 0o700 });
     const { migrateUrl, url, workerUrl } = database;
     return { urls: { owner: migrateUrl, app: url, worker: workerUrl }, isShared: false };
   }

@@ -59,15 +59,21 @@ export async function acquireLease(
 const leaseIdRow = z.object({ id: z.string() });
 
 /**
- * Those of the leases that events may still name, held so until the transaction ends.
+ * Those of the leases that events of their accounts may still name, held so until the transaction ends.
  *
- * A journal append calls it, so that no lease is drained between this check and the append's commit.
+ * A journal append calls it, so that no lease is drained between this check and the append's commit. The lock lets
+ * `spent_nanos` be changed meanwhile: an append does not wait for the projector.
  */
-export async function holdActiveLeases(tx: Tx, leaseIds: string[]): Promise<Set<string>> {
+export async function holdActiveLeases(
+  tx: Tx,
+  leases: { accountId: string; id: string }[],
+): Promise<Set<string>> {
+  const named = leases.map(({ accountId, id }) => [accountId, id]);
   const rows = await tx.any(sql.type(leaseIdRow)`
     select id from credit_leases
-    where id = any(${sql.array(leaseIds, "text")}) and state = 'active'
-    order by id for share
+    where (account_id, id) in (select * from ${sql.unnest(named, ["text", "text"])})
+      and state = 'active'
+    order by id for key share
   `);
   return new Set(rows.map((row) => row.id));
 }
@@ -99,17 +105,64 @@ export async function drainLeases(
   return rows.length;
 }
 
-/** Add to what applied events took from leases. A lease can never be overspent: a check holds it. */
-export async function spendLeases(tx: Tx, spent: Map<string, bigint>): Promise<void> {
-  if (spent.size === 0) {
-    return;
-  }
-  const rows = [...spent].map(([id, nanos]) => [id, nanos.toString()]);
+const openRow = z.object({
+  account_id: z.string(),
+  id: z.string(),
+  mode: z.enum(["live", "test"]),
+  remainder_nanos: z.bigint(),
+});
+
+/** What an applied event takes, and the lease that it names. */
+export interface LeaseCharge {
+  accountId: string;
+  mode: Mode;
+  leaseId: string | null;
+  nanos: bigint;
+}
+
+/**
+ * Take applied events from the leases that they name. Tells for each, in their order, whether its lease covered it.
+ *
+ * One that names no lease of its account, a closed one, or one without enough left has to be paid otherwise: what
+ * the journal says must never stop the projector, nor take another lease's escrow.
+ */
+export async function spendLeases(tx: Tx, charges: LeaseCharge[]): Promise<boolean[]> {
+  const named = new Map(
+    charges.map(({ accountId, leaseId }) => [
+      `${accountId} ${leaseId}`,
+      [accountId, leaseId ?? ""],
+    ]),
+  );
+  const open = await tx.any(sql.type(openRow)`
+    select account_id, id, mode, amount_nanos - spent_nanos as remainder_nanos
+    from credit_leases
+    where (account_id, id) in (select * from ${sql.unnest([...named.values()], ["text", "text"])})
+      and state <> 'closed'
+    order by id for no key update
+  `);
+  const left = new Map(
+    open.map((row) => [`${row.account_id} ${row.id} ${row.mode}`, row.remainder_nanos]),
+  );
+  const covered = charges.map(({ accountId, mode, leaseId, nanos }) => {
+    const key = `${accountId} ${leaseId} ${mode}`;
+    const remainder = left.get(key) ?? -1n;
+    if (remainder < nanos) {
+      return false;
+    }
+    left.set(key, remainder - nanos);
+    return true;
+  });
+  const rows = open.map((row) => {
+    const remainder = left.get(`${row.account_id} ${row.id} ${row.mode}`) ?? row.remainder_nanos;
+    return [row.account_id, row.id, (row.remainder_nanos - remainder).toString()];
+  });
   await tx.query(sql.type(nothing)`
     update credit_leases set spent_nanos = spent_nanos + spent.nanos
-    from ${sql.unnest(rows, ["text", "int8"])} as spent (id, nanos)
-    where credit_leases.id = spent.id
+    from ${sql.unnest(rows, ["text", "text", "int8"])} as spent (account_id, id, nanos)
+    where credit_leases.account_id = spent.account_id and credit_leases.id = spent.id
+      and spent.nanos > 0
   `);
+  return covered;
 }
 
 const drainedRow = z.object({

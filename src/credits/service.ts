@@ -61,8 +61,8 @@ export function creditService(deps: {
             { id, accountId: req.accountId, mode, amountNanos: req.amountNanos },
             now(),
           );
-          const note = req.note === "" ? "" : ` (${req.note})`;
-          audit.record(`grant:${id} ${req.amountNanos} ${mode} nanos to ${req.accountId}${note}`);
+          const detail = `${id}: ${req.amountNanos} nano-USDC (${mode}) ${req.note}`;
+          audit.record(`account:${req.accountId}`, detail.trimEnd());
           return { balance: toBalance(await getBalance(tx, req.accountId, mode)) };
         });
         if (repeated) {

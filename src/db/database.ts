@@ -16,14 +16,17 @@ export interface Tenant {
 
 /** What a handler says of its change, for the audit log. */
 export interface Audit {
-  /** Name what was changed, for example `api_key:key_…`. Never a secret. */
-  record(resource: string): void;
+  /** Name what was changed, for example `api_key:key_…`, and say more if need be. Never a secret. */
+  record(resource: string, detail?: string): void;
   /** Say that a retry changed nothing. */
   unchanged(): void;
 }
 
 /** Append one audit record in the transaction. */
-export type AppendAudit = (tx: Tx, record: { tenant: Tenant; resource: string }) => Promise<void>;
+export type AppendAudit = (
+  tx: Tx,
+  record: { tenant: Tenant; resource: string; detail: string },
+) => Promise<void>;
 
 /** The database, in the two roles in which the server uses it. */
 export interface Database {
@@ -64,11 +67,11 @@ export function createDatabase({
     const audit = collectAudit();
     const value = await work(tx, audit);
     assert(
-      tenant.action === "" || audit.unchangedSaid || audit.resources.length > 0,
+      tenant.action === "" || audit.unchangedSaid || audit.records.length > 0,
       `Cannot commit ${tenant.action}: the handler named nothing for the audit log`,
     );
-    for (const resource of audit.resources) {
-      await appendAudit(tx, { tenant, resource });
+    for (const record of audit.records) {
+      await appendAudit(tx, { tenant, ...record });
     }
     return value;
   }
@@ -107,10 +110,10 @@ async function setAccount(tx: Tx, accountId: string): Promise<void> {
 
 function collectAudit() {
   const audit = {
-    resources: [] as string[],
+    records: [] as { resource: string; detail: string }[],
     unchangedSaid: false,
-    record(resource: string) {
-      audit.resources.push(resource);
+    record(resource: string, detail = "") {
+      audit.records.push({ resource, detail });
     },
     unchanged() {
       audit.unchangedSaid = true;

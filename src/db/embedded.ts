@@ -3,7 +3,13 @@ import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import { EmbeddedPostgresError } from "./embedded-error.ts";
-import { findPasswords, type Home, makeDataDir, type Passwords, prepareHome } from "./embedded-home.ts";
+import {
+  findPasswords,
+  type Home,
+  makeDataDir,
+  type Passwords,
+  prepareHome,
+} from "./embedded-home.ts";
 import { type DirectoryLock, type GuardedProcess, lockDirectory } from "./embedded-process.ts";
 import { ensureDatabase, ensureRoles, roleUrl } from "./embedded-roles.ts";
 import {

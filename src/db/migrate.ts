@@ -27,7 +27,7 @@ export class MigrationError extends Error {
 
 const waitTimeoutDefaultMs = 60_000;
 const pollMs = 100;
-const connectTimeoutMs = 10_000;
+const connectTimeoutMs = 5_000;
 const statementTimeoutMs = 600_000;
 const lockTimeoutMs = 10_000;
 const advisoryKey = 4_116_201_709;

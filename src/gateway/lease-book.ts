@@ -1,7 +1,7 @@
 import { acquireLease } from "../credits/leases.ts";
 import type { Database } from "../db/database.ts";
-import type { Mode } from "../ledger/store.ts";
 import { shard } from "../metering/event.ts";
+import type { Mode } from "../rpc/principal.ts";
 
 /** Credit set aside for one call. */
 export interface Reservation {
@@ -16,13 +16,16 @@ export interface Shortage {
   availableNanos: bigint;
 }
 
+/** A call that wants credit. */
+export interface LeasedCall {
+  accountId: string;
+  mode: Mode;
+  amountNanos: bigint;
+}
+
 /** The leases of one process: it spends from them in memory. */
 export interface LeaseBook {
-  reserve(call: {
-    accountId: string;
-    mode: Mode;
-    amountNanos: bigint;
-  }): Promise<Reservation | Shortage>;
+  reserve(call: LeasedCall): Promise<Reservation | Shortage>;
 }
 
 interface OpenLease {
@@ -35,10 +38,15 @@ interface Book {
   leases: OpenLease[];
   /** The acquisition under way, so that concurrent calls make one. */
   acquiring: Promise<Shortage | null> | undefined;
+  /** Calls that are being reserved for. */
+  callers: number;
 }
 
 /** Calls' worth of credit that a lease takes from the balance at once. */
 const blockCalls = 20n;
+
+/** Accounts kept before those that do not call are looked for. */
+const sweepSizeMin = 1_000;
 
 /** How long a lease lasts. What is left of it is back in the balance soon after. */
 const leaseMs = 60_000;
@@ -61,6 +69,7 @@ export function createLeaseBook({
   now: () => Date;
 }): LeaseBook {
   const books = new Map<string, Book>();
+  let sweepSize = sweepSizeMin;
   const usableMs = Math.max(1_000, leaseMs - callMsMax - 5_000);
 
   function take(book: Book, amountNanos: bigint): Reservation | null {
@@ -80,10 +89,7 @@ export function createLeaseBook({
   }
 
   /** One acquisition. Null when it brought a lease. */
-  async function acquire(
-    book: Book,
-    call: { accountId: string; mode: Mode; amountNanos: bigint },
-  ): Promise<Shortage | null> {
+  async function acquire(book: Book, call: LeasedCall): Promise<Shortage | null> {
     const begun = now();
     const wanted = {
       accountId: call.accountId,
@@ -104,33 +110,55 @@ export function createLeaseBook({
     return null;
   }
 
+  /** Forget accounts that do not call any more, once there are many. */
+  function sweep() {
+    const nowMs = now().getTime();
+    for (const [key, { callers, leases }] of books) {
+      if (callers === 0 && leases.every(({ usableUntilMs }) => usableUntilMs <= nowMs)) {
+        books.delete(key);
+      }
+    }
+    sweepSize = Math.max(sweepSizeMin, books.size * 2);
+  }
+
+  /** Whoever waited for another's acquisition tries what it brought before making one of its own. */
+  async function reserveFrom(book: Book, call: LeasedCall): Promise<Reservation | Shortage> {
+    for (let waits = 0; ; waits++) {
+      const reservation = take(book, call.amountNanos);
+      if (reservation !== null) {
+        return reservation;
+      }
+      const isMine = book.acquiring === undefined;
+      book.acquiring ??= acquire(book, call).finally(() => {
+        book.acquiring = undefined;
+      });
+      const shortage = await book.acquiring;
+      // The answer to one that began before this call may be older than credit that came in before it.
+      const isFresh = isMine || waits > 0;
+      if (isFresh && shortage !== null && shortage.availableNanos < call.amountNanos) {
+        return shortage;
+      }
+    }
+  }
+
   return {
     async reserve(call) {
       if (call.amountNanos === 0n) {
         return { leaseId: null, release: () => {} };
       }
       const key = `${call.accountId} ${call.mode}`;
-      const book = books.get(key) ?? { leases: [], acquiring: undefined };
+      const book = books.get(key) ?? { leases: [], acquiring: undefined, callers: 0 };
       books.set(key, book);
-      for (;;) {
-        const reservation = take(book, call.amountNanos);
-        if (reservation !== null) {
-          return reservation;
-        }
-        // Whoever waited for another's acquisition tries what it brought before making one of its own.
-        if (book.acquiring !== undefined) {
-          await book.acquiring;
-          continue;
-        }
-        book.acquiring = acquire(book, call).finally(() => {
-          book.acquiring = undefined;
-          if (book.leases.length === 0) {
-            books.delete(key);
-          }
-        });
-        const shortage = await book.acquiring;
-        if (shortage !== null) {
-          return shortage;
+      if (books.size >= sweepSize) {
+        sweep();
+      }
+      book.callers += 1;
+      try {
+        return await reserveFrom(book, call);
+      } finally {
+        book.callers -= 1;
+        if (book.callers === 0 && book.leases.length === 0) {
+          books.delete(key);
         }
       }
     },

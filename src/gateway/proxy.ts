@@ -1,5 +1,6 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
-import type { Http2ServerRequest, Http2ServerResponse } from "node:http2";
+import type { Http2ServerRequest } from "node:http2";
+import { Readable } from "node:stream";
 import { Code, type ConnectError } from "@connectrpc/connect";
 import { context, propagation } from "@opentelemetry/api";
 import { type Dispatcher, errors as undiciErrors } from "undici";
@@ -13,11 +14,11 @@ import { permissionDenied, RouteError, reasoned, unauthenticated } from "../rpc/
 import type { Principal } from "../rpc/principal.ts";
 import { consumerHeaders, upstreamHeaders } from "./headers.ts";
 import type { LeaseBook, Reservation } from "./lease-book.ts";
+import { hasLeft, type Response, relayBody } from "./relay.ts";
 import { endpointName, isApiName, splitCallTarget, upstreamUrl } from "./target.ts";
 import { AddressRefusedError } from "./upstream.ts";
 
 type Request = IncomingMessage | Http2ServerRequest;
-type Response = ServerResponse | Http2ServerResponse;
 type KeyPrincipal = Extract<Principal, { kind: "key" }>;
 
 interface Deps {
@@ -41,7 +42,7 @@ interface Passage {
  * Pass a consumer's call on to the API's upstream, and charge it.
  *
  * The reply ends only when the call's event is in the journal. A call is free when the upstream failed (status 500
- * and above, or no whole reply); a consumer that goes away pays.
+ * and above, or no whole reply); a consumer that goes away once the call was sent pays.
  */
 export function gatewayHandler(deps: Deps) {
   return async (
@@ -96,85 +97,110 @@ async function pass(
   { request, response, url }: { request: Request; response: Response; url: URL },
   passage: Passage,
 ): Promise<void> {
+  let isBegun = false;
   let upstream: Dispatcher.ResponseData;
   try {
-    upstream = await deps.client.request({
-      origin: url.origin,
-      path: `${url.pathname}${url.search}`,
-      method: (request.method ?? "GET") as Dispatcher.HttpMethod,
-      headers: upstreamHeaders(request.headers, addedHeaders(passage.call)),
-      body: hasBody(request) ? request : null,
-      signal: passage.call.signal,
-    });
+    upstream = await deps.client
+      .compose(
+        onRequestStart(() => {
+          isBegun = true;
+        }),
+      )
+      .request({
+        origin: url.origin,
+        path: `${url.pathname}${url.search}`,
+        method: (request.method ?? "GET") as Dispatcher.HttpMethod,
+        headers: upstreamHeaders(request.headers, addedHeaders(passage.call)),
+        body: hasBody(request) ? bodyOf(request) : null,
+        signal: passage.call.signal,
+      });
   } catch (error) {
+    const isSent = isBegun && (!hasBody(request) || request.readableEnded);
+    if (isSent && hasLeft(response)) {
+      await settle(deps, passage, { status: consumerLeftStatus, isWhole: true });
+      return;
+    }
     const failure = toFailure(error);
     await settle(deps, passage, { status: failure.httpStatus, isWhole: false });
     throw failure;
   }
-  const status = upstream.statusCode;
-  const charged = chargeOf(passage.api, { status, isWhole: true });
-  response.setHeader("x-callora-charged-nanos", charged.toString());
-  for (const [name, value] of Object.entries(consumerHeaders(upstream.headers))) {
-    response.setHeader(name, value);
-  }
-  response.statusCode = status;
-  await relay(deps, { upstream, response }, passage);
+  await answer(deps, { upstream, response, isHead: request.method === "HEAD" }, passage);
 }
 
-/**
- * Send the upstream's body on, but keep the last part back until the event is durable: a reply with a length is
- * complete for its reader before it is ended.
- */
-async function relay(
+/** What is noted of a call whose consumer did not wait for the status. */
+const consumerLeftStatus = 499;
+
+/** Told when a call has a connection and begins to be sent. */
+function onRequestStart(begun: () => void): Dispatcher.DispatcherComposeInterceptor {
+  return (dispatch) => (options, handler) => {
+    const start = handler.onRequestStart?.bind(handler);
+    handler.onRequestStart = (controller, context) => {
+      begun();
+      start?.(controller, context);
+    };
+    return dispatch(options, handler);
+  };
+}
+
+/** Not the request itself: a failed call would destroy it, and with it the connection that the answer needs. */
+function bodyOf(request: Request): Readable {
+  return Readable.from(request.iterator({ destroyOnReturn: false }), { objectMode: false });
+}
+
+/** Send the upstream's answer on. It is complete for its reader only once the call's event is durable. */
+async function answer(
   deps: Deps,
-  { upstream, response }: { upstream: Dispatcher.ResponseData; response: Response },
+  { upstream, response, isHead }: Answering,
   passage: Passage,
 ): Promise<void> {
-  let held: Buffer | undefined;
-  let isWhole = false;
-  try {
-    for await (const chunk of upstream.body) {
-      if (held !== undefined) {
-        await write(response, held);
-      }
-      held = chunk;
-    }
-    isWhole = true;
-  } catch (error) {
-    // A consumer who leaves has had the upstream's work; an upstream that breaks off has not done it.
-    const left = passage.call.signal.aborted;
-    await settle(deps, passage, { status: left ? upstream.statusCode : 502, isWhole: left });
-    throw error;
+  const { statusCode: status, headers, body } = upstream;
+  if (status > 599) {
+    body.on("error", () => {}).destroy();
+    await settle(deps, passage, { status: 502, isWhole: false });
+    throw failure(502, "UPSTREAM_INVALID");
   }
-  await settle(deps, passage, { status: upstream.statusCode, isWhole });
-  response.end(held ?? "");
+  const hasNoBody = isHead || status === 204 || status === 304;
+  const length = hasNoBody ? 0 : lengthOf(headers["content-length"]);
+  let isBegun = false;
+  function begin() {
+    if (!isBegun && !hasLeft(response)) {
+      response.statusCode = status;
+      for (const [name, value] of Object.entries(consumerHeaders(headers))) {
+        response.setHeader(name, value);
+      }
+      const charged = chargeOf(passage.api, { status, isWhole: true });
+      response.setHeader("x-callora-charged-nanos", charged.toString());
+    }
+    isBegun = true;
+  }
+  if (length === null) {
+    // A stream may have its first part to say only much later.
+    begin();
+    (response as ServerResponse).flushHeaders();
+  }
+  const end = await relayBody(body, response, { length, begin });
+  if (end.kind === "upstream-broke-off") {
+    // Broken off while we stop, or by the upstream: either way its work has not reached the consumer.
+    const failed = toFailure(end.error);
+    await settle(deps, passage, { status: failed.httpStatus, isWhole: false });
+    throw failed;
+  }
+  // A consumer who leaves has had the upstream's work.
+  await settle(deps, passage, { status, isWhole: true });
+  if (end.kind === "whole") {
+    begin();
+    response.end(end.rest);
+  }
 }
 
-function write(response: Response, chunk: Buffer): Promise<void> | undefined {
-  // Both kinds of response are streams; their types have no common ancestor that says so.
-  const sink = response as ServerResponse;
-  if (sink.destroyed) {
-    throw new Error("Cannot send the reply: the consumer left");
-  }
-  if (sink.write(chunk)) {
-    return undefined;
-  }
-  return new Promise<void>((resolve, reject) => {
-    function done() {
-      sink.off("drain", drained);
-      sink.off("close", closed);
-    }
-    function drained() {
-      done();
-      resolve();
-    }
-    function closed() {
-      done();
-      reject(new Error("Cannot send the reply: the consumer left"));
-    }
-    sink.once("drain", drained);
-    sink.once("close", closed);
-  });
+interface Answering {
+  upstream: Dispatcher.ResponseData;
+  response: Response;
+  isHead: boolean;
+}
+
+function lengthOf(header: string | string[] | undefined): number | null {
+  return typeof header === "string" && /^\d{1,15}$/.test(header) ? Number(header) : null;
 }
 
 /** Append the call's event, and give back what it did not cost. */

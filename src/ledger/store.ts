@@ -53,6 +53,9 @@ export function between(
   ];
 }
 
+/** One kind of an account's money. */
+export type BalanceKey = Pick<Transfer, "accountId" | "mode"> & { kind: Kind };
+
 /** Thrown when a balance does not cover a transfer. The transaction cannot go on. */
 export const coverConstraint = "ledger_accounts_covered";
 
@@ -77,6 +80,37 @@ export async function postTransfers(tx: Tx, transfers: Transfer[], now: Date): P
   return posted.length;
 }
 
+const lockedRow = z.object({
+  account_id: z.string(),
+  kind: z.string(),
+  mode: z.enum(["live", "test"]),
+  held_nanos: z.bigint(),
+});
+
+/**
+ * Lock balances, for a posting whose amounts depend on what is there. Returns credits less debits.
+ *
+ * Name every balance that the posting may move, and call it once, before anything else locks a balance: balances
+ * are locked in one order, so that two postings cannot wait for each other.
+ */
+export async function lockBalances(
+  tx: Tx,
+  keys: BalanceKey[],
+): Promise<(key: BalanceKey) => bigint> {
+  await insertMissingAccounts(tx, keys);
+  const rows = keys.map(({ accountId, kind, mode }) => [accountId, kind, mode]);
+  const locked = await tx.any(sql.type(lockedRow)`
+    select account_id, kind, mode, credits_nanos - debits_nanos as held_nanos
+    from ledger_accounts
+    where (account_id, kind, mode) in (select * from ${sql.unnest(rows, ["text", "text", "text"])})
+    order by account_id, kind, mode for update
+  `);
+  const held = new Map(
+    locked.map((row) => [`${row.account_id} ${row.kind} ${row.mode}`, row.held_nanos]),
+  );
+  return ({ accountId, kind, mode }) => held.get(`${accountId} ${kind} ${mode}`) ?? 0n;
+}
+
 const postedRow = z.object({
   account_id: z.string(),
   mode: z.enum(["live", "test"]),
@@ -87,6 +121,7 @@ const postedRow = z.object({
 
 type Posted = z.infer<typeof postedRow>;
 
+/** In one order, so that two postings of the same causes cannot wait for each other. */
 async function insertTransfers(
   tx: Tx,
   transfers: Transfer[],
@@ -117,7 +152,10 @@ async function insertTransfers(
       "text",
       "text",
       "timestamptz",
-    ])}
+    ])} as transfer (
+      account_id, id, mode, debit_kind, credit_kind, amount_nanos, source_type, source_id, created_at
+    )
+    order by account_id, source_type, source_id, mode, debit_kind, credit_kind
     on conflict (account_id, source_type, source_id, mode, debit_kind, credit_kind) do nothing
     returning account_id, mode, debit_kind, credit_kind, amount_nanos
   `);
@@ -151,11 +189,17 @@ function sumMoves(posted: readonly Posted[]): Move[] {
   return [...moves.values()];
 }
 
-async function insertMissingAccounts(tx: Tx, moves: Move[]): Promise<void> {
-  const rows = moves.map(({ accountId, kind, mode }) => [accountId, kind, mode]);
+/** In the order in which they are locked. */
+async function insertMissingAccounts(
+  tx: Tx,
+  keys: { accountId: string; kind: string; mode: Mode }[],
+): Promise<void> {
+  const rows = keys.map(({ accountId, kind, mode }) => [accountId, kind, mode]);
   await tx.query(sql.type(nothing)`
     insert into ledger_accounts (account_id, kind, mode)
-    select * from ${sql.unnest(rows, ["text", "text", "text"])}
+    select distinct account_id, kind, mode
+    from ${sql.unnest(rows, ["text", "text", "text"])} as key (account_id, kind, mode)
+    order by account_id, kind, mode
     on conflict do nothing
   `);
 }

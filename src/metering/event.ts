@@ -4,31 +4,35 @@ import { z } from "zod";
 /** Events in flight share one shard until there are more. */
 export const shard = 0;
 
+/** A whole batch of the largest still fits into an int8. */
 const nanos = z
   .string()
-  .regex(/^\d{1,18}$/)
+  .regex(/^\d{1,15}$/)
   .transform((text) => BigInt(text));
+
+const accountId = z.string().regex(/^acc_[0-9a-v]{26}$/);
 
 /**
  * An event as the journal keeps it: what was used, and the price that was pinned when it came in.
  *
- * Amounts are strings: JSON numbers lose digits.
+ * Amounts are strings: JSON numbers lose digits. Whatever passes can be applied: a value that a column refuses would
+ * stop the shard.
  */
 export const journalEvent = z.object({
-  source: z.string().min(1),
-  id: z.string().min(1),
-  account: z.string(),
+  source: z.string().min(1).max(200),
+  id: z.string().min(1).max(200),
+  account: accountId,
   mode: z.enum(["live", "test"]),
-  api: z.string(),
-  developer: z.string(),
-  key: z.string().nullable(),
-  endpoint: z.string(),
-  status: z.int(),
-  time: z.iso.datetime(),
-  priceVersion: z.int().nonnegative(),
+  api: z.string().regex(/^api_[0-9a-v]{26}$/),
+  developer: accountId,
+  key: z.string().max(64).nullable(),
+  endpoint: z.string().max(300),
+  status: z.int().min(0).max(999),
+  time: z.iso.datetime().regex(/^(?:19[7-9]\d|2\d{3})-/),
+  priceVersion: z.int32().nonnegative(),
   feeBasisPoints: z.int().min(0).max(10_000),
   charged: nanos,
-  lease: z.string().nullable(),
+  lease: z.string().max(64).nullable(),
   /** Of what the sender said. The same identity with another hash is a conflict. */
   hash: z.string().regex(/^[0-9a-f]{64}$/),
 });

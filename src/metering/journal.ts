@@ -98,8 +98,13 @@ const positionRow = z.object({ position: z.bigint() });
  * charged to the balance instead.
  */
 async function appendRow(tx: Tx, events: JournalEvent[]): Promise<bigint> {
-  const named = [...new Set(events.flatMap(({ lease }) => lease ?? []))];
-  const active = named.length === 0 ? new Set<string>() : await holdActiveLeases(tx, named);
+  const named = new Map(
+    events.flatMap(({ account, lease }) =>
+      lease === null ? [] : [[lease, { accountId: account, id: lease }] as const],
+    ),
+  );
+  const active =
+    named.size === 0 ? new Set<string>() : await holdActiveLeases(tx, [...named.values()]);
   const fenced = events.map((event) =>
     event.lease !== null && active.has(event.lease) ? event : { ...event, lease: null },
   );

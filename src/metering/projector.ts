@@ -3,21 +3,24 @@ import { z } from "zod";
 import { closeDrainedLeases, spendLeases } from "../credits/leases.ts";
 import { nothing, type Tx } from "../db/pool.ts";
 import { type AppliedEvent, journalEvent, shard } from "./event.ts";
-import { chargeEvents } from "./rating.ts";
+import { type Charge, chargeEvents } from "./rating.ts";
 import { addRollups } from "./rollup.ts";
 import { insertEvents, insertQuarantine, markRepeats, type Placed } from "./store.ts";
 
-/** Journal rows applied in one transaction. */
+/** Journal rows, and events in them, applied in one transaction: it must end well before a statement's deadline. */
 const rowsMax = 50;
+const eventsMax = 5_000;
 
 const cursorRow = z.object({ position: z.bigint() });
-const batchRow = z.object({ position: z.bigint(), events: z.array(z.unknown()) });
+const batchRow = z.object({ position: z.bigint(), events: z.unknown() });
 
 /**
  * Apply the next journal rows: events, roll-ups, charges and the cursor in one transaction, so that each event counts
  * once whatever crashes. True: there may be more.
  *
  * The lock on the cursor's row makes it the only one for the shard; another one that comes finds it taken and leaves.
+ * Leases that wait for nothing more come first, in a transaction of their own: both move balances, and a transaction
+ * moves them once, in one order.
  */
 export async function projectNext(tx: Tx, now: Date): Promise<boolean> {
   const cursor = await tx.maybeOne(sql.type(cursorRow)`
@@ -26,21 +29,34 @@ export async function projectNext(tx: Tx, now: Date): Promise<boolean> {
   if (cursor === null) {
     return false;
   }
-  const rows = await tx.any(sql.type(batchRow)`
+  if ((await closeDrainedLeases(tx, { shard, position: cursor.position }, now)) > 0) {
+    return true;
+  }
+  const read = await tx.any(sql.type(batchRow)`
     select position, events from usage_journal
     where shard = ${shard} and position > ${cursor.position}
     order by position limit ${rowsMax}
   `);
-  const position = rows.at(-1)?.position ?? cursor.position;
-  if (rows.length > 0) {
-    await applyRows(tx, rows, now);
-    await tx.query(sql.type(nothing)`
-      update projector_cursors set position = ${position}, updated_at = ${now.toISOString()}
-      where shard = ${shard}
-    `);
+  const rows = takeRows(read);
+  const position = rows.at(-1)?.position;
+  if (position === undefined) {
+    return false;
   }
-  const closed = await closeDrainedLeases(tx, { shard, position }, now);
-  return rows.length === rowsMax || closed === 100;
+  await applyRows(tx, rows, now);
+  await tx.query(sql.type(nothing)`
+    update projector_cursors set position = ${position}, updated_at = ${now.toISOString()}
+    where shard = ${shard}
+  `);
+  return true;
+}
+
+/** The rows up to the most events, at least one. */
+function takeRows(rows: readonly z.infer<typeof batchRow>[]) {
+  let events = 0;
+  return rows.filter((row, index) => {
+    events += Array.isArray(row.events) ? row.events.length : 1;
+    return index === 0 || events <= eventsMax;
+  });
 }
 
 async function applyRows(
@@ -56,9 +72,25 @@ async function applyRows(
   await markRepeats(tx, repeats);
   const events = fresh.map((one) => one.event);
   await addRollups(tx, events);
-  await spendLeases(tx, leaseSums(events));
   const range = `${shard}:${rows[0]?.position}-${rows.at(-1)?.position}`;
-  await chargeEvents(tx, { events, range }, now);
+  await chargeEvents(tx, { charges: await findPayers(tx, events), range }, now);
+}
+
+/** What the events cost, and whether their leases pay for it. */
+async function findPayers(tx: Tx, events: AppliedEvent[]): Promise<Charge[]> {
+  const charged = events.filter((event) => event.charged > 0n);
+  const leased = charged.filter(({ lease }) => lease !== null);
+  const covered = await spendLeases(
+    tx,
+    leased.map(({ account, mode, lease, charged: nanos }) => ({
+      accountId: account,
+      mode,
+      leaseId: lease,
+      nanos,
+    })),
+  );
+  const paid = new Set(leased.filter((_, index) => covered[index]));
+  return charged.map((event) => ({ event, isLeased: paid.has(event) }));
 }
 
 /** What parses is placed; what does not goes to quarantine as it came, and never stops the rest. */
@@ -66,7 +98,9 @@ function readEvents(rows: readonly z.infer<typeof batchRow>[]) {
   const placed: Placed[] = [];
   const malformed: Parameters<typeof insertQuarantine>[1] = [];
   for (const { position, events } of rows) {
-    events.forEach((raw, ordinal) => {
+    // A row that is no list is one event that makes no sense.
+    const list: unknown[] = Array.isArray(events) ? events : [events];
+    list.forEach((raw, ordinal) => {
       const result = journalEvent.safeParse(raw);
       if (result.success) {
         const place = `${position}:${ordinal}`;
@@ -93,14 +127,4 @@ function firstOfEach(placed: Placed[]): Placed[] {
 /** Unambiguous: source `a-b` with id `c` is not source `a` with id `b-c`. */
 export function identity({ account, source, id }: AppliedEvent): string {
   return JSON.stringify([account, source, id]);
-}
-
-function leaseSums(events: AppliedEvent[]): Map<string, bigint> {
-  const sums = new Map<string, bigint>();
-  for (const { lease, charged } of events) {
-    if (lease !== null && charged > 0n) {
-      sums.set(lease, (sums.get(lease) ?? 0n) + charged);
-    }
-  }
-  return sums;
 }

@@ -1,9 +1,22 @@
 import { sql } from "slonik";
 import { z } from "zod";
 import type { Tx } from "../db/pool.ts";
-import { type Mode, platformAccountId, postTransfers, type Transfer } from "../ledger/store.ts";
+import {
+  type BalanceKey,
+  lockBalances,
+  type Mode,
+  platformAccountId,
+  postTransfers,
+  type Transfer,
+} from "../ledger/store.ts";
 import { shareFloor } from "../lib/money.ts";
 import type { AppliedEvent } from "./event.ts";
+
+/** An event that costs something, and whether its lease pays for it. */
+export interface Charge {
+  event: AppliedEvent;
+  isLeased: boolean;
+}
 
 /**
  * Move the money of applied events: from the consumers' leases and balances to the developers and the platform.
@@ -12,18 +25,21 @@ import type { AppliedEvent } from "./event.ts";
  */
 export async function chargeEvents(
   tx: Tx,
-  { events, range }: { events: AppliedEvent[]; range: string },
+  { charges, range }: { charges: Charge[]; range: string },
   now: Date,
 ): Promise<void> {
-  const charged = events.filter((event) => event.charged > 0n);
   const source = { type: "usage", id: range };
-  const leased = sumCharges(charged.filter(({ lease }) => lease !== null));
-  const unleased = sumCharges(charged.filter(({ lease }) => lease === null));
-  const transfers = [
+  const leased = sumCharges(charges.filter(({ isLeased }) => isLeased));
+  const unleased = sumCharges(charges.filter(({ isLeased }) => !isLeased));
+  const developers = await toDevelopers(
+    tx,
+    charges.map(({ event }) => event),
+  );
+  const others = [
     ...leased.map((sum) => toClearing(sum, "lease_escrow", sum.nanos)),
-    ...(await fromBalances(tx, unleased)),
-    ...(await toDevelopers(tx, charged)),
+    ...developers,
   ];
+  const transfers = [...others, ...(await fromBalances(tx, unleased, others))];
   await postTransfers(
     tx,
     transfers.map((transfer) => ({ ...transfer, source })),
@@ -39,9 +55,10 @@ interface Sum {
 
 type Unsourced = Omit<Transfer, "source">;
 
-function sumCharges(events: AppliedEvent[]): Sum[] {
+function sumCharges(charges: Charge[]): Sum[] {
   const sums = new Map<string, Sum>();
-  for (const { account, mode, charged } of events) {
+  for (const { event } of charges) {
+    const { account, mode, charged } = event;
     const key = `${account} ${mode}`;
     const nanos = (sums.get(key)?.nanos ?? 0n) + charged;
     sums.set(key, { accountId: account, mode, nanos });
@@ -57,29 +74,30 @@ function toClearing(
   return { accountId, mode, debit, credit: "clearing", amountNanos };
 }
 
-const availableRow = z.object({
-  account_id: z.string(),
-  mode: z.enum(["live", "test"]),
-  available_nanos: z.bigint(),
-});
-
-/** Usage that was not leased is taken from the balance; what that does not cover, the consumer owes. */
-async function fromBalances(tx: Tx, sums: Sum[]): Promise<Unsourced[]> {
+/**
+ * Usage that was not leased is taken from the balance; what that does not cover, the consumer owes.
+ *
+ * All that the posting moves is locked at once: a grant to the same consumer locks in the same order.
+ */
+async function fromBalances(tx: Tx, sums: Sum[], others: Unsourced[]): Promise<Unsourced[]> {
   if (sums.length === 0) {
     return [];
   }
-  const ids = sums.map(({ accountId }) => accountId);
-  const rows = await tx.any(sql.type(availableRow)`
-    select account_id, mode, credits_nanos - debits_nanos as available_nanos
-    from ledger_accounts
-    where kind = 'consumer' and account_id = any(${sql.array(ids, "text")})
-    order by account_id, kind, mode for update
-  `);
-  const available = new Map(
-    rows.map((row) => [`${row.account_id} ${row.mode}`, row.available_nanos]),
-  );
+  const balances: BalanceKey[] = [
+    ...sums.flatMap(({ accountId, mode }) =>
+      (["consumer", "consumer_receivable", "clearing"] as const).map((kind) => ({
+        accountId,
+        mode,
+        kind,
+      })),
+    ),
+    ...others.flatMap(({ accountId, mode, debit, credit }) =>
+      [debit, credit].map((kind) => ({ accountId, mode, kind })),
+    ),
+  ];
+  const heldBy = await lockBalances(tx, balances);
   return sums.flatMap((sum) => {
-    const has = available.get(`${sum.accountId} ${sum.mode}`) ?? 0n;
+    const has = heldBy({ ...sum, kind: "consumer" });
     const paid = has < sum.nanos ? has : sum.nanos;
     return [
       toClearing(sum, "consumer", paid),

@@ -83,6 +83,11 @@ function check(
   known: { accounts: Set<string>; apis: Map<string, ApiRow>; now: Date },
 ): Violation[] {
   const violations: Violation[] = [];
+  for (const field of ["source", "id", "endpoint"] as const) {
+    if (!isStorable(event[field])) {
+      violations.push({ field, description: "must be well-formed text without NUL" });
+    }
+  }
   if (event.source === gatewaySource) {
     violations.push({ field: "source", description: "is the gateway's own" });
   }
@@ -94,11 +99,17 @@ function check(
   }
   const ageMs =
     event.time === undefined ? 0 : known.now.getTime() - timestampDate(event.time).getTime();
-  if (ageMs > lateMsMax || ageMs < -earlyMsMax) {
+  // Asked so that a time beyond all dates, whose age is not a number, is refused too.
+  if (!(ageMs <= lateMsMax && ageMs >= -earlyMsMax)) {
     const description = "must be at most 40 days ago and at most 5 minutes ahead";
     violations.push({ field: "time", description });
   }
   return violations;
+}
+
+/** The journal is JSON in PostgreSQL, which takes no NUL and no half of a surrogate pair. */
+function isStorable(text: string): boolean {
+  return text.isWellFormed() && !text.includes("\0");
 }
 
 /** An event without a time counts when it came in; what the sender said does not hold that time. */

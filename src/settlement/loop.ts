@@ -1,33 +1,23 @@
 import type { Database } from "../db/database.ts";
-import type { Tx } from "../db/pool.ts";
-import { between, platformAccountId, postTransfers, type Transfer } from "../ledger/store.ts";
 import type { ChainTransaction } from "../stellar/horizon.ts";
 import type { StellarNetwork } from "../stellar/network.ts";
-import { paymentsMax, signPayments } from "./envelope.ts";
+import { signPayments } from "./envelope.ts";
+import { openSlot } from "./opening.ts";
+import { holdPayouts, payPayouts } from "./outcome.ts";
 import { payeeFaults } from "./result.ts";
 import {
   type Attempt,
   closeSlot,
   countSending,
   findOpenSlot,
-  getLastSequence,
   insertAttempt,
-  insertSlot,
   listAttemptPayouts,
   listAttempts,
   listSlotPayouts,
   noteReply,
   type Slot,
 } from "./slots.ts";
-import {
-  findRunning,
-  finishSettlement,
-  listUnassigned,
-  markHeld,
-  markPaid,
-  type PayoutRow,
-  type SettlementRow,
-} from "./store.ts";
+import { findRunning } from "./store.ts";
 
 /** What the loop needs. */
 export interface SettlementDeps {
@@ -61,54 +51,6 @@ export async function settleNext(deps: SettlementDeps): Promise<boolean> {
   return running === null ? false : openSlot(deps, running);
 }
 
-/** Put the next payouts into a new slot, or find that the run is done. */
-async function openSlot(deps: SettlementDeps, running: SettlementRow): Promise<boolean> {
-  const { db, network, now } = deps;
-  const channel = network.channel.publicKey();
-  const { payouts, lastSequence } = await db.systemTransaction(async (tx) => ({
-    payouts: await listUnassigned(tx, { settlementId: running.id, limit: paymentsMax }),
-    lastSequence: await getLastSequence(tx, channel),
-  }));
-  if (payouts.length === 0) {
-    await db.systemTransaction((tx) => finishSettlement(tx, running.id, now()));
-    return false;
-  }
-  const payable = await holdUnpayable(deps, payouts);
-  if (payable.length === 0) {
-    return true;
-  }
-  const account = await network.horizon.findAccount(channel);
-  if (account === null || account.sequence < lastSequence) {
-    throw new Error("Cannot open a slot: the network does not know the channel's newest sequence");
-  }
-  const sequence = account.sequence + 1n;
-  await db.systemTransaction((tx) =>
-    insertSlot(tx, { channel, sequence, settlement_id: running.id }, payable),
-  );
-  return true;
-}
-
-/** Hold the payouts whose address cannot take the asset. Only spares fees: the chain has the last word. */
-async function holdUnpayable(
-  { db, network, now }: SettlementDeps,
-  payouts: readonly PayoutRow[],
-): Promise<PayoutRow[]> {
-  const payable: PayoutRow[] = [];
-  for (const payout of payouts) {
-    const account = await network.horizon.findAccount(payout.address);
-    const trusts = account?.balances.some(
-      ({ code, issuer }) => code === network.asset.code && issuer === network.asset.issuer,
-    );
-    if (trusts) {
-      payable.push(payout);
-    } else {
-      const reason = account === null ? "DESTINATION_MISSING" : "TRUSTLINE_MISSING";
-      await db.systemTransaction((tx) => hold(tx, payout, reason, now()));
-    }
-  }
-  return payable;
-}
-
 /** Find out what became of the slot's attempts; send the newest again, or make another, or close the slot. */
 async function workSlot(deps: SettlementDeps, slot: Slot): Promise<boolean> {
   const { db, network } = deps;
@@ -139,6 +81,10 @@ async function workSlot(deps: SettlementDeps, slot: Slot): Promise<boolean> {
 /** Sign and store an envelope for the slot's payouts. It is sent by the next step, once it is stored. */
 async function signAttempt({ db, network }: SettlementDeps, slot: Slot, ordinal: number) {
   const payouts = await db.systemTransaction((tx) => listSlotPayouts(tx, slot));
+  if (payouts.length === 0) {
+    // Another process has closed the slot.
+    return;
+  }
   const { closeTime } = await network.horizon.latestLedger();
   const maxTime = closeTime + validSeconds;
   const signed = signPayments(network, {
@@ -152,12 +98,15 @@ async function signAttempt({ db, network }: SettlementDeps, slot: Slot, ordinal:
   );
 }
 
+/** Refusals that the look at the chain explains. Others need a look by a person. */
+const expectedCodes = new Set(["tx_failed", "tx_bad_seq", "tx_too_late"]);
+
 /** Send an envelope, again if need be. Whatever the answer, the next step looks at the chain. */
 async function send({ db, network }: SettlementDeps, slot: Slot, attempt: Attempt) {
   await db.systemTransaction((tx) => countSending(tx, attempt.hash));
   const reply = await network.horizon.submit(attempt.envelope);
   await db.systemTransaction((tx) => noteReply(tx, attempt.hash, JSON.stringify(reply)));
-  if (reply.kind === "refused" && reply.code !== "tx_failed" && reply.code !== "tx_bad_seq") {
+  if (reply.kind === "refused" && !expectedCodes.has(reply.code)) {
     throw new Error(`Cannot pay slot ${slot.sequence}: the network says ${reply.code}`);
   }
   return reply.kind === "applied" || (reply.kind === "refused" && attempt.sent_count === 0);
@@ -171,14 +120,17 @@ async function closeIfApplied(
   for (const { hash } of attempts) {
     const found = await deps.network.horizon.findTransaction(hash);
     if (found !== null) {
-      await closeApplied(deps, slot, found);
+      await closeApplied(deps, slot, { ...found, hash });
       return true;
     }
   }
   return false;
 }
 
-/** Close a slot whose transaction is in a ledger. */
+/**
+ * Close a slot whose transaction is in a ledger. The hash is the stored attempt's: whoever wraps our envelope in a fee
+ * bump makes the network call it by another one.
+ */
 async function closeApplied(
   { db, now }: SettlementDeps,
   slot: Slot,
@@ -191,21 +143,15 @@ async function closeApplied(
     }
     const payouts = await listAttemptPayouts(tx, hash);
     if (successful) {
-      await markPaid(
-        tx,
-        payouts.map(({ id }) => id),
-        hash,
-      );
-      await postTransfers(tx, payouts.flatMap(paidTransfers), now());
+      await payPayouts(tx, payouts, { hash, now: now() });
       return;
     }
     const faults = payeeFaults(resultXdr);
-    for (const [index, payout] of payouts.entries()) {
-      const reason = faults[index];
-      if (typeof reason === "string") {
-        await hold(tx, payout, reason, now());
-      }
-    }
+    const held = payouts.flatMap((payout, index) => {
+      const reason = faults[index] ?? null;
+      return reason === null ? [] : [{ payout, reason }];
+    });
+    await holdPayouts(tx, held, now());
   });
 }
 
@@ -220,36 +166,14 @@ async function closeIfForeign(
     return false;
   }
   const transactions = await network.horizon.listTransactions(slot.channel, 200);
-  const user = transactions.find(({ sourceSequence }) => sourceSequence === slot.sequence);
-  const isOurs = attempts.some(({ hash }) => hash === user?.hash);
+  // Others' transactions that pay the channel are listed too, and anybody can choose their own sequence numbers.
+  const user = transactions.find(
+    ({ source, sourceSequence }) => source === slot.channel && sourceSequence === slot.sequence,
+  );
+  const isOurs = attempts.some(({ hash }) => hash === user?.hash || hash === user?.innerHash);
   if (user === undefined || isOurs) {
     throw new Error(`Cannot close slot ${slot.sequence}: what used its number is not found`);
   }
   await db.systemTransaction((tx) => closeSlot(tx, slot, { state: "closed_foreign", now: now() }));
   return true;
-}
-
-type Owed = { account_id: string; id: string; amount_nanos: bigint };
-
-/** Make a payout payable again, for a reason on the developer's side. */
-async function hold(tx: Tx, payout: Owed, reason: string, now: Date): Promise<void> {
-  if (await markHeld(tx, payout.id, reason)) {
-    const back: Transfer = {
-      accountId: payout.account_id,
-      mode: "live",
-      debit: "in_flight",
-      credit: "payable",
-      amountNanos: payout.amount_nanos,
-      source: { type: "payout_hold", id: payout.id },
-    };
-    await postTransfers(tx, [back], now);
-  }
-}
-
-function paidTransfers({ account_id, id, amount_nanos }: Owed): Transfer[] {
-  return between(
-    { accountId: account_id, kind: "in_flight" },
-    { accountId: platformAccountId, kind: "chain" },
-    { mode: "live", amountNanos: amount_nanos, source: { type: "payout", id } },
-  );
 }

@@ -3,7 +3,7 @@ import { postTransfers } from "../ledger/store.ts";
 import { newId } from "../lib/id.ts";
 import { nanosPerStroop, stroopsFloor } from "../lib/money.ts";
 import { failedPrecondition } from "../rpc/errors.ts";
-import { insertPayouts, insertSettlement, lockPayables } from "./store.ts";
+import { finishSettlement, insertPayouts, insertSettlement, lockPayables } from "./store.ts";
 
 /** What a run would pay to one developer. */
 export interface PlannedPayout {
@@ -26,17 +26,18 @@ export async function planRun(tx: Tx, minimumNanos: bigint): Promise<PlannedPayo
 /**
  * Start a run: reserve what is payable. The rest of a stroop stays payable. Returns the run's id.
  *
- * Throws FAILED_PRECONDITION, with reason SETTLEMENT_RUNNING, while another one is not done.
+ * A run that has nobody to pay is done at once. Throws FAILED_PRECONDITION, with reason SETTLEMENT_RUNNING, while
+ * another one is not done.
  */
 export async function startRun(tx: Tx, minimumNanos: bigint, now: Date): Promise<string> {
-  const plan = await planRun(tx, minimumNanos);
-  const payouts = plan.map((payout) => ({ ...payout, id: newId("pay", now) }));
   const id = newId("stl", now);
-  const state = payouts.length === 0 ? "done" : "running";
-  if ((await insertSettlement(tx, { id, state })) === null) {
+  // First: whoever comes second waits here, before it locks balances that the running one moves.
+  if (!(await insertSettlement(tx, id))) {
     const message = "Cannot start a run: another one is not done";
     throw failedPrecondition("SETTLEMENT_RUNNING", message);
   }
+  const plan = await planRun(tx, minimumNanos);
+  const payouts = plan.map((payout) => ({ ...payout, id: newId("pay", now) }));
   await insertPayouts(tx, id, payouts);
   await postTransfers(
     tx,
@@ -50,5 +51,6 @@ export async function startRun(tx: Tx, minimumNanos: bigint, now: Date): Promise
     })),
     now,
   );
+  await finishSettlement(tx, id, now);
   return id;
 }

@@ -1,6 +1,7 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import type { ServiceImpl } from "@connectrpc/connect";
+import { StrKey } from "@stellar/stellar-sdk/base";
 import {
   type CheckConservationResponseSchema,
   PayoutState,
@@ -11,7 +12,7 @@ import {
 import type { Database } from "../db/database.ts";
 import { once } from "../db/once.ts";
 import type { Tx } from "../db/pool.ts";
-import { notFound } from "../rpc/errors.ts";
+import { invalidArgument, notFound } from "../rpc/errors.ts";
 import { requirePrincipal, requireTenant } from "../rpc/principal.ts";
 import { retryOf } from "../rpc/retry.ts";
 import type { StellarNetwork } from "../stellar/network.ts";
@@ -80,6 +81,10 @@ export function settlementService(deps: Deps): ServiceImpl<typeof SettlementServ
     async setPayoutAddress({ address }, ctx) {
       const tenant = requireTenant(ctx);
       const { accountId } = tenant;
+      const problem = addressProblem(network, address);
+      if (problem !== null) {
+        throw invalidArgument([{ field: "address", description: problem }]);
+      }
       await db.tenantTransaction(tenant, async (tx, audit) => {
         await upsertAddress(tx, accountId, address);
         audit.record(`payout_address:${address}`);
@@ -100,6 +105,15 @@ export function settlementService(deps: Deps): ServiceImpl<typeof SettlementServ
 
     checkConservation: () => deps.checkConservation(),
   };
+}
+
+/** Money sent to the accounts that pay, or back to the issuer, would leave the books without reaching anybody. */
+function addressProblem({ treasury, channel, asset }: StellarNetwork, address: string) {
+  if (!StrKey.isValidEd25519PublicKey(address)) {
+    return "must be a Stellar address with a valid checksum";
+  }
+  const own = [treasury.publicKey(), channel.publicKey(), asset.issuer];
+  return own.includes(address) ? "must not be an account of the platform or the issuer" : null;
 }
 
 async function readSettlement(tx: Tx, id: string) {

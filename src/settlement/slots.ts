@@ -19,25 +19,52 @@ export function findOpenSlot(db: Queries, channel: string): Promise<Slot | null>
   `);
 }
 
-/** The highest sequence number that a slot of the channel ever had. Zero when none had. */
-export async function getLastSequence(db: Queries, channel: string): Promise<bigint> {
-  const row = await db.one(sql.type(z.object({ sequence: z.bigint() }))`
-    select coalesce(max(sequence), 0)::int8 as sequence from settlement_slots
-    where channel = ${channel}
+const newestRow = z.object({
+  sequence: z.bigint(),
+  closed_at: z.number(),
+  is_our_failure: z.boolean(),
+});
+
+/** Find the channel's newest slot, if it is closed, and whether it failed without a payee to blame. */
+export function findNewestSlot(
+  db: Queries,
+  channel: string,
+): Promise<z.infer<typeof newestRow> | null> {
+  return db.maybeOne(sql.type(newestRow)`
+    select sequence, closed_at, state = 'closed_failed' and not exists (
+      select from settlement_slot_payouts as assigned
+      join payouts on payouts.account_id = assigned.payout_account_id
+        and payouts.id = assigned.payout_id
+      where assigned.channel = newest.channel and assigned.sequence = newest.sequence
+        and payouts.state = 'held'
+    ) as is_our_failure
+    from (
+      select channel, sequence, state, closed_at from settlement_slots
+      where channel = ${channel} order by sequence desc limit 1
+    ) as newest
+    where closed_at is not null
   `);
-  return row.sequence;
 }
 
-/** Open a slot and put payouts into it. They stay there until it is closed. */
+/**
+ * Open a slot and put payouts into it, which the transaction has locked. They stay there until it is closed.
+ *
+ * Does nothing while the channel has an open slot, or when it had this one.
+ */
 export async function insertSlot(
   tx: Tx,
   slot: Slot,
   payouts: readonly { account_id: string; id: string }[],
 ): Promise<void> {
-  await tx.query(sql.type(nothing)`
+  const opened = await tx.maybeOne(sql.type(z.object({ channel: z.string() }))`
     insert into settlement_slots (channel, sequence, settlement_id)
     values (${slot.channel}, ${slot.sequence}, ${slot.settlement_id})
+    on conflict do nothing
+    returning channel
   `);
+  if (opened === null) {
+    return;
+  }
   const rows = payouts.map(({ account_id, id }) => [
     slot.channel,
     slot.sequence.toString(),
@@ -114,20 +141,30 @@ export function listAttempts(db: Queries, slot: Slot): Promise<readonly Attempt[
   `);
 }
 
-/** Store a signed envelope and whom it pays, before it is ever sent. */
+/**
+ * Store a signed envelope and whom it pays, before it is ever sent.
+ *
+ * Does nothing when the slot is not open any more, or has an attempt of that ordinal.
+ */
 export async function insertAttempt(
   tx: Tx,
   slot: Slot,
   attempt: { hash: string; ordinal: number; envelope: string; maxTime: number },
   payouts: readonly SlotPayout[],
 ): Promise<void> {
-  await tx.query(sql.type(nothing)`
+  const stored = await tx.maybeOne(sql.type(z.object({ hash: z.string() }))`
     insert into settlement_attempts (hash, channel, sequence, ordinal, envelope, max_time)
-    values (
-      ${attempt.hash}, ${slot.channel}, ${slot.sequence}, ${attempt.ordinal}, ${attempt.envelope},
-      ${attempt.maxTime}
-    )
+    select ${attempt.hash}, channel, sequence, ${attempt.ordinal}::int4, ${attempt.envelope},
+      ${attempt.maxTime}::int8
+    from settlement_slots
+    where channel = ${slot.channel} and sequence = ${slot.sequence} and state = 'open'
+    for share
+    on conflict do nothing
+    returning hash
   `);
+  if (stored === null) {
+    return;
+  }
   const rows = payouts.map(({ account_id, id }, index) => [attempt.hash, index, account_id, id]);
   await tx.query(sql.type(nothing)`
     insert into settlement_attempt_payouts (hash, operation_index, payout_account_id, payout_id)

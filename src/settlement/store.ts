@@ -11,7 +11,10 @@ const payableRow = z.object({
   address: z.string(),
 });
 
-/** Lock and list what is owed to developers who have an address, the largest first. */
+/**
+ * Lock and list what is owed to developers who have an address: the largest amounts, in the order in which balances
+ * are locked.
+ */
 export function lockPayables(
   tx: Tx,
   minimumNanos: bigint,
@@ -21,10 +24,13 @@ export function lockPayables(
       payout_addresses.address
     from ledger_accounts as balance
     join payout_addresses using (account_id)
-    where balance.kind = 'payable' and balance.mode = 'live'
-      and balance.credits_nanos - balance.debits_nanos >= ${minimumNanos}
-    order by payable_nanos desc, balance.account_id limit ${payoutsMax}
-    for update of balance
+    where balance.kind = 'payable' and balance.mode = 'live' and balance.account_id in (
+      select account_id from ledger_accounts
+      join payout_addresses using (account_id)
+      where kind = 'payable' and mode = 'live' and credits_nanos - debits_nanos >= ${minimumNanos}
+      order by credits_nanos - debits_nanos desc, account_id limit ${payoutsMax}
+    )
+    order by balance.account_id for update of balance
   `);
 }
 
@@ -37,16 +43,14 @@ const settlementRow = z.object({
 /** A run. */
 export type SettlementRow = z.infer<typeof settlementRow>;
 
-/** Insert a run. Null while another one is not done. */
-export function insertSettlement(
-  tx: Tx,
-  settlement: { id: string; state: SettlementRow["state"] },
-): Promise<SettlementRow | null> {
-  return tx.maybeOne(sql.type(settlementRow)`
-    insert into settlements (id, state) values (${settlement.id}, ${settlement.state})
+/** Insert a run. False while another one is not done. */
+export async function insertSettlement(tx: Tx, id: string): Promise<boolean> {
+  const row = await tx.maybeOne(sql.type(z.object({ id: z.string() }))`
+    insert into settlements (id) values (${id})
     on conflict (state) where state = 'running' do nothing
-    returning id, state, created_at
+    returning id
   `);
+  return row !== null;
 }
 
 /** Find a run. */
@@ -130,6 +134,32 @@ export function listUnassigned(
       where assigned.payout_id = payouts.id and assigned.released_at is null
     )
     order by id limit ${limit}
+  `);
+}
+
+/**
+ * Lock payouts of a run, and list those that are still in flight and in no open slot.
+ *
+ * Two statements: the second sees what was committed while the first waited.
+ */
+export async function lockUnassigned(
+  tx: Tx,
+  settlementId: string,
+  payoutIds: string[],
+): Promise<readonly PayoutRow[]> {
+  const ids = sql.array(payoutIds, "text");
+  await tx.query(sql.type(z.object({ id: z.string() }))`
+    select id from payouts where settlement_id = ${settlementId} and id = any(${ids})
+    order by id for update
+  `);
+  return tx.any(sql.type(payoutRow)`
+    select ${payoutColumns} from payouts
+    where settlement_id = ${settlementId} and id = any(${ids}) and state = 'in_flight'
+      and not exists (
+        select from settlement_slot_payouts as assigned
+        where assigned.payout_id = payouts.id and assigned.released_at is null
+      )
+    order by id
   `);
 }
 

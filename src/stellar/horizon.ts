@@ -10,8 +10,11 @@ export interface ChainAccount {
 /** What became of a transaction that is in a ledger. */
 export interface ChainTransaction {
   hash: string;
+  /** Of the transaction that a fee bump wraps. Null without one. */
+  innerHash: string | null;
   successful: boolean;
   ledger: number;
+  source: string;
   sourceSequence: bigint;
   resultXdr: string;
 }
@@ -72,7 +75,9 @@ const transactionBody = z.object({
   hash: z.string(),
   successful: z.boolean(),
   ledger: z.number(),
+  source_account: z.string(),
   source_account_sequence: z.string(),
+  inner_transaction: z.object({ hash: z.string() }).optional(),
   result_xdr: z.string(),
 });
 const paymentBody = z.object({
@@ -199,8 +204,10 @@ function toAccount(body: z.infer<typeof accountBody>): ChainAccount {
 function toTransaction(body: z.infer<typeof transactionBody>): ChainTransaction {
   return {
     hash: body.hash,
+    innerHash: body.inner_transaction?.hash ?? null,
     successful: body.successful,
     ledger: body.ledger,
+    source: body.source_account,
     sourceSequence: BigInt(body.source_account_sequence),
     resultXdr: body.result_xdr,
   };

@@ -2,7 +2,7 @@ import { readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Account, Asset, Keypair, Operation, TransactionBuilder } from "@stellar/stellar-sdk/base";
 import { z } from "zod";
-import { startDevnet } from "./devnet/server.ts";
+import { type DevnetOptions, startDevnet } from "./devnet/server.ts";
 import { createHorizon, type Horizon } from "./horizon.ts";
 
 /** The network that payouts are made on, and the keys that pay. */
@@ -22,7 +22,16 @@ export interface StellarNetwork {
 
 /** Where payouts go and who signs them. */
 export type NetworkConfig =
-  | { name: "embedded"; directory: string; port: number; now: () => Date }
+  | {
+      name: "embedded";
+      directory: string;
+      port: number;
+      now: () => Date;
+      /** How long after a submission its ledger closes. 200 unless said otherwise. */
+      closeDelayMs?: number;
+      /** Chooses submissions that go wrong, for trials. */
+      fault?: NonNullable<DevnetOptions["fault"]>;
+    }
   | {
       name: "testnet" | "public";
       horizonUrl: string;
@@ -67,8 +76,9 @@ async function openEmbedded(
     passphrase: passphrases.embedded,
     masterSecret: keys.master.secret(),
     port: config.port,
-    closeDelayMs: 200,
+    closeDelayMs: config.closeDelayMs ?? 200,
     now: config.now,
+    ...(config.fault === undefined ? {} : { fault: config.fault }),
   });
   const address = join(config.directory, addressFile);
   const network = embeddedNetwork(keys, devnet.url, async () => {

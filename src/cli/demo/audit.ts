@@ -19,8 +19,8 @@ export interface ExpectedRecord {
 const pageSize = 250;
 
 /**
- * Find each record in the log of its person, over REST, and in the admin's view of that account, over gRPC. Returns
- * how many were looked for.
+ * Find each record in the log of its person, over REST, and in the admin's view of that account,
+ * over gRPC. Returns how many were looked for.
  */
 export async function checkAudit(
   { rest, grpc }: Clients,
@@ -51,7 +51,8 @@ export async function checkAudit(
             log.actorUserId === person.id,
         );
         if (!found) {
-          const got = `${logs.length} records: ${[...new Set(logs.map((log) => log.action))].join(", ")}`;
+          const actions = [...new Set(logs.map((log) => log.action))].join(", ");
+          const got = `${logs.length} records: ${actions}`;
           const what = `audit records of ${person.username} in ${whose}`;
           throw new Mismatch(what, { expected: `${action} of ${resource}`, got });
         }

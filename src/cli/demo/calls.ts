@@ -1,7 +1,13 @@
-import { callTimeoutMs, readStatus, responseWaitMs } from "./clients.ts";
+import { type Clients, readStatus } from "./clients.ts";
 import { expectSame } from "./report.ts";
 import { brokenPath, quotePath } from "./upstream.ts";
-import { inParallel, patiently } from "./wait.ts";
+import { inParallel } from "./wait.ts";
+
+/** The way to one API. */
+export interface Gateway {
+  clients: Clients;
+  slug: string;
+}
 
 /** How a call through the gateway was answered. */
 export interface CallReply {
@@ -25,19 +31,14 @@ export interface CallPlan {
 
 const callsAtOnceMax = 12;
 
-/** Make one call through the gateway, as a consumer does. Waits its turn when the key calls too often. */
+/** Make one call through the gateway, as a consumer does. */
 export async function callGateway(
-  { baseUrl, slug }: { baseUrl: string; slug: string },
+  { clients, slug }: Gateway,
   { secret, path }: { secret: string; path: string },
 ): Promise<CallReply> {
-  const reply = await patiently(
-    () =>
-      fetch(new URL(`/v1/call/${slug}${path}`, baseUrl), {
-        headers: { "x-api-key": secret },
-        signal: AbortSignal.timeout(callTimeoutMs),
-      }),
-    (outcome) => ("reply" in outcome ? responseWaitMs(outcome.reply) : null),
-  );
+  const reply = await clients.fetch(`/v1/call/${slug}${path}`, {
+    headers: { "x-api-key": secret },
+  });
   const text = await reply.text();
   const charged = reply.headers.get("x-callora-charged-nanos");
   return {
@@ -49,7 +50,7 @@ export async function callGateway(
 
 /** Make all calls of the plans, mixed and some at a time, and compare each consumer's replies. */
 export async function makeCalls(
-  gateway: { baseUrl: string; slug: string },
+  gateway: Gateway,
   plans: readonly CallPlan[],
   callNanos: bigint,
 ): Promise<void> {

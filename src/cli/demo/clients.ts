@@ -20,10 +20,11 @@ import {
 import { createConnectTransport } from "@connectrpc/connect-web";
 import { credentials, Client as GrpcClient, Metadata, status } from "@grpc/grpc-js";
 import { z } from "zod";
-import { patiently } from "./wait.ts";
+import { Mismatch } from "./report.ts";
+import { type OnWait, type Outcome, patiently } from "./wait.ts";
 
 /** How long one call may take. */
-export const callTimeoutMs = 15_000;
+const callTimeoutMs = 15_000;
 
 /** The clients of the demo. None of them is ours: what they do with the server, anybody's can. */
 export interface Clients {
@@ -37,6 +38,8 @@ export interface Clients {
   ): Promise<MessageShape<O>>;
   /** One call over REST, as curl makes it. */
   rest<O extends DescMessage>(call: RestCall<O>): Promise<MessageShape<O>>;
+  /** One request of any kind. */
+  fetch(path: string, init: RequestInit): Promise<Response>;
   close(): void;
 }
 
@@ -50,7 +53,7 @@ export interface RestCall<O extends DescMessage> {
 }
 
 /** Make clients of the server. Each waits its turn when the server says that it calls too often. */
-export function createClients(baseUrl: string): Clients {
+export function createClients(baseUrl: string, onWait: OnWait): Clients {
   const { protocol, host, port } = new URL(baseUrl);
   const isSecure = protocol === "https:";
   const grpc = new GrpcClient(
@@ -58,19 +61,29 @@ export function createClients(baseUrl: string): Clients {
     isSecure ? credentials.createSsl() : credentials.createInsecure(),
     { "grpc.enable_http_proxy": 0 },
   );
+  const request: Clients["fetch"] = (path, init) =>
+    patiently(
+      () => fetch(new URL(path, baseUrl), { ...init, signal: AbortSignal.timeout(callTimeoutMs) }),
+      { retryAfterMs: responseWaitMs, onWait },
+    );
   return {
-    connect: (service, token) => createClient(service, connectTransport(baseUrl, token)),
+    connect: (service, token) =>
+      createClient(service, connectTransport(baseUrl, { token, onWait })),
     grpc: (method, token, request) =>
-      patiently(
-        () => grpcCall(grpc, { method, token, request }),
-        (outcome) => ("error" in outcome ? grpcWaitMs(outcome.error) : null),
-      ),
-    rest: (call) => restCall(baseUrl, call),
+      patiently(() => grpcCall(grpc, { method, token, request }), {
+        retryAfterMs: grpcWaitMs,
+        onWait,
+      }),
+    rest: (call) => restCall(request, call),
+    fetch: request,
     close: () => grpc.close(),
   };
 }
 
-function connectTransport(baseUrl: string, token: string | undefined) {
+function connectTransport(
+  baseUrl: string,
+  { token, onWait }: { token: string | undefined; onWait: OnWait },
+) {
   const authenticate: Interceptor = (next) => (req) => {
     if (token !== undefined) {
       req.header.set("authorization", `Bearer ${token}`);
@@ -78,20 +91,24 @@ function connectTransport(baseUrl: string, token: string | undefined) {
     return next(req);
   };
   const wait: Interceptor = (next) => (req) =>
-    patiently(
-      () => next(req),
-      (outcome) =>
-        "error" in outcome &&
-        outcome.error instanceof ConnectError &&
-        outcome.error.code === Code.ResourceExhausted
-          ? waitMsOf(outcome.error.metadata.get("retry-after"))
-          : null,
-    );
+    patiently(() => next(req), { retryAfterMs: connectWaitMs, onWait });
   return createConnectTransport({
     baseUrl,
     interceptors: [authenticate, wait],
-    defaultTimeoutMs: callTimeoutMs,
+    // The transport's own deadline would count the waiting too.
+    fetch: (input, init) => {
+      const late = AbortSignal.timeout(callTimeoutMs);
+      const signal = init?.signal ? AbortSignal.any([init.signal, late]) : late;
+      return fetch(input, { ...init, signal });
+    },
   });
+}
+
+function connectWaitMs(outcome: Outcome<unknown>): number | null {
+  const error = "error" in outcome ? outcome.error : null;
+  return error instanceof ConnectError && error.code === Code.ResourceExhausted
+    ? waitMsOf(error.metadata.get("retry-after"))
+    : null;
 }
 
 function grpcCall<I extends DescMessage, O extends DescMessage>(
@@ -123,7 +140,8 @@ function grpcCall<I extends DescMessage, O extends DescMessage>(
   });
 }
 
-function grpcWaitMs(error: unknown): number | null {
+function grpcWaitMs(outcome: Outcome<unknown>): number | null {
+  const error = "error" in outcome ? outcome.error : null;
   const isLimited =
     error instanceof Error && "code" in error && error.code === status.RESOURCE_EXHAUSTED;
   if (!isLimited || !("metadata" in error) || !(error.metadata instanceof Metadata)) {
@@ -133,33 +151,30 @@ function grpcWaitMs(error: unknown): number | null {
 }
 
 async function restCall<O extends DescMessage>(
-  baseUrl: string,
+  request: Clients["fetch"],
   { method, path, token, body, response }: RestCall<O>,
 ): Promise<MessageShape<O>> {
-  const reply = await patiently(
-    () =>
-      fetch(new URL(path, baseUrl), {
-        method,
-        headers: {
-          ...(token !== undefined && { authorization: `Bearer ${token}` }),
-          ...(body !== undefined && { "content-type": "application/json" }),
-        },
-        ...(body !== undefined && { body: JSON.stringify(body) }),
-        signal: AbortSignal.timeout(callTimeoutMs),
-      }),
-    (outcome) => ("reply" in outcome ? responseWaitMs(outcome.reply) : null),
-  );
+  const reply = await request(path, {
+    method,
+    headers: {
+      ...(token !== undefined && { authorization: `Bearer ${token}` }),
+      ...(body !== undefined && { "content-type": "application/json" }),
+    },
+    ...(body !== undefined && { body: JSON.stringify(body) }),
+  });
   const text = await reply.text();
   if (!reply.ok) {
     const { message, reason } = readStatus(text);
-    throw new Error(`${method} ${path} answered ${reply.status} ${reason}: ${message}`);
+    const got = `${reply.status} ${reason}: ${message}`;
+    throw new Mismatch(`${method} ${path}`, { expected: "a success", got });
   }
   return fromJson(response, JSON.parse(text));
 }
 
-/** How long a reply asks its caller to wait. Null when it is not 429. */
-export function responseWaitMs({ status, headers }: Response): number | null {
-  return status === 429 ? waitMsOf(headers.get("retry-after")) : null;
+function responseWaitMs(outcome: Outcome<Response>): number | null {
+  return "reply" in outcome && outcome.reply.status === 429
+    ? waitMsOf(outcome.reply.headers.get("retry-after"))
+    : null;
 }
 
 const statusBody = z.object({

@@ -37,7 +37,10 @@ export function getNetwork({ connect }: Clients, person: Person): Promise<GetNet
   return connect(SettlementService, person.token).getNetwork({});
 }
 
-/** Make an account on the network that takes the asset, with the network's own SDK. Returns its address. */
+/**
+ * Make an account on the network that takes the asset, with the network's own SDK. Returns its
+ * address.
+ */
 export async function openStellarAccount(network: GetNetworkResponse): Promise<string> {
   const server = horizon(network);
   const keypair = Keypair.random();
@@ -67,7 +70,10 @@ export async function setPayoutAddress(
   expectSame("the payout address", reply.address, address);
 }
 
-/** Start a settlement run, after the one that is under way if there is one, and wait until it is done. */
+/**
+ * Start a settlement run, after the one that is under way if there is one, and wait until it is
+ * done.
+ */
 export async function settle({ connect }: Clients, admin: Person): Promise<Settlement> {
   const service = connect(SettlementService, admin.token);
   const started = await waitFor(
@@ -137,7 +143,9 @@ export async function listChainPayments(
   );
 }
 
-/** Compare the run's payout to the developer with the chain. Another run may have paid it instead. */
+/**
+ * Compare the run's payout to the developer with the chain. Another run may have paid it instead.
+ */
 export function checkPayout(
   { payouts }: Settlement,
   developer: Person,

@@ -42,7 +42,9 @@ export function createReport(out: Output): Report {
         mark(true, `${title}: ${fact(value)} (${msSince(begun)} ms)`);
         return value;
       } catch (error) {
-        mark(false, `${title}: ${reasonOf(error)} (${msSince(begun)} ms)`);
+        const reason = reasonOf(error);
+        const text = error instanceof Mismatch ? reason : `expected it to be done, got: ${reason}`;
+        mark(false, `${title}: ${text} (${msSince(begun)} ms)`);
         throw new StepError({ cause: error });
       }
     },
@@ -73,11 +75,18 @@ export function present<T>(what: string, value: T | undefined): T {
   return value;
 }
 
-/** What an error says, in one line. */
+const causesMax = 5;
+
+/** What an error and its causes say, in one line. */
 export function reasonOf(error: unknown): string {
-  const text = error instanceof Error ? error.message : String(error);
-  const cause = error instanceof Error && error.cause instanceof Error ? error.cause.message : "";
-  return `${text}${cause === "" ? "" : `: ${cause}`}`.replaceAll(/\s*\n\s*/g, " ");
+  const texts: string[] = [];
+  let next = error;
+  while (next !== undefined && texts.length < causesMax) {
+    texts.push(next instanceof Error ? next.message : String(next));
+    next = next instanceof Error ? next.cause : undefined;
+  }
+  const line = texts.filter((text) => text !== "").join(": ");
+  return line.replaceAll(/\s*\n\s*/g, " ");
 }
 
 function shown(value: unknown): string {

@@ -20,6 +20,9 @@ const outputCharactersMax = 4_000;
 
 /** Use the server at the address, or start one when nobody listens there and `mayStart`. */
 export async function findServer(url: string, mayStart: boolean): Promise<DemoServer> {
+  if (!URL.canParse(url)) {
+    throw new Error(`Cannot use the address "${url}": it is not a URL`);
+  }
   const reply = await fetch(new URL("/health/ready", url), {
     signal: AbortSignal.timeout(probeTimeoutMs),
   }).catch((error: unknown) => {
@@ -32,8 +35,11 @@ export async function findServer(url: string, mayStart: boolean): Promise<DemoSe
     return startServer();
   }
   const text = await reply.text();
-  if (!reply.ok) {
-    throw new Error(`Cannot use the server at ${url}: it answers ${reply.status} ${text}`);
+  if (!reply.ok || !/"status":\s*"ready"/.test(text)) {
+    const answer = `${reply.status} ${text.slice(0, 200)}`;
+    throw new Error(
+      `Cannot use the server at ${url}: it is not a Callora that is ready: ${answer}`,
+    );
   }
   return { url, ownDataDir: undefined, [Symbol.asyncDispose]: async () => {} };
 }
@@ -43,7 +49,9 @@ function isRefused(error: unknown): boolean {
   return cause instanceof Error && "code" in cause && cause.code === "ECONNREFUSED";
 }
 
-/** Start a server with a data directory of its own. Nothing is left of it when it was disposed of. */
+/**
+ * Start a server with a data directory of its own. Nothing is left of it when it was disposed of.
+ */
 async function startServer(): Promise<DemoServer> {
   const directory = await mkdtemp(join(tmpdir(), "callora-demo-"));
   // As root, PostgreSQL runs as another user, who has to pass through.
@@ -68,7 +76,10 @@ async function startServer(): Promise<DemoServer> {
 
 const root = join(import.meta.dirname, "..", "..", "..");
 
-/** It runs in its own directory and sees none of this environment's settings: no `.env`, no database but its own. */
+/**
+ * It runs in its own directory and sees none of this environment's settings: no `.env`, no database
+ * but its own.
+ */
 function spawnServer(cwd: string, dataDir: string): ChildProcess {
   const { PATH, HOME, TMPDIR, LANG, TZ } = process.env;
   const kept = Object.entries({ PATH, HOME, TMPDIR, LANG, TZ }).filter(

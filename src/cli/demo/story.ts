@@ -37,7 +37,6 @@ import {
 export interface Stage {
   report: Report;
   clients: Clients;
-  baseUrl: string;
   upstream: Upstream;
   admin: Person;
   /** Makes names unique on the server. */
@@ -57,8 +56,8 @@ const callNanos = 1_234_567n;
 const recordedCount = 3;
 
 /**
- * The 200 calls. No key makes more than its 100 a minute; the last consumer has credit for exactly the calls that are
- * to be answered.
+ * The 200 calls. No key makes more than its 100 a minute; the last consumer has credit for exactly
+ * the calls that are to be answered.
  */
 const plans: readonly Omit<CallPlan, "secret">[] = [
   { answered: 80, broken: 10, refused: 0 },
@@ -67,7 +66,10 @@ const plans: readonly Omit<CallPlan, "secret">[] = [
 ];
 const granted: readonly bigint[] = [200n, 100n, 25n];
 
-/** Do the main job of the platform once, and return what it moved. Throws StepError at the first wrong answer. */
+/**
+ * Do the main job of the platform once, and return what it moved. Throws StepError at the first
+ * wrong answer.
+ */
 export async function tellStory(stage: Stage): Promise<DemoSums> {
   const market = await openMarket(stage);
   await callApi(stage, market);
@@ -139,8 +141,8 @@ const roles = [
 ] as const;
 
 async function callApi(stage: Stage, { api, consumers }: Market): Promise<void> {
-  const { report, baseUrl, upstream } = stage;
-  const gateway = { baseUrl, slug: api.slug };
+  const { report, clients, upstream } = stage;
+  const gateway = { clients, slug: api.slug };
   await report.step(
     "The consumers call through the gateway (fetch)",
     async () => {
@@ -161,7 +163,7 @@ async function callApi(stage: Stage, { api, consumers }: Market): Promise<void> 
 }
 
 async function revokeKey(stage: Stage, { api, consumers }: Market): Promise<void> {
-  const { report, clients, baseUrl, upstream } = stage;
+  const { report, clients, upstream } = stage;
   const consumer = present("the second consumer", consumers[1]);
   await report.step(
     "A key is revoked (Connect) and used at once (fetch)",
@@ -171,7 +173,7 @@ async function revokeKey(stage: Stage, { api, consumers }: Market): Promise<void
       const { key } = await keys.revokeKey({ keyId: consumer.keyId });
       expectSame("the key's state", key?.state, KeyState.REVOKED);
       const begun = performance.now();
-      const gateway = { baseUrl, slug: api.slug };
+      const gateway = { clients, slug: api.slug };
       const reply = await callGateway(gateway, { secret: consumer.secret, path: quotePath });
       if (reply.status !== 401 && reply.status !== 403) {
         throw new Mismatch("the reply", { expected: "401 or 403", got: String(reply.status) });
@@ -228,11 +230,15 @@ async function compareUsage(stage: Stage, { developer, api, consumers }: Market)
   );
   const balances = await report.step(
     "Balances account for every unit (gRPC)",
-    () => Promise.all(consumers.map((consumer) => readBalance(clients, consumer))),
+    async () => {
+      const read = await Promise.all(consumers.map((consumer) => readBalance(clients, consumer)));
+      const spent = present("the third balance", read[2]);
+      const left = spent.availableNanos + spent.reservedNanos;
+      expectSame("what the exhausted consumer has left", left, 0n);
+      return read;
+    },
     (read) => `charged ${read.map(({ chargedNanos }) => chargedNanos).join(" + ")}`,
   );
-  const left = present("the third balance", balances[2]);
-  expectSame("what the exhausted consumer has left", left.availableNanos + left.reservedNanos, 0n);
   return balances.reduce((sum, { chargedNanos }) => sum + chargedNanos, 0n);
 }
 
@@ -251,13 +257,13 @@ async function payDeveloper(stage: Stage, market: Market): Promise<Paid> {
     return toPaid(await waitPaid(clients, developer), 0n);
   }
   const address = await report.step(
-    `The developer opens an account on the ${network.network} network (Stellar SDK) and is paid there (gRPC)`,
+    `The developer opens an account on the ${network.network} network (Stellar SDK, gRPC)`,
     async () => {
       const opened = await openStellarAccount(network);
       await setPayoutAddress(clients, developer, opened);
       return opened;
     },
-    (opened) => `${opened} trusts ${network.assetCode}`,
+    (opened) => `${opened} trusts ${network.assetCode} and is where payouts go`,
   );
   const run = await report.step(
     "The admin settles (Connect)",

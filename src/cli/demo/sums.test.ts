@@ -2,14 +2,14 @@ import { expect, test } from "vitest";
 import { compareSums, type DemoSums, feeOf, sumLines } from "./sums.ts";
 
 const right: DemoSums = {
-  pricedNanos: 1_009n,
-  debitsNanos: 1_009n,
+  pricedNanos: 1_005n,
+  debitsNanos: 1_005n,
   feeBasisPoints: 1_000,
-  creditsNanos: 909n,
+  creditsNanos: 905n,
   paidNanos: 800n,
   chainNanos: 800n,
   inFlightNanos: 100n,
-  payableNanos: 9n,
+  payableNanos: 5n,
 };
 
 test("right sums make every equation hold, with the fee rounded down", () => {
@@ -38,16 +38,16 @@ test.for([
 test("another fee than the known one breaks the equation of the debits", () => {
   const wrong = compareSums({ ...right, feeBasisPoints: 1_010 }).filter(({ ok }) => !ok);
 
-  expect(wrong).toMatchObject([{ leftNanos: 1_009n, rightNanos: 1_010n }]);
+  expect(wrong).toMatchObject([{ leftNanos: 1_005n, rightNanos: 1_006n }]);
 });
 
 test("the table shows exact sums, aligned", () => {
   expect(sumLines(right)).toEqual([
-    "consumer debits                   1009",
-    "developer credits                  909",
-    "platform fee (10 %, rounded down)  100",
-    "paid on the chain                  800",
-    "in flight                          100",
-    "payable                              9",
+    "consumer debits                    1005",
+    "developer credits                   905",
+    "platform fee (10 %, rounded down)   100",
+    "paid on the chain                   800",
+    "in flight                           100",
+    "payable                               5",
   ]);
 });

@@ -45,9 +45,9 @@ export function compareSums(sums: DemoSums): Equation[] {
   ];
 }
 
-/** The platform's share of what the consumers paid. */
-export function feeOf({ debitsNanos, feeBasisPoints }: DemoSums): bigint {
-  return shareFloor(debitsNanos, feeBasisPoints);
+/** The platform's share, reckoned from the calls and not from what the server says. */
+export function feeOf({ pricedNanos, feeBasisPoints }: DemoSums): bigint {
+  return shareFloor(pricedNanos, feeBasisPoints);
 }
 
 /** The sums as rows of a table. */

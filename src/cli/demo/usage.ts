@@ -23,8 +23,8 @@ export interface RecordedUsage {
 }
 
 /**
- * Record events over gRPC; then the first one again, with the same body and with another one. Returns the position
- * in the journal of the last.
+ * Record events over gRPC; then the first one again, with the same body and with another one.
+ * Returns the position in the journal of the last.
  */
 export async function recordUsage(
   { grpc }: Clients,
@@ -52,7 +52,10 @@ export async function recordUsage(
   return position;
 }
 
-/** Wait until all that is durable now, and the position, is applied. Returns how far the journal is applied. */
+/**
+ * Wait until all that is durable now, and the position, is applied. Returns how far the journal is
+ * applied.
+ */
 export async function waitApplied(
   { grpc }: Clients,
   person: Person,

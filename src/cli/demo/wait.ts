@@ -1,7 +1,9 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { Mismatch } from "./report.ts";
 
-/** Ask again until the answer is there. Throws Mismatch, with what was seen last, after the time. */
+/**
+ * Ask again until the answer is there. Throws Mismatch, with what was seen last, after the time.
+ */
 export async function waitFor<T>(
   what: string,
   ask: () => Promise<{ value: T } | { seen: string }>,
@@ -37,18 +39,27 @@ export async function within<T>(timeoutMs: number, what: string, work: Promise<T
 /** How long calls that come too often wait for their turn, altogether. */
 const rateWaitMsMax = 90_000;
 
+/** What came of a call. */
+export type Outcome<T> = { reply: T } | { error: unknown };
+
+/** Told that a call waits its turn, and how long. */
+export type OnWait = (waitMs: number) => void;
+
 /**
- * Make a call again, for as long as the server answers that it comes too often, when the server says.
+ * Make a call again, as long as the server answers that it comes too often, when the server says.
  *
- * `retryAfterMs` reads that time from an error or a reply; null means that it is none of that kind.
+ * `retryAfterMs` reads that time from what came of the call; null means that it is something else.
  */
 export async function patiently<T>(
   call: () => Promise<T>,
-  retryAfterMs: (outcome: { reply: T } | { error: unknown }) => number | null,
+  {
+    retryAfterMs,
+    onWait,
+  }: { retryAfterMs: (outcome: Outcome<T>) => number | null; onWait: OnWait },
 ): Promise<T> {
   const deadline = performance.now() + rateWaitMsMax;
   for (;;) {
-    const outcome = await call().then(
+    const outcome: Outcome<T> = await call().then(
       (reply) => ({ reply }),
       (error: unknown) => ({ error }),
     );
@@ -59,6 +70,7 @@ export async function patiently<T>(
       }
       return outcome.reply;
     }
+    onWait(waitMs);
     await sleep(waitMs);
   }
 }

@@ -1,0 +1,452 @@
+import { execFile } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { readdir } from "node:fs/promises";
+import path from "node:path";
+import { promisify } from "node:util";
+import pg from "pg";
+import { test as base, expect, inject } from "vitest";
+import { ensureDatabase } from "../src/db/embedded-roles.ts";
+import { migrateDown, migrateUp } from "../src/db/migrate.ts";
+import { createDatabase, type TestDatabase } from "./support/cluster.ts";
+
+const directory = "migrations";
+const bookkeeping = "callora_migrations";
+
+/** Tables that start a look-up before the account is known: their key is what is looked up. */
+const directoryTables: Readonly<Record<string, string>> = {
+  api_key_directory: "whose a key's hash is",
+  user_directory: "whose a name is",
+  email_directory: "whose a mail address is",
+  sessions: "whose a session token's hash is",
+  api_directory: "whose an API's id is",
+  api_slugs: "whose a slug is",
+};
+
+/** Tables that belong to no account, or to two: for the worker alone. */
+const workerTables: Readonly<Record<string, string>> = {
+  journal_heads: "one row for each shard",
+  usage_journal: "a batch holds events of many accounts",
+  projector_cursors: "one row for each shard",
+  usage_quarantine: "its account is what a sender said, and may be none",
+  settlements: "a run pays many accounts",
+  settlement_slots: "a slot of the chain pays many accounts",
+  settlement_slot_payouts: "a slot of the chain pays many accounts",
+  settlement_attempts: "a transaction of the chain pays many accounts",
+  settlement_attempt_payouts: "a transaction of the chain pays many accounts",
+};
+
+/** Tables whose rows never change, and what is refused to whoever owns them. */
+const appendOnly: Readonly<Record<string, readonly string[]>> = {
+  audit_logs: ["update", "delete", "truncate"],
+  ledger_transfers: ["update", "delete", "truncate"],
+  api_prices: ["update", "delete", "truncate"],
+  usage_journal: ["update"],
+};
+
+interface Fixtures {
+  $file: { database: TestDatabase; owner: pg.Client; root: pg.Client };
+}
+
+const test = base.extend<Fixtures>({
+  database: [
+    // biome-ignore lint/correctness/noEmptyPattern: vitest reads the pattern
+    async ({}, use) => {
+      const database = await createDatabase(inject("cluster"));
+      await use(database);
+      await database.drop();
+    },
+    { scope: "file" },
+  ],
+  owner: [({ database }, use) => connected(database.urls.owner, use), { scope: "file" }],
+  root: [({ database }, use) => connected(database.urls.superuser, use), { scope: "file" }],
+});
+
+test("every table has row-level security, for its owner too", async ({ owner }) => {
+  const { rows } = await owner.query(`
+    select relname as name, relrowsecurity as enabled, relforcerowsecurity as forced
+    from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'p')
+    order by relname
+  `);
+
+  expect(rows.length).toBeGreaterThan(20);
+  for (const { name, enabled, forced } of rows) {
+    // What was migrated is nobody's secret, and no role of the server has a right to it.
+    expect({ name, enabled, forced }).toEqual({
+      name,
+      enabled: name !== bookkeeping,
+      forced: name !== bookkeeping,
+    });
+  }
+});
+
+test("the account leads the key of every tenant table", async ({ owner }) => {
+  const { rows } = await owner.query(`
+    select class.relname as name, attribute.attname as leading
+    from pg_class as class
+    join pg_constraint on conrelid = class.oid and contype = 'p'
+    join pg_attribute as attribute on attrelid = class.oid and attnum = conkey[1]
+    where class.relnamespace = 'public'::regnamespace and relkind in ('r', 'p')
+      and relname <> '${bookkeeping}'
+  `);
+  const tables = await tableNames(owner);
+  const keyed = new Map(rows.map(({ name, leading }) => [name, leading]));
+
+  expect([...keyed.keys()].sort()).toEqual(tables.toSorted());
+  for (const name of tables.filter(isTenantTable)) {
+    expect([name, keyed.get(name)]).toEqual([name, "account_id"]);
+  }
+});
+
+test("every table of accounts says whose a row is, in text that is never null", async ({
+  owner,
+}) => {
+  const { rows } = await owner.query(`
+    select table_name as name, data_type as type, is_nullable as nullable
+    from information_schema.columns where table_schema = 'public' and column_name = 'account_id'
+  `);
+  const columns = new Map(rows.map(({ name, type, nullable }) => [name, [type, nullable]]));
+  const tables = (await tableNames(owner)).filter(
+    (name) => isTenantTable(name) || name in directoryTables,
+  );
+
+  for (const name of tables) {
+    expect([name, columns.get(name)]).toEqual([name, ["text", "NO"]]);
+  }
+});
+
+test("the lists of special tables name tables that exist", async ({ owner }) => {
+  const tables = await tableNames(owner);
+  const named = [directoryTables, workerTables, appendOnly].flatMap((list) => Object.keys(list));
+
+  expect(named.filter((name) => !tables.includes(name))).toEqual([]);
+});
+
+test("every tenant table is isolated by account for the app role", async ({ owner }) => {
+  const { rows } = await owner.query(`
+    select tablename as name, cmd, qual, with_check from pg_policies
+    where schemaname = 'public' and policyname = 'tenant' and roles = '{callora_app}'
+      and permissive = 'PERMISSIVE'
+  `);
+  const own = "(account_id = callora_account())";
+
+  const isolated = rows.filter((row) => row.cmd === "ALL" && row.qual === own);
+  expect(isolated.every((row) => row.with_check === own)).toBe(true);
+  const wanted = (await tableNames(owner)).filter((name) => !(name in workerTables));
+  expect(isolated.map(({ name }) => name).sort()).toEqual(wanted.toSorted());
+});
+
+test("whatever else the app role may see is published, and read only", async ({ owner }) => {
+  const { rows } = await owner.query(`
+    select tablename as name, policyname as policy, cmd from pg_policies
+    where schemaname = 'public' and policyname not in ('tenant', 'worker') order by 1
+  `);
+
+  expect(rows).toEqual([
+    { name: "api_prices", policy: "published", cmd: "SELECT" },
+    { name: "apis", policy: "published", cmd: "SELECT" },
+  ]);
+});
+
+test("the app role has no right to the worker's tables, nor either to the runner's", async ({
+  owner,
+}) => {
+  const privileges = ["select", "insert", "update", "delete", "truncate", "references", "trigger"];
+  const cases = [
+    ...Object.keys(workerTables).map((table) => ["callora_app", table]),
+    ["callora_app", bookkeeping],
+    ["callora_worker", bookkeeping],
+  ];
+  for (const [role, table] of cases) {
+    const { rows } = await owner.query(
+      "select has_table_privilege($1, $2, $3) or has_any_column_privilege($1, $2, $4) as may",
+      [role, `public.${table}`, privileges.join(","), "select, insert, update, references"],
+    );
+    expect([role, table, rows[0].may]).toEqual([role, table, false]);
+  }
+});
+
+test("no role of the server may truncate, or change the shape of, anything", async ({ owner }) => {
+  const { rows } = await owner.query(`
+    select grantee, table_name, privilege_type from information_schema.table_privileges
+    where table_schema = 'public' and grantee in ('callora_app', 'callora_worker', 'PUBLIC')
+      and privilege_type in ('TRUNCATE', 'TRIGGER', 'REFERENCES')
+  `);
+  const creates = await owner.query(`
+    select has_schema_privilege('callora_app', 'public', 'create')
+      or has_schema_privilege('callora_worker', 'public', 'create') as may
+  `);
+
+  expect(rows).toEqual([]);
+  expect(creates.rows[0].may).toBe(false);
+});
+
+test("the app role may delete nothing", async ({ owner }) => {
+  const { rows } = await owner.query(`
+    select table_name from information_schema.table_privileges
+    where grantee = 'callora_app' and privilege_type = 'DELETE'
+  `);
+
+  expect(rows).toEqual([]);
+});
+
+test("every view runs with the rights of whoever asks", async ({ owner }) => {
+  const { rows } = await owner.query(`
+    select relname as name, reloptions as options
+    from pg_class where relnamespace = 'public'::regnamespace and relkind in ('v', 'm')
+  `);
+
+  expect(rows.length).toBeGreaterThan(0);
+  for (const { name, options } of rows) {
+    expect([name, options]).toEqual([name, ["security_invoker=true"]]);
+  }
+});
+
+test("no function runs with the rights of its owner", async ({ owner }) => {
+  const { rows } = await owner.query(`
+    select proname from pg_proc where pronamespace = 'public'::regnamespace and prosecdef
+  `);
+
+  expect(rows).toEqual([]);
+});
+
+test("the roles of the server own nothing and pass by no policy", async ({ owner }) => {
+  const roles = await owner.query(`
+    select rolname as name, rolsuper or rolbypassrls or rolcreaterole or rolcreatedb or rolreplication
+      as powerful
+    from pg_roles where rolname in ('callora_app', 'callora_worker', 'callora_owner') order by 1
+  `);
+  const owned = await owner.query(`
+    select relname as name, rolname as role from pg_class join pg_roles on pg_roles.oid = relowner
+    where rolname in ('callora_app', 'callora_worker')
+    union all
+    select proname, rolname from pg_proc join pg_roles on pg_roles.oid = proowner
+    where rolname in ('callora_app', 'callora_worker')
+  `);
+  const members = await owner.query(`
+    select pg_has_role('callora_app', 'callora_worker', 'member')
+      or pg_has_role('callora_app', 'callora_owner', 'member')
+      or pg_has_role('callora_worker', 'callora_owner', 'member') as linked
+  `);
+
+  expect(roles.rows).toEqual([
+    { name: "callora_app", powerful: false },
+    { name: "callora_owner", powerful: false },
+    { name: "callora_worker", powerful: false },
+  ]);
+  expect(owned.rows).toEqual([]);
+  expect(members.rows[0].linked).toBe(false);
+});
+
+const refusals = Object.entries(appendOnly).flatMap(([table, verbs]) =>
+  verbs.map((verb) => ({ table, verb })),
+);
+
+test.for(refusals)(
+  "$verb of $table is refused to its owner and to a superuser",
+  async (row, { owner, root }) => {
+    const { table, verb } = row;
+    const statement = {
+      update: `update ${table} set ${table === "usage_journal" ? "events = events" : "account_id = account_id"}`,
+      delete: `delete from ${table}`,
+      truncate: `truncate ${table}`,
+    }[verb];
+
+    for (const client of [owner, root]) {
+      await client.query("begin");
+      await insertInto(client, table);
+      await expect(client.query(statement ?? "")).rejects.toMatchObject({
+        message: `${table} is append-only`,
+      });
+      await client.query("rollback");
+    }
+  },
+);
+
+test("the audit log has its table, its keys and its three indexes", async ({ owner }) => {
+  const { rows } = await owner.query(`
+    select indexdef from pg_indexes where tablename = 'audit_logs' order by indexname
+  `);
+
+  expect(rows.map(({ indexdef }) => indexdef.replace(/^.* USING /, ""))).toEqual([
+    "btree (account_id, action, created_at DESC)",
+    "btree (account_id, actor_user_id, created_at DESC)",
+    "btree (account_id, id)",
+    "btree (account_id, resource, created_at DESC)",
+  ]);
+  expect(await tableNames(owner)).toEqual(
+    expect.arrayContaining(["api_keys", "vaults", "audit_logs"]),
+  );
+});
+
+test("undone and applied again, the migrations leave the same schema", async () => {
+  await using fresh = await emptyDatabase();
+  await migrateUp(fresh.urls.owner, { directory });
+  const before = await catalogue(fresh.urls.owner);
+
+  await migrateDown(fresh.urls.owner, { directory, to: 0 });
+  const between = await catalogue(fresh.urls.owner);
+  await migrateUp(fresh.urls.owner, { directory });
+
+  expect(between.filter((line) => !line.includes(bookkeeping))).toEqual([]);
+  expect(await catalogue(fresh.urls.owner)).toEqual(before);
+  expect(before.length).toBeGreaterThan(300);
+});
+
+test("each migration alone can be undone and applied again", async () => {
+  await using fresh = await emptyDatabase();
+  await migrateUp(fresh.urls.owner, { directory });
+  const versions = (await readdir(directory)).filter((name) => name.endsWith(".up.sql")).length;
+  const steps: string[][] = [];
+  for (let version = versions; version > 0; version--) {
+    const [name = ""] = await migrateDown(fresh.urls.owner, { directory });
+    steps.push([name, ...(await migrateUp(fresh.urls.owner, { directory, to: version }))]);
+    await migrateDown(fresh.urls.owner, { directory });
+  }
+
+  expect(steps).toHaveLength(versions);
+  expect(steps.every(([down, up]) => down !== undefined && down === up)).toBe(true);
+});
+
+// A machine without psql must say that it means it: a test that is left out in silence guards nothing.
+test.skipIf(process.env.CALLORA_TEST_WITHOUT_PSQL === "1")(
+  "plain psql applies and undoes the same migrations",
+  async ({ database }) => {
+    await using fresh = await emptyDatabase();
+    const files = (await readdir(directory)).sort();
+
+    await runPsql(
+      fresh.urls.owner,
+      files.filter((name) => name.endsWith(".up.sql")),
+    );
+
+    const applied = (await catalogue(database.urls.owner)).filter(
+      (line) => !line.includes(bookkeeping),
+    );
+    expect(await catalogue(fresh.urls.owner)).toEqual(applied);
+    await runPsql(fresh.urls.owner, files.filter((name) => name.endsWith(".down.sql")).reverse());
+    expect(await catalogue(fresh.urls.owner)).toEqual([]);
+  },
+);
+
+function isTenantTable(name: string): boolean {
+  return !(name in directoryTables) && !(name in workerTables);
+}
+
+async function tableNames(client: pg.Client): Promise<string[]> {
+  const { rows } = await client.query(
+    `select relname as name from pg_class
+     where relnamespace = 'public'::regnamespace and relkind in ('r', 'p') and relname <> $1
+     order by relname`,
+    [bookkeeping],
+  );
+  return rows.map(({ name }) => name);
+}
+
+/** Put a row into an append-only table, whatever row-level security says, so that there is one to change. */
+async function insertInto(client: pg.Client, table: string): Promise<void> {
+  const columns = {
+    audit_logs:
+      "(account_id, actor_user_id, action, resource, outcome, request_id) values ('a','a','a','a','done','a')",
+    ledger_transfers:
+      "(account_id, id, mode, debit_kind, credit_kind, amount_nanos, source_type, source_id) " +
+      `values ('a','trf_${"0".repeat(26)}','live','clearing','consumer',1,'a','a')`,
+    api_prices:
+      "(account_id, api_id, version, call_nanos, fee_basis_points) values ('a','a',1,1,1)",
+    usage_journal: "(shard, position, events) values (0, 1, '[]')",
+  }[table];
+  await client.query(`alter table ${table} no force row level security`);
+  await client.query(`insert into ${table} ${columns}`);
+}
+
+async function connected(url: string, use: (client: pg.Client) => Promise<void>): Promise<void> {
+  const client = new pg.Client({ connectionString: url, statement_timeout: 10_000 });
+  await client.connect();
+  try {
+    await use(client);
+  } finally {
+    await client.end();
+  }
+}
+
+/** A database that no migration has touched. */
+async function emptyDatabase() {
+  const { urls, template } = inject("cluster");
+  const name = `${template}_${randomBytes(6).toString("hex")}`;
+  const root = new pg.Client({ connectionString: urls.superuser, statement_timeout: 60_000 });
+  await root.connect();
+  await ensureDatabase(root, name);
+  const owner = Object.assign(new URL(urls.owner), { pathname: `/${name}` }).href;
+  return {
+    urls: { owner },
+    async [Symbol.asyncDispose]() {
+      await root.query(`drop database ${root.escapeIdentifier(name)} with (force)`);
+      await root.end();
+    },
+  };
+}
+
+async function runPsql(url: string, files: string[]): Promise<void> {
+  const args = files.flatMap((file) => ["--file", path.join(directory, file)]);
+  const options = ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--single-transaction"];
+  try {
+    await promisify(execFile)("psql", [url, ...options, ...args], { timeout: 60_000 });
+  } catch (error) {
+    if (error instanceof Error && "code" in error && error.code === "ENOENT") {
+      throw new Error(
+        "Cannot check the migrations with psql: it is not installed (postgresql-client); " +
+          "CALLORA_TEST_WITHOUT_PSQL=1 leaves this test out",
+      );
+    }
+    throw error;
+  }
+}
+
+/** All that the schema is, one line a thing, in order. Names of columns are in the order of the table. */
+async function catalogue(url: string): Promise<string[]> {
+  let lines: string[] = [];
+  await connected(url, async (client) => {
+    await client.query("set search_path = pg_catalog");
+    const { rows } = await client.query(catalogueQuery);
+    lines = rows.map(({ line }) => line);
+  });
+  return lines;
+}
+
+const catalogueQuery = `
+  with mine as (select * from pg_class where relnamespace = 'public'::regnamespace)
+  select line from (
+    select format('%s %s rls %s forced %s owner %s acl %s options %s', relkind, relname, relrowsecurity,
+      relforcerowsecurity, relowner::regrole, relacl, reloptions) as line
+    from mine where relkind in ('r', 'p', 'v', 'm', 'S')
+    union all
+    select format('column %s.%s %s %s null %s default %s identity %s acl %s', relname, attnum - (
+        select count(*) from pg_attribute as gone
+        where gone.attrelid = mine.oid and gone.attisdropped and gone.attnum < pg_attribute.attnum
+      ), attname, format_type(atttypid, atttypmod), not attnotnull,
+      pg_get_expr(adbin, adrelid), attidentity, attacl)
+    from mine join pg_attribute on attrelid = mine.oid and attnum > 0 and not attisdropped
+    left join pg_attrdef on adrelid = mine.oid and adnum = attnum
+    where relkind in ('r', 'p', 'v', 'm')
+    union all
+    select format('constraint %s %s %s', conrelid::regclass, conname, pg_get_constraintdef(oid))
+    from pg_constraint where connamespace = 'public'::regnamespace
+    union all
+    select format('index %s', indexdef) from pg_indexes where schemaname = 'public'
+    union all
+    select format('policy %s', to_jsonb(pg_policies)) from pg_policies where schemaname = 'public'
+    union all
+    select format('trigger %s', pg_get_triggerdef(pg_trigger.oid))
+    from pg_trigger join mine on tgrelid = mine.oid where not tgisinternal
+    union all
+    select format('function %s acl %s', pg_get_functiondef(oid), proacl)
+    from pg_proc where pronamespace = 'public'::regnamespace
+    union all
+    select format('view %s', pg_get_viewdef(oid)) from mine where relkind in ('v', 'm')
+    union all
+    select format('type %s %s', typname, typtype)
+    from pg_type where typnamespace = 'public'::regnamespace and typtype in ('d', 'e', 'r')
+    union all
+    select format('schema public %s', acl) from pg_namespace, unnest(nspacl) as acl
+    where nspname = 'public' and acl::text ~ '^callora_(app|worker)='
+  ) as described order by line
+`;

@@ -1,0 +1,20 @@
+import { readdir } from "node:fs/promises";
+import path from "node:path";
+import { pathToFileURL } from "node:url";
+import type { DescMethod, DescService } from "@bufbuild/protobuf";
+
+/** Every method of our contract, whatever was added since. */
+export async function contractMethods(): Promise<DescMethod[]> {
+  const root = "gen/callora";
+  const names = await readdir(root, { recursive: true });
+  const files = names.filter((name) => name.endsWith("_pb.ts")).sort();
+  const modules = await Promise.all(
+    files.map((name): Promise<object> => import(pathToFileURL(path.resolve(root, name)).href)),
+  );
+  const services = modules.flatMap((module) => Object.values(module).filter(isService));
+  return services.flatMap(({ methods }) => methods);
+}
+
+function isService(value: unknown): value is DescService {
+  return typeof value === "object" && value !== null && "kind" in value && value.kind === "service";
+}

@@ -1,0 +1,246 @@
+import { randomBytes } from "node:crypto";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { sql } from "slonik";
+import { expect } from "vitest";
+import { z } from "zod";
+import { AnalyticsService } from "../gen/callora/analytics/v1/analytics_service_pb.ts";
+import { AuditService } from "../gen/callora/audit/v1/audit_service_pb.ts";
+import { CatalogService } from "../gen/callora/catalog/v1/catalog_service_pb.ts";
+import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
+import { KeyService, Mode } from "../gen/callora/keys/v1/key_service_pb.ts";
+import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
+import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
+import { must, type Person, type startTestApp } from "./support/app.ts";
+import { asSuperuser } from "./support/superuser.ts";
+import { tenantRows } from "./support/tenant-rows.ts";
+import { test as base } from "./support/test.ts";
+
+type App = Awaited<ReturnType<typeof startTestApp>>;
+
+interface Fixtures {
+  $file: { tenants: { mine: Person; theirs: Person; target: Target } };
+}
+
+const test = base.extend<Fixtures>({
+  tenants: [
+    async ({ app }, use) => {
+      const [mine, theirs] = [await app.person("DEVELOPER"), await app.person("DEVELOPER")];
+      await use({ mine, theirs, target: await makeTarget(app, theirs) });
+    },
+    { scope: "file" },
+  ],
+});
+
+/** Everything that a caller could name by its id, of another tenant. */
+interface Target {
+  person: Person;
+  draftId: string;
+  apiId: string;
+  keyId: string;
+  keySecret: string;
+  settlementId: string;
+}
+
+type Attempt = (call: { app: App; me: Person; target: Target }) => Promise<unknown>;
+
+/** What each RPC that takes an id answers for another tenant's: a code, or an answer that tells nothing. */
+const attempts: Readonly<Record<string, { expected: Code | object; attempt: Attempt }>> = {
+  "keys.v1.KeyService/GetKey": {
+    expected: Code.NotFound,
+    attempt: ({ app, me, target: { keyId } }) => app.client(KeyService, me.token).getKey({ keyId }),
+  },
+  "keys.v1.KeyService/CreateKey": {
+    expected: Code.NotFound,
+    attempt: ({ app, me, target }) =>
+      app.client(KeyService, me.token).createKey({ apiId: target.draftId, mode: Mode.TEST }),
+  },
+  "keys.v1.KeyService/RevokeKey": {
+    expected: Code.NotFound,
+    attempt: ({ app, me, target: { keyId } }) =>
+      app.client(KeyService, me.token).revokeKey({ keyId }),
+  },
+  "keys.v1.KeyService/RevokeKeyForApi": {
+    expected: Code.NotFound,
+    attempt: ({ app, me, target: { apiId } }) =>
+      app.client(KeyService, me.token).revokeKeyForApi({ apiId }),
+  },
+  "keys.v1.KeyService/VerifyKey": {
+    expected: Code.PermissionDenied,
+    attempt: ({ app, me, target: { keySecret: secret } }) =>
+      app.client(KeyService, me.token).verifyKey({ secret }),
+  },
+  "catalog.v1.CatalogService/GetApi": {
+    expected: Code.NotFound,
+    attempt: ({ app, me, target: { draftId: apiId } }) =>
+      app.client(CatalogService, me.token).getApi({ apiId }),
+  },
+  "catalog.v1.CatalogService/UpdateApi": {
+    expected: Code.NotFound,
+    attempt: async ({ app, me, target: { draftId, apiId } }) => {
+      const client = app.client(CatalogService, me.token);
+      const change = { name: "stolen", upstreamUrl: "http://8.8.8.8", callNanos: 0n };
+      await expect(client.updateApi({ apiId: draftId, ...change })).rejects.toThrow("not_found");
+      return client.updateApi({ apiId, ...change });
+    },
+  },
+  "catalog.v1.CatalogService/PublishApi": {
+    expected: Code.NotFound,
+    attempt: ({ app, me, target: { draftId: apiId } }) =>
+      app.client(CatalogService, me.token).publishApi({ apiId }),
+  },
+  "credits.v1.CreditService/GrantCredits": {
+    expected: Code.PermissionDenied,
+    attempt: ({ app, me, target: { person } }) => {
+      const grant = { accountId: person.accountId, amountNanos: 1n };
+      return app.client(CreditService, me.token).grantCredits(grant);
+    },
+  },
+  "metering.v1.MeteringService/RecordUsage": {
+    expected: Code.PermissionDenied,
+    attempt: ({ app, me, target: { person, apiId } }) => {
+      const event = { source: "x", id: "x", accountId: person.accountId, apiId };
+      return app.client(MeteringService, me.token).recordUsage({ events: [event] });
+    },
+  },
+  "metering.v1.MeteringService/GetEvent": {
+    expected: Code.NotFound,
+    attempt: ({ app, me }) =>
+      app.client(MeteringService, me.token).getEvent({ source: "tenants", id: "theirs" }),
+  },
+  "analytics.v1.AnalyticsService/GetUsage": {
+    expected: { calls: 0, chargedNanos: 0n, apis: [] },
+    attempt: ({ app, me, target: { apiId } }) =>
+      app.client(AnalyticsService, me.token).getUsage({ apiId }),
+  },
+  "analytics.v1.AnalyticsService/GetDeveloperAnalytics": {
+    expected: Code.PermissionDenied,
+    attempt: ({ app, me, target: { apiId } }) => {
+      const range = { from: "2026-01-01", to: "2026-01-02" };
+      return app.client(AnalyticsService, me.token).getDeveloperAnalytics({ apiId, ...range });
+    },
+  },
+  "audit.v1.AuditService/ListAuditLogs": {
+    expected: { logs: [], nextPageToken: "" },
+    attempt: ({ app, me, target: { person } }) =>
+      app.client(AuditService, me.token).listAuditLogs({ userId: person.id }),
+  },
+  "audit.v1.AuditService/AdminListAuditLogs": {
+    expected: Code.PermissionDenied,
+    attempt: ({ app, me, target: { person } }) =>
+      app.client(AuditService, me.token).adminListAuditLogs({ accountId: person.accountId }),
+  },
+  "settlement.v1.SettlementService/GetSettlement": {
+    expected: Code.PermissionDenied,
+    attempt: ({ app, me, target: { settlementId } }) =>
+      app.client(SettlementService, me.token).getSettlement({ settlementId }),
+  },
+};
+
+/** The services whose RPCs are looked through for ids. */
+const services = [
+  KeyService,
+  CatalogService,
+  CreditService,
+  MeteringService,
+  AnalyticsService,
+  AuditService,
+  SettlementService,
+];
+
+test("every RPC that takes an id is tried with another tenant's", () => {
+  const withIds = services.flatMap((service) =>
+    service.methods
+      .filter(
+        ({ input }) => input.fields.some((field) => isForeignId(field.name)) || isNested(input),
+      )
+      .map((method) => `${service.typeName.replace("callora.", "")}/${method.name}`),
+  );
+
+  expect(withIds.filter((rpc) => !(rpc in attempts))).toEqual([]);
+});
+
+test.for(Object.entries(attempts))(
+  "%s tells nothing of another tenant's",
+  async ([, row], { app, tenants }) => {
+    const { target } = tenants;
+    const before = await dumpOf(app, tenants.theirs.accountId);
+
+    const outcome = await row
+      .attempt({ app, me: tenants.mine, target })
+      .catch((error: unknown) => ConnectError.from(error));
+
+    if (typeof row.expected === "number") {
+      expect(outcome).toMatchObject({ code: row.expected });
+    } else {
+      expect(outcome).toMatchObject(row.expected);
+    }
+    expect(await dumpOf(app, tenants.theirs.accountId)).toEqual(before);
+  },
+);
+
+test("what is published can be read by all, and changed by its developer alone", async ({
+  app,
+  tenants,
+}) => {
+  const { mine, theirs } = tenants;
+  const api = await app.api(theirs);
+
+  const changed = await app.db.tenantRead(mine.accountId, async (tx) => {
+    const found = await tx.any(sql.type(z.object({ id: z.string() }))`
+      select id from apis where id = ${api.id}
+    `);
+    const updated = await tx.query(sql.type(z.object({}))`
+      update apis set name = 'stolen' where id = ${api.id}
+    `);
+    return { found: found.length, updated: updated.rowCount };
+  });
+
+  expect(changed).toEqual({ found: 1, updated: 0 });
+  const { api: seen } = await app.client(CatalogService, mine.token).getApi({ apiId: api.id });
+  expect(seen).toMatchObject({ name: "An API", upstreamUrl: "" });
+});
+
+function isForeignId(field: string): boolean {
+  return field.endsWith("_id") && field !== "request_id";
+}
+
+/** RecordUsage has its ids within events, GetEvent is asked by an id without a prefix, VerifyKey by a secret. */
+function isNested({ name: input }: { name: string }): boolean {
+  return /^(?:RecordUsage|GetEvent|VerifyKey)Request$/.test(input);
+}
+
+async function makeTarget(app: App, person: Person): Promise<Target> {
+  const catalog = app.client(CatalogService, person.token);
+  const draft = {
+    name: "x",
+    slug: `a${randomBytes(8).toString("hex")}`,
+    upstreamUrl: "http://127.0.0.1:9",
+  };
+  const { api } = await catalog.createApi(draft);
+  const { id: apiId } = await app.api(person);
+  const keys = app.client(KeyService, person.token);
+  const { key, secret } = await keys.createKey({ apiId });
+  const admin = await app.admin();
+  await app.client(MeteringService, admin.token).recordUsage({
+    events: [{ source: "tenants", id: "theirs", accountId: person.accountId, apiId }],
+  });
+  const { settlement } = await app.client(SettlementService, admin.token).runSettlement({});
+  await app.applied();
+  const ids = { draftId: must(api).id, apiId, keyId: must(key).id };
+  return { person, ...ids, keySecret: secret, settlementId: must(settlement).id };
+}
+
+/** All rows of an account but its sign-ins, as text. */
+async function dumpOf(app: App, accountId: string): Promise<Record<string, string[]>> {
+  const dump: Record<string, string[]> = {};
+  await asSuperuser(app, async (client) => {
+    for (const table of Object.keys(tenantRows)) {
+      const found = await client.query(
+        `select row_data::text as line from ${table} as row_data where account_id = $1 order by 1`,
+        [accountId],
+      );
+      dump[table] = found.rows.map(({ line }) => line);
+    }
+  });
+  return dump;
+}
