@@ -27,7 +27,7 @@ const checks: [name: string, command: string[], remedy: string][] = [
     ["diff", "-r", "test/gen", join(generated, "test/gen")],
     "npm run generate",
   ],
-  ["biome", ["biome", "ci", "--error-on-warnings"], "npx biome check --write"],
+  ["biome", ["biome", "ci", "--error-on-warnings", "--colors=off"], "npx biome check --write"],
   ["tsc", ["tsc"], "mend the types"],
   ["knip", ["knip"], "delete what is unused, or list what is missing"],
 ];
