@@ -16,6 +16,7 @@ import { assertDurable, migrateUp } from "./db/migrate.ts";
 import { migrationsDirectory } from "./db/migration-files.ts";
 import { openPool } from "./db/pool.ts";
 import { portOf } from "./lib/address.ts";
+import { releaseMemory } from "./lib/memory.ts";
 import type { Logger } from "./log.ts";
 import { createMetrics } from "./metrics.ts";
 import { enterTreasury } from "./settlement/treasury.ts";
@@ -87,6 +88,7 @@ export async function startServer({
       version,
       ownPorts: ownPorts(config, [urls.owner, urls.app, network.horizonUrl]),
     });
+    releaseMemory();
     const { host, port } = config.server;
     const bound = await app.listen({ host, port });
     stops.push(() => app.close());

@@ -1,24 +1,26 @@
 import { once } from "node:events";
 import http2 from "node:http2";
-import { type DescField, type DescMessage, ScalarType } from "@bufbuild/protobuf";
+import type { MessageInitShape } from "@bufbuild/protobuf";
 import { Code, ConnectError, createClient } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport } from "@connectrpc/connect-node";
 import { test as base, expect } from "vitest";
 import { CatalogService } from "../gen/callora/catalog/v1/catalog_service_pb.ts";
-import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
+import {
+  type CreateKeyRequestSchema,
+  KeyService,
+  type Mode,
+} from "../gen/callora/keys/v1/key_service_pb.ts";
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
 import { mintSecret } from "../src/keys/secret.ts";
-import { encodePageToken } from "../src/lib/page-token.ts";
-import { methodName } from "../src/rpc/policy.ts";
 import { must, startTestApp } from "./support/app.ts";
 import { createCaller } from "./support/caller.ts";
-import { contractMethods } from "./support/contract.ts";
+import { expectClean } from "./support/clean.ts";
 import { asSuperuser } from "./support/superuser.ts";
 
 type App = Awaited<ReturnType<typeof startTestApp>>;
 
 const test = base.extend<{
-  $file: { app: App; caller: () => Promise<Record<string, string>> };
+  $file: { app: App; headersOf: () => Promise<Record<string, string>> };
 }>({
   app: [
     // biome-ignore lint/correctness/noEmptyPattern: vitest reads the pattern
@@ -28,10 +30,9 @@ const test = base.extend<{
     },
     { scope: "file" },
   ],
-  caller: [async ({ app }, use) => use(createCaller(app)), { scope: "file" }],
+  headersOf: [async ({ app }, use) => use(createCaller(app)), { scope: "file" }],
 });
 
-const methods = await contractMethods();
 const createApi = "/callora.catalog.v1.CatalogService/CreateApi";
 const valid = { name: "x", slug: "bad-input", upstreamUrl: "http://127.0.0.1:9" };
 
@@ -96,8 +97,8 @@ const badBodies = jsonProtocols.flatMap((protocol) =>
 
 test.for(badBodies)(
   "$protocol refuses $what, says where, and writes nothing",
-  async (row, { app, caller }) => {
-    const headers = await caller();
+  async (row, { app, headersOf }) => {
+    const headers = await headersOf();
     const before = await countRows(app);
 
     const response = await fetch(app.url + (row.protocol === "REST" ? "/api/apis" : createApi), {
@@ -113,10 +114,10 @@ test.for(badBodies)(
   },
 );
 
-test("REST refuses text that is not UTF-8", async ({ app, caller }) => {
+test("REST refuses text that is not UTF-8", async ({ app, headersOf }) => {
   const response = await fetch(`${app.url}/api/apis`, {
     method: "POST",
-    headers: { ...(await caller()), "content-type": "application/json" },
+    headers: { ...(await headersOf()), "content-type": "application/json" },
     body: Uint8Array.from(
       Buffer.concat([Buffer.from('{"name":"'), Buffer.from([0xff]), Buffer.from('"}')]),
     ),
@@ -129,27 +130,30 @@ test("REST refuses text that is not UTF-8", async ({ app, caller }) => {
 test.for([
   { protocol: "REST", path: "/api/apis", status: 413 },
   { protocol: "Connect", path: createApi, status: 429 },
-])("$protocol turns 10 MB away at once, and goes on", async ({ path, status }, { app, caller }) => {
-  const body = new Uint8Array(10 << 20).fill(0x20);
-  const begun = performance.now();
+])(
+  "$protocol turns 10 MB away at once, and goes on",
+  async ({ path, status }, { app, headersOf }) => {
+    const body = new Uint8Array(10 << 20).fill(0x20);
+    const begun = performance.now();
 
-  const response = await fetch(app.url + path, {
-    method: "POST",
-    headers: { ...(await caller()), "content-type": "application/json" },
-    body,
-  });
+    const response = await fetch(app.url + path, {
+      method: "POST",
+      headers: { ...(await headersOf()), "content-type": "application/json" },
+      body,
+    });
 
-  expect(response.status).toBe(status);
-  expectClean(await response.text());
-  expect(performance.now() - begun).toBeLessThan(3_000);
-  expect((await fetch(`${app.url}/health`)).status).toBe(200);
-});
+    expect(response.status).toBe(status);
+    expectClean(await response.text());
+    expect(performance.now() - begun).toBeLessThan(3_000);
+    expect((await fetch(`${app.url}/health`)).status).toBe(200);
+  },
+);
 
 test.for(["grpc", "connect, binary"])(
   "%s turns 10 MB away, and goes on",
-  async (name, { app, caller }) => {
+  async (name, { app, headersOf }) => {
     const client = createClient(CatalogService, transportFor(name, app.url));
-    const headers = await caller();
+    const headers = await headersOf();
 
     const outcome = client.createApi({ ...valid, name: "x".repeat(10 << 20) }, { headers });
 
@@ -158,19 +162,27 @@ test.for(["grpc", "connect, binary"])(
   },
 );
 
-const wrongMessages = [
-  { what: "a time beyond the year 9999", expireTime: { seconds: 1n << 60n }, names: "expire_time" },
+const wrongMessages: {
+  what: string;
+  request: MessageInitShape<typeof CreateKeyRequestSchema>;
+  names: string;
+}[] = [
   {
-    what: "a time before its second",
-    expireTime: { seconds: 1n << 32n, nanos: -1 },
+    what: "a time beyond the year 9999",
+    request: { expireTime: { seconds: 1n << 60n } },
     names: "expire_time",
   },
-  { what: "a time that is over", expireTime: { seconds: 1n }, names: "expire_time" },
-  { what: "an enum value that is none", mode: 9, names: "mode" },
-  { what: "the character U+0000", displayName: "\0", names: "display_name" },
-  { what: "too long a text", displayName: "x".repeat(101), names: "display_name" },
-  { what: "an id that is none", apiId: "api_1'", names: "api_id" },
-  { what: "no id", apiId: "", names: "api_id" },
+  {
+    what: "a time before its second",
+    request: { expireTime: { seconds: 1n << 32n, nanos: -1 } },
+    names: "expire_time",
+  },
+  { what: "a time that is over", request: { expireTime: { seconds: 1n } }, names: "expire_time" },
+  { what: "an enum value that is none", request: { mode: 9 as Mode }, names: "mode" },
+  { what: "the character U+0000", request: { displayName: "\0" }, names: "display_name" },
+  { what: "too long a text", request: { displayName: "x".repeat(101) }, names: "display_name" },
+  { what: "an id that is none", request: { apiId: "api_1'" }, names: "api_id" },
+  { what: "no id", request: { apiId: "" }, names: "api_id" },
 ];
 
 test.for(
@@ -179,12 +191,12 @@ test.for(
   ),
 )(
   "$protocol refuses $what, and names it",
-  async ({ protocol, what: _, names, ...row }, { app, caller }) => {
+  async ({ protocol, names, request }, { app, headersOf }) => {
     const client = createClient(KeyService, transportFor(protocol, app.url));
     const apiId = "api_00000000000000000000000000";
 
     const error = await client
-      .createKey({ apiId, ...row }, { headers: await caller() })
+      .createKey({ apiId, ...request } as typeof request, { headers: await headersOf() })
       .catch(ConnectError.from);
 
     expect(error).toMatchObject({ code: Code.InvalidArgument });
@@ -194,12 +206,12 @@ test.for(
 
 test("an event with a time that is none is refused whole, and the others with it", async ({
   app,
-  caller,
+  headersOf,
 }) => {
   const developer = await app.person("DEVELOPER");
   const api = await app.api(developer);
   const client = createClient(MeteringService, transportFor("grpc", app.url));
-  const headers = await caller();
+  const headers = await headersOf();
   const event = { source: "bad", id: "1", accountId: developer.accountId, apiId: api.id };
   const before = await client.getWatermark({}, { headers });
 
@@ -216,109 +228,14 @@ test.for([
   { what: "text that is not UTF-8", bytes: [0x12, 2, 0xff, 0xfe] },
   { what: "groups within groups", bytes: Array.from({ length: 100_000 }, () => 0x0b) },
   { what: "an endless number", bytes: Array.from({ length: 50 }, () => 0xff) },
-])("gRPC refuses $what without a word about itself", async ({ bytes }, { app, caller }) => {
-  const { status, message } = await callRaw(app, await caller(), Buffer.from(bytes));
+])("gRPC refuses $what without a word about itself", async ({ bytes }, { app, headersOf }) => {
+  const { status, message } = await callRaw(app, await headersOf(), Buffer.from(bytes));
 
   // gRPC's own rule for a message that cannot be parsed is INTERNAL.
   expect([Code.Internal, Code.InvalidArgument]).toContain(status);
   expectClean(message);
   expect((await fetch(`${app.url}/health`)).status).toBe(200);
 });
-
-const lists = methods.filter(({ input }) => input.fields.some(({ name }) => name === "page_token"));
-const token = (value: unknown) => Buffer.from(JSON.stringify(value)).toString("base64url");
-
-test.for(
-  lists.flatMap((method) =>
-    [
-      "zzz",
-      "=",
-      token(["v1", "\0"]),
-      token(["v2", "x"]),
-      token([]),
-      token(["v1", 1]),
-      "x".repeat(513),
-    ].map((pageToken) => ({ method, name: method.name, pageToken })),
-  ),
-)("$name refuses the page token $pageToken", async ({ method, pageToken }, { app, caller }) => {
-  const { code, text } = await callJson(app, method, {
-    headers: await caller(),
-    body: { pageToken },
-  });
-
-  expect([code, text]).toEqual(["invalid_argument", expect.stringContaining("page_token")]);
-});
-
-test.for(lists.map((method) => ({ method, name: method.name })))(
-  "$name refuses pages of 251",
-  async ({ method }, { app, caller }) => {
-    const { code, text } = await callJson(app, method, {
-      headers: await caller(),
-      body: { pageSize: 251 },
-    });
-
-    expect([code, text]).toEqual(["invalid_argument", expect.stringContaining("page_size")]);
-  },
-);
-
-test("a page token of another list is refused, or finds nothing", async ({ app, caller }) => {
-  const audit = must(lists.find(({ name }) => name === "AdminListAuditLogs"));
-  const pageToken = encodePageToken("key_00000000000000000000000000");
-
-  const { code } = await callJson(app, audit, { headers: await caller(), body: { pageToken } });
-
-  expect(code).toBe("invalid_argument");
-});
-
-const withIds = methods.flatMap((method) =>
-  method.input.fields
-    .filter(({ name }) => name.endsWith("_id"))
-    .map((field) => ({ method, name: method.name, field: field.name })),
-);
-
-test.for(withIds)(
-  "$name refuses a $field that is none, and names it",
-  async (row, { app, caller }) => {
-    for (const id of ["x", "'; drop table users; --", "api_00000000000000000000000000\n", "../x"]) {
-      const body = { [row.field]: id };
-      const { code, text } = await callJson(app, row.method, { headers: await caller(), body });
-
-      expect([code, text]).toEqual(["invalid_argument", expect.stringContaining(row.field)]);
-    }
-  },
-);
-
-const hostile = [
-  "\0",
-  "x".repeat(100_000),
-  "'; drop table users; --",
-  "%s%n",
-  "🐎",
-  -1,
-  1e300,
-  0.5,
-  null,
-  [],
-  {},
-  true,
-];
-const hostileNumbers = ["9223372036854775808", "-9223372036854775809", "NaN", "1e400", 4294967296];
-
-test.for(methods.map((method) => ({ method, name: methodName(method) })))(
-  "$name answers hostile values without failing",
-  async ({ method }, { app, caller }) => {
-    for (const body of hostileBodies(method.input)) {
-      const { status, code, text } = await callJson(app, method, { headers: await caller(), body });
-
-      expect([body, status, code]).toEqual([
-        body,
-        expect.not.oneOf([500]),
-        expect.not.oneOf(["internal", "unknown"]),
-      ]);
-      expectClean(text);
-    }
-  },
-);
 
 test.for([
   "from=0000-01-01&to=0000-01-02",
@@ -327,13 +244,16 @@ test.for([
   "from=2026-03-01&to=2026-02-01",
   "from=2020-01-01&to=2026-01-01",
   "from=%00",
-])("usage of the range %s is refused, and the field is named", async (query, { app, caller }) => {
-  const response = await fetch(`${app.url}/api/usage?${query}`, { headers: await caller() });
+])(
+  "usage of the range %s is refused, and the field is named",
+  async (query, { app, headersOf }) => {
+    const response = await fetch(`${app.url}/api/usage?${query}`, { headers: await headersOf() });
 
-  const text = await response.text();
-  expect([response.status, text]).toEqual([400, expect.stringContaining('"field":"from"')]);
-  expectClean(text);
-});
+    const text = await response.text();
+    expect([response.status, text]).toEqual([400, expect.stringContaining('"field":"from"')]);
+    expectClean(text);
+  },
+);
 
 test("the gateway tells nobody why a key is not accepted", async ({ app }) => {
   const consumer = await app.person();
@@ -355,7 +275,7 @@ test("the gateway tells nobody why a key is not accepted", async ({ app }) => {
     must(revoked),
     must(expired),
   ]) {
-    for (const api of [must(apis[0]).slug, must(apis[1]).slug, "no-such-api", "%00", "%2e%2e"]) {
+    for (const api of [must(apis[0]).slug, must(apis[1]).slug, "no-such-api", "%00"]) {
       const response = await fetch(`${app.url}/v1/call/${api}/x`, {
         headers: { "x-api-key": key },
       });
@@ -389,11 +309,11 @@ test.for(["%00", "%0a", "A", "x".repeat(1000), "api_1'", "a%2fb"])(
 
 test.for(["a b", "a\tb", "ü", "x".repeat(256), "'"])(
   "the Idempotency-Key %j is refused",
-  async (key, { app, caller }) => {
+  async (key, { app, headersOf }) => {
     const response = await fetch(`${app.url}/api/apis`, {
       method: "POST",
       headers: {
-        ...(await caller()),
+        ...(await headersOf()),
         "content-type": "application/json",
         "idempotency-key": Buffer.from(key).toString("latin1"),
       },
@@ -406,13 +326,6 @@ test.for(["a b", "a\tb", "ü", "x".repeat(256), "'"])(
     ]);
   },
 );
-
-/** No stack, no SQL, no file, nothing of what the server stands on. */
-function expectClean(text: string): void {
-  expect(text).not.toMatch(
-    /\bat .*[:(]\d|\.ts\b|node_modules|\bnode:|slonik|postgres|\bpg_|select .* from|insert into|callora_(?:app|worker)|violates|syntax error/i,
-  );
-}
 
 function countRows(app: App): Promise<unknown> {
   return asSuperuser(app, async (client) => {
@@ -430,21 +343,6 @@ function transportFor(name: string, baseUrl: string) {
   return name === "grpc"
     ? createGrpcTransport({ baseUrl })
     : createConnectTransport({ baseUrl, httpVersion: "1.1", useBinaryFormat: true });
-}
-
-async function callJson(
-  app: App,
-  method: (typeof methods)[number],
-  { headers, body }: { headers: Record<string, string>; body: unknown },
-): Promise<{ status: number; code: string; text: string }> {
-  const response = await fetch(`${app.url}/${methodName(method)}`, {
-    method: "POST",
-    headers: { ...headers, "content-type": "application/json" },
-    body: JSON.stringify(body),
-  });
-  const text = await response.text();
-  const code = /^\{"code":"(\w+)"/.exec(text)?.[1] ?? "ok";
-  return { status: response.status, code, text };
 }
 
 /** One gRPC call of CreateKey with the bytes for a message. */
@@ -469,30 +367,4 @@ async function callRaw(app: App, headers: Record<string, string>, bytes: Buffer)
   await once(stream, "close");
   session.close();
   return { status: Number(trailers["grpc-status"]), message: String(trailers["grpc-message"]) };
-}
-
-/** One body for each field and hostile value, lists and messages within them included. */
-function* hostileBodies(desc: DescMessage): Generator<Record<string, unknown>> {
-  for (const field of desc.fields) {
-    const values = isNumber(field) ? [...hostile, ...hostileNumbers] : hostile;
-    for (const value of values) {
-      yield { [field.name]: value };
-      if (field.fieldKind === "list") {
-        yield { [field.name]: [value] };
-      }
-    }
-    if (field.fieldKind === "list" && field.message !== undefined) {
-      for (const inner of hostileBodies(field.message)) {
-        yield { [field.name]: [inner] };
-      }
-    }
-  }
-}
-
-function isNumber(field: DescField): boolean {
-  return (
-    field.fieldKind === "scalar" &&
-    field.scalar !== ScalarType.STRING &&
-    field.scalar !== ScalarType.BOOL
-  );
 }

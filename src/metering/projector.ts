@@ -1,6 +1,6 @@
 import { sql } from "slonik";
 import { z } from "zod";
-import { closeDrainedLeases, spendLeases } from "../credits/leases.ts";
+import { closeDrainedLeases, findFence, spendLeases } from "../credits/leases.ts";
 import { nothing, type Tx } from "../db/pool.ts";
 import { type AppliedEvent, journalEvent, shard } from "./event.ts";
 import { type Charge, chargeEvents } from "./rating.ts";
@@ -20,7 +20,8 @@ const batchRow = z.object({ position: z.bigint(), events: z.unknown() });
  *
  * The lock on the cursor's row makes it the only one for the shard; another one that comes finds it taken and leaves.
  * Leases that wait for nothing more come first, in a transaction of their own: both move balances, and a transaction
- * moves them once, in one order.
+ * moves them once, in one order. Rows after a draining lease's fence wait until what is left of it is back: they may
+ * have to be paid from it.
  */
 export async function projectNext(tx: Tx, now: Date): Promise<boolean> {
   const cursor = await tx.maybeOne(sql.type(cursorRow)`
@@ -37,10 +38,12 @@ export async function projectNext(tx: Tx, now: Date): Promise<boolean> {
     where shard = ${shard} and position > ${cursor.position}
     order by position limit ${rowsMax}
   `);
-  const rows = takeRows(read);
+  // Read after the rows: a row that an ended lease did not pay for comes after that lease's end.
+  const fence = await findFence(tx, shard);
+  const rows = takeRows(read.filter((row) => fence === null || row.position <= fence));
   const position = rows.at(-1)?.position;
   if (position === undefined) {
-    return false;
+    return read.length > 0;
   }
   await applyRows(tx, rows, now);
   await tx.query(sql.type(nothing)`

@@ -125,7 +125,7 @@ export async function startTestApp(env: Record<string, string> = {}) {
 
     /** A published API of the developer. */
     async api(
-      developer: Person,
+      developer: { token: string },
       { upstreamUrl = "http://127.0.0.1:9", callNanos = 1_000_000n } = {},
     ) {
       const catalog = client(CatalogService, developer.token);
@@ -136,7 +136,7 @@ export async function startTestApp(env: Record<string, string> = {}) {
     },
 
     /** A key of the consumer for an API. */
-    async key(consumer: Person, apiId: string): Promise<string> {
+    async key(consumer: { token: string }, apiId: string): Promise<string> {
       const { secret } = await client(KeyService, consumer.token).createKey({ apiId });
       return secret;
     },

@@ -45,14 +45,8 @@ export async function openBooks() {
         [accountId, kind, mode],
       ),
 
-    async grant(accountId: string, amountNanos: bigint, mode: Mode = "live") {
-      const source = { type: "grant", id: randomUUID() };
-      const from = { accountId: platformAccountId, kind: "promotion_expense" } as const;
-      const to = { accountId, kind: "consumer" } as const;
-      await db.systemTransaction((tx) =>
-        postTransfers(tx, between(from, to, { mode, amountNanos, source }), new Date()),
-      );
-    },
+    grant: (accountId: string, amountNanos: bigint, mode: Mode = "live") =>
+      grant(db, accountId, amountNanos, mode),
 
     /** Apply all that is in the journal, and close all leases that are drained. */
     project: (now = new Date()) => projectAll(db, now),
@@ -85,6 +79,21 @@ export async function openBooksAndNetwork(
       await rm(directory, { recursive: true, force: true });
     },
   };
+}
+
+/** Promotional credit for an account. */
+export async function grant(
+  db: Database,
+  accountId: string,
+  amountNanos: bigint,
+  mode: Mode = "live",
+): Promise<void> {
+  const source = { type: "grant", id: randomUUID() };
+  const from = { accountId: platformAccountId, kind: "promotion_expense" } as const;
+  const to = { accountId, kind: "consumer" } as const;
+  await db.systemTransaction((tx) =>
+    postTransfers(tx, between(from, to, { mode, amountNanos, source }), new Date()),
+  );
 }
 
 /** Apply all that is in the journal. */

@@ -1,0 +1,379 @@
+import { randomUUID } from "node:crypto";
+import { Code } from "@connectrpc/connect";
+import { Keypair } from "@stellar/stellar-sdk";
+import pg from "pg";
+import { expect } from "vitest";
+import { AuthService } from "../gen/callora/accounts/v1/auth_service_pb.ts";
+import { UserService } from "../gen/callora/accounts/v1/user_service_pb.ts";
+import {
+  type AuditLog,
+  AuditOutcome,
+  AuditService,
+} from "../gen/callora/audit/v1/audit_service_pb.ts";
+import { CatalogService } from "../gen/callora/catalog/v1/catalog_service_pb.ts";
+import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
+import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
+import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
+import { methodName, methodPolicy } from "../src/rpc/policy.ts";
+import { must, type Person, password, startTestApp } from "./support/app.ts";
+import { contractMethods } from "./support/contract.ts";
+import { asSuperuser } from "./support/superuser.ts";
+import { test } from "./support/test.ts";
+
+type App = Awaited<ReturnType<typeof startTestApp>>;
+type Options = { headers: Record<string, string> };
+
+/** What a call did: who is said to have done it, to what, and where the changed row is. */
+interface Deed {
+  actor: Person;
+  resource: string;
+  /** A query for the `xmin` of the row that the call wrote. */
+  row: { table: string; where: string; value: unknown };
+}
+
+const slug = () => `a${randomUUID().slice(0, 12)}`;
+const unknownApi = "api_00000000000000000000000000";
+
+/** A successful call of each audited method. */
+const deeds: Readonly<Record<string, (app: App, options: Options) => Promise<Deed>>> = {
+  "accounts.v1.AuthService/PasswordLogin": async (app, options) => {
+    const actor = await app.person();
+    await app.client(AuthService).passwordLogin({ username: actor.username, password }, options);
+    const row = {
+      table: "sessions",
+      where: "created_at = (select max(created_at) from sessions where user_id = $1)",
+      value: actor.id,
+    };
+    return { actor, resource: "auth/session", row };
+  },
+  "accounts.v1.UserService/CreateUser": async (app, options) => {
+    const actor = await app.admin();
+    const client = app.client(UserService, actor.token);
+    const { user } = await client.createUser({ username: slug(), password }, options);
+    const { id } = must(user);
+    return { actor, resource: `user:${id}`, row: { table: "users", where: "id = $1", value: id } };
+  },
+  "catalog.v1.CatalogService/CreateApi": async (app, options) => {
+    const actor = await app.person("DEVELOPER");
+    const draft = { name: "x", slug: slug(), upstreamUrl: "http://127.0.0.1:9" };
+    const { api } = await app.client(CatalogService, actor.token).createApi(draft, options);
+    return apiDeed(actor, must(api).id);
+  },
+  "catalog.v1.CatalogService/UpdateApi": async (app, options) => {
+    const actor = await app.person("DEVELOPER");
+    const { id: apiId } = await app.api(actor);
+    await app.client(CatalogService, actor.token).updateApi({ apiId, callNanos: 7n }, options);
+    return apiDeed(actor, apiId);
+  },
+  "catalog.v1.CatalogService/PublishApi": async (app, options) => {
+    const actor = await app.person("DEVELOPER");
+    const { id: apiId } = await app.api(actor);
+    await app.client(CatalogService, actor.token).publishApi({ apiId }, options);
+    return apiDeed(actor, apiId);
+  },
+  "keys.v1.KeyService/CreateKey": async (app, options) => {
+    const actor = await app.person();
+    const { id: apiId } = await app.api(await app.person("DEVELOPER"));
+    const { key } = await app.client(KeyService, actor.token).createKey({ apiId }, options);
+    return keyDeed(actor, must(key).id);
+  },
+  "keys.v1.KeyService/RevokeKey": async (app, options) => {
+    const { actor, keyId } = await makeKey(app);
+    await app.client(KeyService, actor.token).revokeKey({ keyId }, options);
+    return keyDeed(actor, keyId);
+  },
+  "keys.v1.KeyService/RevokeKeyForApi": async (app, options) => {
+    const { actor, keyId, apiId } = await makeKey(app);
+    await app.client(KeyService, actor.token).revokeKeyForApi({ apiId }, options);
+    return keyDeed(actor, keyId);
+  },
+  "credits.v1.CreditService/GrantCredits": async (app, options) => {
+    const actor = await app.admin();
+    const { accountId } = await app.person();
+    const grant = { accountId, amountNanos: 5n, note: "welcome" };
+    await app.client(CreditService, actor.token).grantCredits(grant, options);
+    const where = "account_id = $1 and credit_kind = 'consumer'";
+    const row = { table: "ledger_transfers", where, value: accountId };
+    return { actor, resource: `account:${accountId}`, row };
+  },
+  "settlement.v1.SettlementService/RunSettlement": async (app, options) => {
+    const actor = await app.admin();
+    const client = app.client(SettlementService, actor.token);
+    const { id } = must((await client.runSettlement({}, options)).settlement);
+    const row = { table: "settlements", where: "id = $1", value: id };
+    return { actor, resource: `settlement:${id}`, row };
+  },
+  "settlement.v1.SettlementService/SetPayoutAddress": async (app, options) => {
+    const actor = await app.person("DEVELOPER");
+    const address = Keypair.random().publicKey();
+    await app.client(SettlementService, actor.token).setPayoutAddress({ address }, options);
+    const row = { table: "payout_addresses", where: "account_id = $1", value: actor.accountId };
+    return { actor, resource: `payout_address:${address}`, row };
+  },
+};
+
+const methods = await contractMethods();
+const short = (name: string) => name.replace(/^callora\./, "");
+
+test("every audited method is done here once", () => {
+  const audited = methods.filter((method) => methodPolicy(method).auditAction !== "");
+
+  expect(audited.map((method) => short(methodName(method))).sort()).toEqual(
+    Object.keys(deeds).sort(),
+  );
+});
+
+test.for(Object.entries(deeds))(
+  "%s is in the log, written by the transaction of the change",
+  async ([name, act], { app }) => {
+    const method = must(methods.find((one) => short(methodName(one)) === name));
+    const requestId = randomUUID();
+
+    const { actor, resource, row } = await act(app, { headers: { "x-request-id": requestId } });
+
+    const records = await recordsOf(app, requestId);
+    expect(records).toEqual([
+      {
+        account_id: actor.accountId,
+        actor_user_id: actor.id,
+        action: methodPolicy(method).auditAction,
+        resource,
+        outcome: "done",
+        ip: "127.0.0.1",
+        transaction: expect.any(String),
+      },
+    ]);
+    const [changed] = await asSuperuser(app, async (client) => {
+      const query = `select xmin::text as transaction from ${row.table} where ${row.where}`;
+      return (await client.query(query, [row.value])).rows;
+    });
+    expect(changed.transaction).toBe(records[0]?.transaction);
+  },
+);
+
+/** Calls that fail in their handler, some after having written something. */
+const failures: Readonly<Record<string, (app: App, options: Options) => Promise<unknown>>> = {
+  "a key for no API": async (app, options) =>
+    app.client(KeyService, (await app.person()).token).createKey({ apiId: unknownApi }, options),
+  "a second live key": async (app, options) => {
+    const { actor, apiId } = await makeKey(app);
+    return app.client(KeyService, actor.token).createKey({ apiId }, options);
+  },
+  "revoking no key": async (app, options) => {
+    const client = app.client(KeyService, (await app.person()).token);
+    return client.revokeKey({ keyId: "key_00000000000000000000000000" }, options);
+  },
+  "a slug that is taken": async (app, options) => {
+    const developer = await app.person("DEVELOPER");
+    const { slug: taken } = await app.api(developer);
+    const draft = { name: "x", slug: taken, upstreamUrl: "http://127.0.0.1:9" };
+    return app.client(CatalogService, developer.token).createApi(draft, options);
+  },
+  "a name that is taken": async (app, options) => {
+    const { username } = await app.person();
+    const { token } = await app.admin();
+    return app.client(UserService, token).createUser({ username, password }, options);
+  },
+  "credit for no account": async (app, options) => {
+    const { token } = await app.admin();
+    const grant = { accountId: "acc_00000000000000000000000001", amountNanos: 1n };
+    return app.client(CreditService, token).grantCredits(grant, options);
+  },
+};
+
+test.for(Object.entries(failures))(
+  "%s fails and leaves no record",
+  async ([, attempt], { app }) => {
+    const requestId = randomUUID();
+
+    await expect(attempt(app, { headers: { "x-request-id": requestId } })).rejects.toThrow(
+      "Cannot",
+    );
+
+    expect(await recordsOf(app, requestId)).toEqual([]);
+  },
+);
+
+test("a wrong password is in the log as refused, without a word about who it was", async ({
+  app,
+}) => {
+  const person = await app.person();
+  const requestId = randomUUID();
+  const options = { headers: { "x-request-id": requestId } };
+  const attempt = { username: person.username, password: "a wrong password" };
+
+  const login = app.client(AuthService).passwordLogin(attempt, options);
+
+  await expect(login).rejects.toMatchObject({ code: Code.Unauthenticated });
+  expect(await recordsOf(app, requestId)).toMatchObject([
+    { account_id: "", actor_user_id: "", action: "user.login", outcome: "refused" },
+  ]);
+});
+
+test.for(["callora_app", "callora_worker"] as const)(
+  "%s cannot change or remove a record",
+  async (role, { app }) => {
+    const client = new pg.Client({
+      connectionString: role === "callora_app" ? app.urls.app : app.urls.worker,
+    });
+    await client.connect();
+    try {
+      for (const statement of [
+        "update audit_logs set action = 'x'",
+        "delete from audit_logs",
+        "truncate audit_logs",
+        "alter table audit_logs disable trigger all",
+        "drop table audit_logs",
+      ]) {
+        await expect(client.query(statement), statement).rejects.toMatchObject({ code: "42501" });
+      }
+    } finally {
+      await client.end();
+    }
+  },
+);
+
+test("pages show every record once, newest first, while others are appended", async ({ app }) => {
+  const developer = await app.person("DEVELOPER");
+  const { id: apiId } = await app.api(developer);
+  const catalog = app.client(CatalogService, developer.token);
+  for (let change = 0; change < 8; change++) {
+    await catalog.updateApi({ apiId, name: `name ${change}` });
+  }
+  const audit = app.client(AuditService, developer.token);
+  const whole = await audit.listAuditLogs({ pageSize: 250 });
+
+  const seen: AuditLog[] = [];
+  let pageToken = "";
+  do {
+    const page = await audit.listAuditLogs({ pageSize: 3, pageToken });
+    expect(page.logs.length).toBeLessThanOrEqual(3);
+    seen.push(...page.logs);
+    await catalog.updateApi({ apiId, description: `seen ${seen.length}` });
+    pageToken = page.nextPageToken;
+  } while (pageToken !== "");
+
+  expect(seen.map(({ id }) => id)).toEqual(whole.logs.map(({ id }) => id));
+  expect(seen.length).toBeGreaterThanOrEqual(10);
+  const ids = seen.map(({ id }) => id);
+  expect(ids).toEqual(ids.toSorted((a, b) => Number(b - a)));
+});
+
+test("filters narrow the list, and an admin can look at any account", async ({ app }) => {
+  const developer = await app.person("DEVELOPER");
+  const [first] = [await app.api(developer), await app.api(developer)];
+  const own = app.client(AuditService, developer.token);
+  const admin = app.client(AuditService, (await app.admin()).token);
+  const resource = `api:${first?.id}`;
+  const { accountId } = developer;
+
+  const byAction = await own.listAuditLogs({ action: "api.publish" });
+  const byResource = await own.listAuditLogs({ resource });
+  const byBoth = await own.listAuditLogs({ resource, action: "api.publish", userId: developer.id });
+  const byOther = await own.listAuditLogs({ userId: "usr_00000000000000000000000000" });
+  const seenByAdmin = await admin.adminListAuditLogs({ accountId, resource });
+  const all = await admin.adminListAuditLogs({ resource });
+
+  expect(byAction.logs).toHaveLength(2);
+  expect(byResource.logs.map(({ action }) => action)).toEqual(["api.publish", "api.create"]);
+  expect(byBoth.logs).toMatchObject([
+    { resource, action: "api.publish", outcome: AuditOutcome.DONE },
+  ]);
+  expect(byOther.logs).toEqual([]);
+  expect(seenByAdmin.logs).toEqual(byResource.logs);
+  expect(all.logs).toEqual(byResource.logs);
+});
+
+test("no secret reaches the audit log, the log or an error", async () => {
+  await using app = await startTestApp();
+  const secrets: string[] = [];
+  const bodies: string[] = [];
+  const plant = <T extends string>(secret: T) => {
+    secrets.push(secret);
+    return secret;
+  };
+  const post = async (path: string, body: string, headers: Record<string, string> = {}) => {
+    const response = await fetch(app.url + path, {
+      method: "POST",
+      headers: { "content-type": "application/json", ...headers },
+      body,
+    });
+    bodies.push(await response.text());
+    return response.status;
+  };
+  const person = await app.person();
+  const api = await app.api(await app.person("DEVELOPER"));
+  const token = plant(await app.signIn(person.username));
+  const key = plant(await app.key({ ...person, token }, api.id));
+  const planted = plant(`planted-${randomUUID()}`);
+  const login = { username: person.username, password: planted };
+  const loginPath = "/callora.accounts.v1.AuthService/PasswordLogin";
+  const authorization = `Bearer ${token}`;
+
+  expect(await post(loginPath, JSON.stringify(login))).toBe(401);
+  expect(await post("/api/v1/auth/login", JSON.stringify({ ...login, password: [planted] }))).toBe(
+    400,
+  );
+  expect(await post("/api/v1/auth/login", `{"password":"${planted}",`)).toBe(400);
+  expect(await post("/api/v1/users", JSON.stringify(login), { authorization })).toBe(403);
+  await fetch(`${app.url}/v1/call/${api.slug}/x?token=${planted}`, {
+    headers: { "x-api-key": key },
+  });
+  await fetch(`${app.url}/api/health?secret=${planted}`, { headers: { cookie: `s=${token}` } });
+  await asSuperuser(app, (client) => client.query("revoke select on users from callora_worker"));
+  expect(await post("/api/keys", JSON.stringify({ displayName: planted }), { authorization })).toBe(
+    500,
+  );
+  expect(
+    await post("/callora.keys.v1.KeyService/VerifyKey", JSON.stringify({ secret: key }), {
+      authorization,
+    }),
+  ).toBe(500);
+  await asSuperuser(app, (client) => client.query("grant select on users to callora_worker"));
+
+  const records = await asSuperuser(app, async (client) => {
+    const { rows } = await client.query(
+      "select row_data::text as line from audit_logs as row_data",
+    );
+    return rows.map(({ line }) => String(line));
+  });
+  expect(app.lines.filter((line) => line.includes("permission denied"))).not.toEqual([]);
+  expect(records.length).toBeGreaterThan(3);
+  const places = { log: app.lines, audit: records, errors: bodies };
+  for (const [place, lines] of Object.entries(places)) {
+    for (const secret of [...secrets, password]) {
+      expect([place, lines.filter((line) => line.includes(secret))]).toEqual([place, []]);
+    }
+  }
+});
+
+function apiDeed(actor: Person, id: string): Deed {
+  return { actor, resource: `api:${id}`, row: { table: "apis", where: "id = $1", value: id } };
+}
+
+function keyDeed(actor: Person, id: string): Deed {
+  return {
+    actor,
+    resource: `api_key:${id}`,
+    row: { table: "api_keys", where: "id = $1", value: id },
+  };
+}
+
+async function makeKey(app: App) {
+  const actor = await app.person();
+  const { id: apiId } = await app.api(await app.person("DEVELOPER"));
+  const { key } = await app.client(KeyService, actor.token).createKey({ apiId });
+  return { actor, apiId, keyId: must(key).id };
+}
+
+function recordsOf(app: App, requestId: string) {
+  return asSuperuser(app, async (client) => {
+    const { rows } = await client.query(
+      `select account_id, actor_user_id, action, resource, outcome, host(ip) as ip,
+         xmin::text as transaction
+       from audit_logs where request_id = $1`,
+      [requestId],
+    );
+    return rows;
+  });
+}

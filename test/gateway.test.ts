@@ -1,0 +1,646 @@
+import { createHash, randomBytes } from "node:crypto";
+import { once } from "node:events";
+import { type IncomingMessage, type RequestOptions, request, type ServerResponse } from "node:http";
+import { connect as connectHttp2 } from "node:http2";
+import { type AddressInfo, connect, createServer, type Socket } from "node:net";
+import { Readable } from "node:stream";
+import { expect, test as plain } from "vitest";
+import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
+import { startTestApp, until } from "./support/app.ts";
+import { grant } from "./support/books.ts";
+import { newPerson } from "./support/people.ts";
+import { asSuperuser } from "./support/superuser.ts";
+import { test } from "./support/test.ts";
+import { startUpstream } from "./support/upstream.ts";
+
+type App = Awaited<ReturnType<typeof startTestApp>>;
+
+const price = 1_000_000n;
+
+/** A consumer with credit and a key for an API whose calls go to the address. */
+async function setUp(app: App, upstreamUrl: string) {
+  const developer = await newPerson(app.db, "developer");
+  const consumer = await newPerson(app.db);
+  const api = await app.api(developer, { upstreamUrl, callNanos: price });
+  await grant(app.db, consumer.accountId, 50n * price);
+  const secret = await app.key(consumer, api.id);
+  const path = `/v1/call/${api.slug}/`;
+  const { port } = new URL(app.url);
+  return {
+    developer,
+    consumer,
+    api,
+    secret,
+    path,
+    /** The options of a plain request, which nobody tidies up. */
+    raw: (more: RequestOptions = {}): RequestOptions => ({
+      port,
+      host: "127.0.0.1",
+      path,
+      agent: false,
+      ...more,
+      headers: { "x-api-key": secret, ...more.headers },
+    }),
+    call: (rest = "", init: RequestInit = {}) =>
+      fetch(`${app.url}${path}${rest}`, {
+        redirect: "manual",
+        ...init,
+        headers: { "x-api-key": secret, ...init.headers },
+      }),
+    /** What was charged and noted, once so many calls are applied. */
+    async events(count = 1): Promise<{ status: number; charged: bigint }[]> {
+      return asSuperuser(app, async (client) => {
+        const read = () =>
+          client.query(
+            "select status_code, charged_nanos from usage_events where api_id = $1 order by position",
+            [api.id],
+          );
+        await until(async () => (await read()).rows.length >= count);
+        const { rows } = await read();
+        return rows.map((row) => ({
+          status: row.status_code,
+          charged: BigInt(row.charged_nanos),
+        }));
+      });
+    },
+  };
+}
+
+const free = (status: number) => [{ status, charged: 0n }];
+const paid = (status: number) => [{ status, charged: price }];
+
+async function reasonOf(response: Response): Promise<string> {
+  const { reason } = (await response.json()) as { reason?: string };
+  return reason ?? "";
+}
+
+test.for([200, 201, 301, 404, 418, 429])(
+  "an upstream's %d is passed on and charged",
+  async (status, { app }) => {
+    await using upstream = await startUpstream((_request, response) => {
+      response.writeHead(status, "As It Likes", { location: "/elsewhere", "x-mood": "fine" });
+      response.end("body");
+    });
+    const { call, events } = await setUp(app, upstream.url);
+
+    const response = await call();
+
+    expect(response.status).toBe(status);
+    expect(response.headers.get("location")).toBe("/elsewhere");
+    expect(response.headers.get("x-mood")).toBe("fine");
+    expect(response.headers.get("x-callora-charged-nanos")).toBe(String(price));
+    expect(await response.text()).toBe("body");
+    expect(await events()).toEqual(paid(status));
+    expect(upstream.requests).toHaveLength(1);
+  },
+);
+
+test.for([500, 503, 599])("an upstream's %d is passed on and free", async (status, { app }) => {
+  await using upstream = await startUpstream((_request, response) => {
+    response.writeHead(status, { "x-callora-charged-nanos": "77" });
+    response.end("why");
+  });
+  const { call, events } = await setUp(app, upstream.url);
+
+  const response = await call();
+
+  expect(response.status).toBe(status);
+  expect(response.headers.get("x-callora-charged-nanos")).toBe("0");
+  expect(await response.text()).toBe("why");
+  expect(await events()).toEqual(free(status));
+});
+
+test("a status that does not exist is a failure of the upstream, and free", async ({ app }) => {
+  await using upstream = await startUpstream((_request, response) => {
+    response.writeHead(999).end("odd");
+  });
+  const { call, events } = await setUp(app, upstream.url);
+
+  const response = await call();
+
+  expect([response.status, await reasonOf(response)]).toEqual([502, "UPSTREAM_INVALID"]);
+  expect(await events()).toEqual(free(502));
+});
+
+test("an upstream that refuses the connection answers 502, free", async ({ app }) => {
+  const { call, events } = await setUp(app, "http://127.0.0.1:9");
+
+  const response = await call();
+
+  expect([response.status, await reasonOf(response)]).toEqual([502, "UPSTREAM_UNREACHABLE"]);
+  expect(await events()).toEqual(free(502));
+});
+
+test("an upstream that hangs up without an answer is 502, free, and not asked again", async ({
+  app,
+}) => {
+  await using upstream = await startUpstream((request) => request.socket.destroy());
+  const { call, events } = await setUp(app, upstream.url);
+
+  const response = await call("", { method: "POST", body: "pay me" });
+
+  expect(response.status).toBe(502);
+  expect(await events()).toEqual(free(502));
+  expect(upstream.requests).toHaveLength(1);
+});
+
+plain(
+  "an upstream that does not answer in time is 504, free; so is one that stops half-way",
+  async () => {
+    await using app = await startTestApp({ GATEWAY_UPSTREAM_TIMEOUT_MS: "200" });
+    await using upstream = await startUpstream((request, response) => {
+      if (request.url === "/half") {
+        response.writeHead(200, { "content-length": "100" });
+        response.write("half");
+      }
+    });
+    const { call, events } = await setUp(app, upstream.url);
+
+    const silent = await call("silent");
+    const half = call("half").then((response) => response.text());
+
+    expect([silent.status, await reasonOf(silent)]).toEqual([504, "UPSTREAM_TIMEOUT"]);
+    await expect(half).rejects.toThrow();
+    expect(await events(2)).toEqual([...free(504), ...free(504)]);
+  },
+);
+
+const size = 12_000_000;
+const blob = randomBytes(size);
+const digest = (data: Buffer) => createHash("sha256").update(data).digest("hex");
+
+test.for(["with a length", "chunked"])(
+  "a large reply passes through byte by byte, %s",
+  async (kind, { app }) => {
+    await using upstream = await startUpstream((_request, response) => {
+      if (kind === "with a length") {
+        response.setHeader("content-length", size);
+      }
+      response.setHeader("content-encoding", "br");
+      Readable.from(pieces(blob)).pipe(response);
+    });
+    const { raw, events } = await setUp(app, upstream.url);
+
+    const response = await send(raw());
+    const body = await readAll(response);
+
+    expect(digest(body)).toBe(digest(blob));
+    expect(response.headers["content-encoding"]).toBe("br");
+    expect(response.headers["content-length"]).toBe(
+      kind === "with a length" ? String(size) : undefined,
+    );
+    expect(await events()).toEqual(paid(200));
+  },
+);
+
+test.for(["with a length", "chunked"])(
+  "a large request passes through byte by byte, %s",
+  async (kind, { app }) => {
+    const got: { headers: IncomingMessage["headers"]; body: string }[] = [];
+    await using upstream = await startUpstream(async (request, response) => {
+      got.push({ headers: request.headers, body: digest(await readAll(request)) });
+      response.end("thanks");
+    });
+    const { raw, events } = await setUp(app, upstream.url);
+    const headers = kind === "with a length" ? { "content-length": size } : {};
+
+    const response = await send(raw({ method: "POST", headers }), Readable.from(pieces(blob)));
+
+    expect((await readAll(response)).toString()).toBe("thanks");
+    expect(got[0]?.body).toBe(digest(blob));
+    expect(got[0]?.headers["content-length"]).toBe(
+      kind === "with a length" ? String(size) : undefined,
+    );
+    expect(await events()).toEqual(paid(200));
+  },
+);
+
+test("a call over HTTP/2 passes through, request and reply", async ({ app }) => {
+  await using upstream = await startUpstream(async (request, response) => {
+    response.end(await readAll(request));
+  });
+  const { path, secret, events } = await setUp(app, upstream.url);
+  const session = connectHttp2(app.url);
+
+  const stream = session.request({ ":method": "POST", ":path": `${path}a`, "x-api-key": secret });
+  Readable.from(pieces(blob.subarray(0, 1_000_000))).pipe(stream);
+  const [headers] = await once(stream, "response");
+  const body = await readAll(stream);
+  const plainGet = session.request({ ":path": `${path}b`, "x-api-key": secret });
+  const empty = await readAll(plainGet);
+  session.close();
+
+  expect(headers[":status"]).toBe(200);
+  expect(digest(body)).toBe(digest(blob.subarray(0, 1_000_000)));
+  expect(empty).toHaveLength(0);
+  expect(await events(2)).toEqual([...paid(200), ...paid(200)]);
+  expect(upstream.requests.map(({ method }) => method)).toEqual(["POST", "GET"]);
+  expect(upstream.requests[1]?.headers).not.toHaveProperty("transfer-encoding");
+});
+
+test("HEAD has the length of what GET would have, and no body", async ({ app }) => {
+  await using upstream = await startUpstream((_request, response) => {
+    response.writeHead(200, { "content-length": "1234" }).end();
+  });
+  const { call, events } = await setUp(app, upstream.url);
+
+  const response = await call("", { method: "HEAD" });
+
+  expect(response.headers.get("content-length")).toBe("1234");
+  expect(await response.text()).toBe("");
+  expect(upstream.requests[0]?.method).toBe("HEAD");
+  expect(await events()).toEqual(paid(200));
+});
+
+test("each part of a stream arrives when it is sent, not with the next", async ({ app }) => {
+  let upstreamResponse: ServerResponse | undefined;
+  await using upstream = await startUpstream((_request, response) => {
+    upstreamResponse = response;
+    response.writeHead(200, { "content-type": "text/event-stream" }).flushHeaders();
+  });
+  const { raw, events } = await setUp(app, upstream.url);
+
+  const response = await send(raw());
+  const parts: string[] = [];
+  for (const part of ["data: 1\n\n", "data: 2\n\n"]) {
+    upstreamResponse?.write(part);
+    const [chunk] = await once(response, "data");
+    parts.push(String(chunk));
+  }
+  upstreamResponse?.end();
+  await once(response, "end");
+
+  expect(parts).toEqual(["data: 1\n\n", "data: 2\n\n"]);
+  expect(await events()).toEqual(paid(200));
+});
+
+test("an upstream cannot send faster than the consumer reads", async ({ app }) => {
+  let written = 0;
+  let stalls = 0;
+  await using upstream = await startUpstream((_request, response) => {
+    const part = Buffer.alloc(256 * 1024);
+    const push = () => {
+      while (written < 400 * 1024 * 1024 && response.write(part)) {
+        written += part.length;
+      }
+      stalls += 1;
+      response.once("drain", push);
+    };
+    push();
+  });
+  const { raw } = await setUp(app, upstream.url);
+
+  const response = await send(raw());
+  response.pause();
+  let before = -1;
+  await until(async () => {
+    const isStill = written === before;
+    before = written;
+    await new Promise((resolve) => setTimeout(resolve, 150));
+    return isStill;
+  });
+  response.destroy();
+
+  expect(stalls).toBeGreaterThan(0);
+  expect(written).toBeLessThan(40 * 1024 * 1024);
+});
+
+test.for(["with a length", "chunked", "before the first byte"])(
+  "an upstream that dies in the body, %s, is free, and nobody takes the reply for whole",
+  async (kind, { app }) => {
+    await using upstream = await startUpstream((_request, response) => {
+      if (kind !== "chunked") {
+        response.setHeader("content-length", "1000");
+      }
+      response.setHeader("content-encoding", "gzip");
+      response.flushHeaders();
+      if (kind !== "before the first byte") {
+        response.write("half of it");
+      }
+      setImmediate(() => setImmediate(() => response.destroy()));
+    });
+    const { call, events } = await setUp(app, upstream.url);
+
+    const reply = await call("", { headers: { "accept-encoding": "identity" } })
+      .then(
+        async (response) => ({ status: response.status, body: await response.text() }),
+        () => undefined,
+      )
+      .catch(() => undefined);
+
+    expect(reply?.status ?? 502).toBe(502);
+    expect(await events()).toEqual(free(502));
+  },
+);
+
+test("a consumer who leaves in the middle of the reply pays", async ({ app }) => {
+  await using upstream = await startUpstream((_request, response) => {
+    response.write("a first part");
+  });
+  const { raw, events } = await setUp(app, upstream.url);
+
+  const response = await send(raw());
+  await once(response, "data");
+  response.destroy();
+
+  expect(await events()).toEqual(paid(200));
+});
+
+test("a consumer who leaves while the upstream works pays", async ({ app }) => {
+  await using upstream = await startUpstream(() => {});
+  const { raw, events } = await setUp(app, upstream.url);
+
+  const sending = request(raw()).on("error", () => {});
+  sending.end();
+  await until(() => upstream.requests.length === 1);
+  sending.destroy();
+
+  expect(await events()).toEqual(paid(499));
+});
+
+test("a consumer who leaves in the middle of the request does not pay", async ({ app }) => {
+  await using upstream = await startUpstream(() => {});
+  const { raw, events } = await setUp(app, upstream.url);
+
+  const sending = request(raw({ method: "POST" })).on("error", () => {});
+  sending.write("half of it");
+  await until(() => upstream.requests.length === 1);
+  sending.destroy();
+
+  expect(await events()).toEqual(free(502));
+});
+
+test("an upstream that answers before it has read the request is heard", async ({ app }) => {
+  await using upstream = await startUpstream((_request, response) => {
+    response.writeHead(413, { connection: "close" }).end("too large");
+  });
+  const { raw, events } = await setUp(app, upstream.url);
+
+  const sending = request(raw({ method: "POST" })).on("error", () => {});
+  sending.write("begin");
+  const [response] = (await once(sending, "response")) as [IncomingMessage];
+  const body = await readAll(response);
+  sending.destroy();
+
+  expect([response.statusCode, body.toString()]).toEqual([413, "too large"]);
+  expect(await events()).toEqual(paid(413));
+});
+
+test("credentials, hops and cookies end at the gateway, in both directions", async ({ app }) => {
+  await using upstream = await startUpstream((_request, response) => {
+    response.setHeader("set-cookie", ["session=stolen", "b=c"]);
+    response.setHeader("connection", "x-hop");
+    response.setHeader("x-hop", "1");
+    response.setHeader("keep-alive", "timeout=1");
+    response.setHeader("strict-transport-security", "max-age=1");
+    response.setHeader("x-callora-charged-nanos", "0");
+    response.setHeader("x-kept", ["1", "2"]);
+    response.end("ok");
+  });
+  const { raw, secret, consumer } = await setUp(app, upstream.url);
+
+  const response = await send(
+    raw({
+      headers: {
+        authorization: `Bearer ${consumer.token}`,
+        cookie: "session=mine",
+        connection: "close, x-gone",
+        "x-gone": "1",
+        te: "trailers",
+        "x-forwarded-for": "1.2.3.4",
+        "x-kept": "1",
+      },
+    }),
+  );
+  await readAll(response);
+
+  const sent = upstream.requests[0]?.headers ?? {};
+  expect(JSON.stringify(sent)).not.toContain(secret);
+  expect(JSON.stringify(sent)).not.toContain(consumer.token);
+  for (const name of ["x-api-key", "authorization", "cookie", "x-gone", "te"]) {
+    expect(sent, name).not.toHaveProperty(name);
+  }
+  expect(sent).toMatchObject({ "x-kept": "1", "x-forwarded-for": "127.0.0.1" });
+  for (const name of ["set-cookie", "x-hop", "strict-transport-security"]) {
+    expect(response.headers, name).not.toHaveProperty(name);
+  }
+  expect(response.headers).toMatchObject({
+    "x-kept": "1, 2",
+    "x-callora-charged-nanos": String(price),
+    "content-security-policy": "sandbox",
+  });
+});
+
+test.for(["..", "a/../../b", "%2e%2e/x", "a/%2E", "..%2fx", "..\\x"])(
+  "the path %s is refused before it costs anything",
+  async (rest, { app }) => {
+    await using upstream = await startUpstream();
+    const { raw, path, call, events } = await setUp(app, `${upstream.url}/base`);
+
+    const response = await send(raw({ path: `${path}${rest}` }));
+
+    expect([400, 404]).toContain(response.statusCode);
+    await readAll(response);
+    await (await call("fine")).text();
+    expect(await events()).toEqual(paid(200));
+    expect(upstream.requests.map(({ url }) => url)).toEqual(["/base/fine"]);
+  },
+);
+
+test("the path and the query go on as they were sent", async ({ app }) => {
+  await using upstream = await startUpstream();
+  const { raw, path } = await setUp(app, `${upstream.url}/base/`);
+  const rest = "a%2Fb//c%20d;e=1/?q=a%20b&r=%26&empty=&s=a+b";
+
+  await readAll(await send(raw({ path: `${path}${rest}` })));
+
+  expect(upstream.requests[0]?.url).toBe(`/base/${rest}`);
+});
+
+test("a key opens its own API, while it lives, and nothing else", async ({ app }) => {
+  await using upstream = await startUpstream();
+  const { api, consumer, developer, secret, call } = await setUp(app, upstream.url);
+  const other = await app.api(developer, { upstreamUrl: upstream.url });
+  const at = (slug: string, headers: Record<string, string>) =>
+    fetch(`${app.url}/v1/call/${slug}/x`, { headers });
+  const outcome = async (response: Response) => [response.status, await reasonOf(response)];
+
+  expect(await outcome(await at(other.slug, { "x-api-key": secret }))).toEqual([
+    403,
+    "KEY_NOT_FOR_API",
+  ]);
+  expect(await outcome(await at("no-such-api", { "x-api-key": secret }))).toEqual([
+    404,
+    "API_NOT_FOUND",
+  ]);
+  expect((await at(api.slug, {})).status).toBe(401);
+  expect((await at(api.slug, { "x-api-key": `${secret}x` })).status).toBe(401);
+  expect((await at(api.slug, { authorization: `Bearer ${secret}` })).status).toBe(200);
+  const keys = app.client(KeyService, consumer.token);
+  const { keys: listed } = await keys.listKeys({});
+  await keys.revokeKey({ keyId: listed[0]?.id ?? "" });
+  expect((await call()).status).toBe(401);
+  expect(upstream.requests).toHaveLength(1);
+});
+
+plain("a name that leads to a private address is refused when connecting", async () => {
+  await using app = await startTestApp({ GATEWAY_ALLOW_PRIVATE_UPSTREAMS: "" });
+  await using upstream = await startUpstream();
+  const { port } = new URL(upstream.url);
+  const { call, events } = await setUp(app, `http://localhost:${port}`);
+
+  const response = await call();
+
+  expect([response.status, await reasonOf(response)]).toEqual([502, "UPSTREAM_NOT_ALLOWED"]);
+  expect(await events()).toEqual(free(502));
+  expect(upstream.requests).toHaveLength(0);
+});
+
+test.for(["127.0.0.1", "localhost"])(
+  "the server's own ports are no upstream, by %s",
+  async (host, { app }) => {
+    const own = [new URL(app.url), new URL(app.urls.app), new URL(app.network.horizonUrl)];
+    for (const { port } of own) {
+      const { call, api } = await setUp(app, "http://127.0.0.1:9");
+      await asSuperuser(app, (client) =>
+        client.query("update api_upstreams set url = $1 where api_id = $2", [
+          `http://${host}:${port}/`,
+          api.id,
+        ]),
+      );
+
+      const response = await call();
+
+      expect([response.status, await reasonOf(response)]).toEqual([502, "UPSTREAM_NOT_ALLOWED"]);
+    }
+  },
+);
+
+type Answer = (response: ServerResponse) => void;
+
+test.for<[string, string, Answer]>([
+  [
+    "a reply with a length",
+    "GET",
+    (response) => response.setHeader("content-length", 4).end("done"),
+  ],
+  ["a chunked reply", "GET", (response) => void (response.write("do"), response.end("ne"))],
+  ["a reply without a body", "GET", (response) => response.writeHead(204).end()],
+  ["an empty reply", "GET", (response) => response.setHeader("content-length", 0).end()],
+  ["a reply to HEAD", "HEAD", (response) => response.setHeader("content-length", 4).end()],
+  ["a failure", "GET", (response) => response.destroy()],
+])("%s ends only once its event is durable", async ([, method, answer], { app }) => {
+  await using upstream = await startUpstream((_request, response) => answer(response));
+  const { raw, events } = await setUp(app, upstream.url);
+  let isWhole = false;
+
+  await asSuperuser(app, async (client) => {
+    await client.query("begin");
+    await client.query("select from journal_heads for update");
+    const reply = send(raw({ method })).then(async (response) => {
+      // A reply with a length is whole for its reader when it has that many bytes.
+      const body = await readAll(response);
+      isWhole = true;
+      return { status: response.statusCode, body: body.toString() };
+    });
+    await until(() => isAppendWaiting(app));
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    expect(isWhole).toBe(false);
+    await client.query("rollback");
+    await reply;
+  });
+
+  expect(isWhole).toBe(true);
+  expect(await events()).toHaveLength(1);
+});
+
+test("a stream shows what it has while its event waits, but not its end", async ({ app }) => {
+  await using upstream = await startUpstream((_request, response) => response.end("all of it"));
+  const { raw } = await setUp(app, upstream.url);
+
+  await asSuperuser(app, async (client) => {
+    await client.query("begin");
+    await client.query("select from journal_heads for update");
+    const response = await send(raw());
+    response.on("data", () => {});
+    await until(() => isAppendWaiting(app));
+    expect(response.complete).toBe(false);
+    const ended = once(response, "end");
+    await client.query("rollback");
+    await ended;
+    expect(response.complete).toBe(true);
+  });
+});
+
+test("an answer that is no HTTP is a failure, free", async ({ app }) => {
+  const sockets: Socket[] = [];
+  const server = createServer((socket) => {
+    sockets.push(socket.on("error", () => {}));
+    socket.once("data", () => socket.end("SSH-2.0-OpenSSH\r\n\r\n"));
+  }).listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address() as AddressInfo;
+  const { call, events } = await setUp(app, `http://127.0.0.1:${port}`);
+
+  const response = await call();
+
+  expect(response.status).toBe(502);
+  expect(await events()).toEqual(free(502));
+  for (const socket of sockets) {
+    socket.destroy();
+  }
+  server.close();
+});
+
+test("two requests in one cannot be smuggled through", async ({ app }) => {
+  await using upstream = await startUpstream();
+  const { path, secret } = await setUp(app, upstream.url);
+  const socket = connect(Number(new URL(app.url).port), "127.0.0.1");
+  const inner = "GET /inner HTTP/1.1\r\nhost: x\r\n\r\n";
+
+  socket.write(
+    `POST ${path} HTTP/1.1\r\nhost: x\r\nx-api-key: ${secret}\r\n` +
+      `content-length: ${inner.length}\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n${inner}`,
+  );
+  socket.end();
+  await readAll(socket);
+
+  expect(upstream.requests.filter(({ url }) => url === "/inner")).toEqual([]);
+});
+
+/** From a session of its own: in a transaction the activity of others is read once. */
+function isAppendWaiting(app: App): Promise<boolean> {
+  return asSuperuser(app, async (client) => {
+    const { rowCount } = await client.query(
+      "select from pg_stat_activity where datname = current_database() " +
+        "and wait_event_type = 'Lock' and query like '%journal_heads%'",
+    );
+    return rowCount === 1;
+  });
+}
+
+function send(options: RequestOptions, body?: Readable): Promise<IncomingMessage> {
+  return new Promise((resolve, reject) => {
+    const sending = request(options, resolve).on("error", reject);
+    if (body === undefined) {
+      sending.end();
+    } else {
+      body.pipe(sending);
+    }
+  });
+}
+
+async function readAll(stream: AsyncIterable<Buffer>): Promise<Buffer> {
+  const chunks: Buffer[] = [];
+  for await (const chunk of stream) {
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks);
+}
+
+/** In pieces of uneven sizes. */
+function* pieces(data: Buffer): Generator<Buffer> {
+  for (let at = 0, length = 1; at < data.length; at += length, length = (length * 7) % 65_521) {
+    yield data.subarray(at, at + length);
+  }
+}

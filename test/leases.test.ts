@@ -1,0 +1,484 @@
+import { randomUUID } from "node:crypto";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, expect, test as plain } from "vitest";
+import { createApp } from "../src/app.ts";
+import { readConfig } from "../src/config.ts";
+import {
+  acquireLease,
+  closeDrainedLeases,
+  drainLeases,
+  type Lease,
+} from "../src/credits/leases.ts";
+import { createLeaseBook } from "../src/gateway/lease-book.ts";
+import { createLogger } from "../src/log.ts";
+import { createJournal } from "../src/metering/journal.ts";
+import { projectNext } from "../src/metering/projector.ts";
+import { createMetrics } from "../src/metrics.ts";
+import { openDatabase } from "../src/server.ts";
+import { must, type startTestApp } from "./support/app.ts";
+import { grant, newAccountId, openBooks, seeded, usage } from "./support/books.ts";
+import { newPerson } from "./support/people.ts";
+import { asSuperuser } from "./support/superuser.ts";
+import { test } from "./support/test.ts";
+import { startUpstream } from "./support/upstream.ts";
+
+type App = Awaited<ReturnType<typeof startTestApp>>;
+
+const price = 1_000n;
+
+/** A consumer with keys for APIs of one price: a key may call a hundred times at once. */
+async function setUp(app: App, { upstreamUrl, calls }: { upstreamUrl: string; calls: bigint }) {
+  const developer = await newPerson(app.db, "developer");
+  const consumer = await newPerson(app.db);
+  const apis = await Promise.all(
+    Array.from({ length: 3 }, () => app.api(developer, { upstreamUrl, callNanos: price })),
+  );
+  const keys = [];
+  for (const api of apis) {
+    keys.push({ slug: api.slug, secret: await app.key(consumer, api.id) });
+  }
+  await grant(app.db, consumer.accountId, calls * price);
+  return { consumer, keys };
+}
+
+async function callAll(
+  urls: string[],
+  keys: { slug: string; secret: string }[],
+  count: number,
+): Promise<Map<string, number>> {
+  const replies = await Promise.all(
+    Array.from({ length: count }, async (_, index) => {
+      const { slug, secret } = must(keys[index % keys.length]);
+      const url = must(urls[index % urls.length]);
+      const response = await fetch(`${url}/v1/call/${slug}/x`, {
+        headers: { "x-api-key": secret },
+      });
+      const body = await response.text();
+      return response.status === 200
+        ? "200"
+        : `${response.status} ${JSON.parse(body).reason ?? body}`;
+    }),
+  );
+  const counts = new Map<string, number>();
+  for (const reply of replies) {
+    counts.set(reply, (counts.get(reply) ?? 0) + 1);
+  }
+  return counts;
+}
+
+test("of 200 calls at once, exactly those that the balance covers are served", async ({ app }) => {
+  await using upstream = await startUpstream();
+  const { consumer, keys } = await setUp(app, { upstreamUrl: upstream.url, calls: 33n });
+
+  const replies = await callAll([app.url], keys, 200);
+
+  expect(Object.fromEntries(replies)).toEqual({ "200": 33, [exhausted(replies)]: 167 });
+  expect(exhausted(replies)).toContain("CREDIT_EXHAUSTED");
+  expect(upstream.requests).toHaveLength(33);
+  await app.applied();
+  expect(await balances(app, consumer.accountId)).toMatchObject({
+    consumer: 0n,
+    lease_escrow: 0n,
+  });
+});
+
+test("two processes together never serve more than the balance covers", async ({ app }) => {
+  await using upstream = await startUpstream();
+  await using second = await startSecond(app);
+  const { consumer, keys } = await setUp(app, { upstreamUrl: upstream.url, calls: 33n });
+
+  const replies = await callAll([app.url, second.url], keys, 200);
+  await app.applied();
+
+  expect(replies.get("200")).toBe(33);
+  expect(upstream.requests).toHaveLength(33);
+  const { consumer: left = 0n, consumer_receivable: owed = 0n } = await balances(
+    app,
+    consumer.accountId,
+  );
+  expect([left, owed]).toEqual([0n, 0n]);
+});
+
+test("a process that stops gives back what it did not spend", async ({ app }) => {
+  await using upstream = await startUpstream();
+  const { consumer, keys } = await setUp(app, { upstreamUrl: upstream.url, calls: 33n });
+  {
+    await using second = await startSecond(app);
+    expect((await callAll([second.url], keys, 5)).get("200")).toBe(5);
+    expect(await balances(app, consumer.accountId)).toMatchObject({ consumer: 13n * price });
+  }
+  await app.applied();
+
+  expect(await balances(app, consumer.accountId)).toMatchObject({
+    consumer: 28n * price,
+    lease_escrow: 0n,
+  });
+});
+
+function exhausted(replies: Map<string, number>): string {
+  return [...replies.keys()].find((reply) => reply.startsWith("402")) ?? "none";
+}
+
+async function balances(app: App, accountId: string): Promise<Record<string, bigint>> {
+  const { rows } = await asSuperuser(app, (client) =>
+    client.query(
+      "select kind, credits_nanos - debits_nanos as held from ledger_accounts where account_id = $1",
+      [accountId],
+    ),
+  );
+  return Object.fromEntries(rows.map(({ kind, held }) => [kind, BigInt(held)]));
+}
+
+/** Another server on the same database. */
+async function startSecond({ urls, network }: App) {
+  const directory = await mkdtemp(join(tmpdir(), "callora-second-"));
+  const db = await openDatabase(urls);
+  const app = createApp({
+    config: readConfig({ PORT: "0", CALLORA_DATA_DIR: directory }),
+    secretKey: "a secret key of a test, long enough",
+    db,
+    network,
+    log: createLogger({ level: "debug", stream: { write: () => {} } }),
+    metrics: createMetrics(),
+    now: () => new Date(),
+    version: "0.0.0-test",
+    ownPorts: [],
+  });
+  const { port } = await app.listen({ host: "127.0.0.1", port: 0 });
+  return {
+    url: `http://127.0.0.1:${port}`,
+    async [Symbol.asyncDispose]() {
+      await app.close();
+      await db.close();
+      await rm(directory, { recursive: true, force: true });
+    },
+  };
+}
+
+describe("a lease", () => {
+  const begun = new Date("2026-11-20T10:00:00Z");
+  const expired = new Date("2026-11-20T10:01:00Z");
+
+  async function lease(
+    { db }: Books,
+    { account, calls, holder = "h" }: { account: string; calls: bigint; holder?: string },
+  ): Promise<Lease> {
+    const wanted = {
+      accountId: account,
+      mode: "live",
+      holder,
+      wantNanos: calls * price,
+      leastNanos: price,
+      shard: 0,
+      expireAt: expired,
+    } as const;
+    const outcome = await db.systemTransaction((tx) => acquireLease(tx, wanted, begun));
+    if (!("lease" in outcome)) {
+      throw new Error(`no lease: ${outcome.availableNanos}`);
+    }
+    return outcome.lease;
+  }
+
+  const drain = ({ db }: Books, now: Date, holder: string | null = null) =>
+    db.systemTransaction((tx) => drainLeases(tx, { now, holder }));
+  const event = (account: string, id: string | null, more = {}) =>
+    usage({ account, developer, charged: String(price), lease: id, ...more });
+  const developer = newAccountId();
+
+  plain("of a dead holder goes back once its events are applied, and not before", async () => {
+    await using books = await openBooks();
+    const account = newAccountId();
+    await books.grant(account, 10n * price);
+    const { id } = await lease(books, { account, calls: 10n });
+    await books.journal.append([event(account, id), event(account, id)]);
+    const close = (position: bigint) =>
+      books.db.systemTransaction((tx) => closeDrainedLeases(tx, { shard: 0, position }, expired));
+
+    expect(await drain(books, new Date(expired.getTime() - 1))).toBe(0);
+    expect(await drain(books, expired)).toBe(1);
+    expect(await close(0n)).toBe(0);
+    expect(await books.held(account, "consumer")).toBe(0n);
+    expect(await books.held(account, "lease_escrow")).toBe(10n * price);
+
+    await books.db.systemTransaction((tx) => projectNext(tx, expired));
+    expect(await books.held(account, "lease_escrow")).toBe(8n * price);
+    expect(await close(1n)).toBe(1);
+    expect(await close(1n)).toBe(0);
+    expect(await books.held(account, "consumer")).toBe(8n * price);
+    expect(await books.held(account, "lease_escrow")).toBe(0n);
+  });
+
+  plain("is returned in its own transaction while events keep coming", async () => {
+    await using books = await openBooks();
+    const account = newAccountId();
+    await books.grant(account, 4n * price);
+    const { id } = await lease(books, { account, calls: 4n });
+    await drain(books, expired);
+    await books.journal.append([event(account, null)]);
+
+    await books.project(expired);
+
+    // What was returned first pays for the event that came without a lease.
+    expect(await books.held(account, "consumer")).toBe(3n * price);
+    expect(
+      await books.sum(
+        "select count(*) as sum from credit_leases where id = $1 and state = 'closed'",
+        [id],
+      ),
+    ).toBe(1n);
+  });
+
+  plain("that is drained is no more charged: the balance is, and nothing is lost", async () => {
+    await using books = await openBooks();
+    const account = newAccountId();
+    await books.grant(account, 5n * price);
+    const { id } = await lease(books, { account, calls: 3n });
+    await drain(books, expired);
+
+    await books.journal.append([event(account, id)]);
+    await books.project(expired);
+    await books.journal.append([event(account, id)]);
+    await books.project(expired);
+
+    expect(await books.held(account, "consumer")).toBe(3n * price);
+    expect(await books.held(account, "lease_escrow")).toBe(0n);
+    expect(await books.held(account, "consumer_receivable")).toBe(0n);
+    expect(await books.sum("select count(*) as sum from usage_events")).toBe(2n);
+  });
+
+  plain("pays for nothing but its own account's events, and never more than it has", async () => {
+    await using books = await openBooks();
+    const [account, thief] = [newAccountId(), newAccountId()];
+    await books.grant(account, 3n * price);
+    await books.grant(account, 3n * price, "test");
+    const { id } = await lease(books, { account, calls: 2n });
+    // As no server of ours writes it: the journal is believed, not trusted.
+    await books.superuser.query(
+      "insert into usage_journal (shard, position, events) values (0, 1, $1)",
+      [
+        JSON.stringify([
+          event(thief, id),
+          event(account, id, { mode: "test" }),
+          event(account, "lea_unknown"),
+          event(account, id),
+          event(account, id),
+          event(account, id, { charged: String(7n * price) }),
+        ]),
+      ],
+    );
+    await books.superuser.query("update journal_heads set position = 1");
+
+    await books.project();
+
+    expect(await books.held(thief, "consumer_receivable")).toBe(-price);
+    expect(await books.held(account, "lease_escrow")).toBe(0n);
+    expect(await books.held(account, "consumer")).toBe(0n);
+    expect(await books.held(account, "consumer_receivable")).toBe(-7n * price);
+    expect(await books.held(account, "consumer", "test")).toBe(2n * price);
+  });
+
+  plain("of a holder that stops is drained before it expires, and others' are not", async () => {
+    await using books = await openBooks();
+    const account = newAccountId();
+    await books.grant(account, 10n * price);
+    await lease(books, { account, calls: 2n, holder: "stops" });
+    await lease(books, { account, calls: 3n, holder: "stays" });
+
+    await drain(books, begun, "stops");
+    await books.project(begun);
+
+    expect(await books.held(account, "consumer")).toBe(7n * price);
+    expect(await books.held(account, "lease_escrow")).toBe(3n * price);
+  });
+
+  plain("is not held up by the projector: an append does not wait for it", async () => {
+    await using books = await openBooks();
+    const account = newAccountId();
+    await books.grant(account, 10n * price);
+    const { id } = await lease(books, { account, calls: 10n });
+    await books.journal.append([event(account, id)]);
+
+    const position = await books.db.systemTransaction(async (tx) => {
+      await projectNext(tx, begun);
+      return books.journal.append([event(account, id)]);
+    });
+
+    expect(position).toBe(2n);
+  });
+
+  const seed = Number(process.env.CALLORA_TEST_SEED ?? Date.now() % 1_000_000);
+
+  plain(
+    `never gives back what a later event spends, however appends and drains race (seed ${seed})`,
+    async () => {
+      await using books = await openBooks();
+      const random = seeded(seed);
+      const other = await openDatabase(books.urls);
+      const journals = [books.journal, createJournal({ db: other, onAppended: () => {} })];
+      const pause = () =>
+        new Promise<void>((resolve) => {
+          setTimeout(resolve, random() * 6);
+        });
+
+      for (let round = 0; round < 60; round++) {
+        const account = newAccountId();
+        await books.grant(account, 8n * price);
+        const { id } = await lease(books, { account, calls: 8n });
+        const appends = Array.from({ length: 6 }, async (_, index) => {
+          await pause();
+          await must(journals[index % 2]).append([event(account, id)]);
+        });
+        const draining = pause().then(() => drain(books, expired));
+        const projecting = pause().then(() => books.project(expired));
+        await Promise.all([...appends, draining, projecting]);
+        await books.project(expired);
+
+        const label = `seed ${seed}, round ${round}`;
+        expect(await books.held(account, "consumer"), label).toBe(2n * price);
+        expect(await books.held(account, "lease_escrow"), label).toBe(0n);
+        expect(await namedAfterFence(books, id), label).toBe(0n);
+        // Nothing was owed at any time: a transfer would have stayed.
+        expect(await owed(books, account), label).toBe(0n);
+      }
+      await other.close();
+    },
+  );
+});
+
+describe("the lease book", () => {
+  plain(
+    "of two processes, with calls that fail in between, leases no more than there is",
+    async () => {
+      await using books = await openBooks();
+      const account = newAccountId();
+      await books.grant(account, 50n * price);
+      const other = await openDatabase(books.urls);
+      const options = { callMsMax: 30_000, now: () => new Date() };
+      const leaseBooks = [books.db, other].map((db) =>
+        createLeaseBook({ db, holder: randomUUID(), ...options }),
+      );
+      const random = seeded(7);
+      let running = 0n;
+      let spent = 0n;
+
+      await Promise.all(
+        Array.from({ length: 300 }, async (_, index) => {
+          const amountNanos = price * BigInt(1 + Math.floor(random() * 3));
+          const outcome = await must(leaseBooks[index % 2]).reserve({
+            accountId: account,
+            mode: "live",
+            amountNanos,
+          });
+          if ("availableNanos" in outcome) {
+            return;
+          }
+          running += amountNanos;
+          expect(running + spent).toBeLessThanOrEqual(50n * price);
+          await new Promise((resolve) => setImmediate(resolve));
+          running -= amountNanos;
+          if (random() < 0.3) {
+            outcome.release(amountNanos);
+          } else {
+            spent += amountNanos;
+          }
+        }),
+      );
+      await other.close();
+
+      expect(spent).toBeGreaterThan(20n * price);
+      expect(spent).toBeLessThanOrEqual(50n * price);
+      expect(await books.held(account, "consumer")).toBeGreaterThanOrEqual(0n);
+    },
+  );
+
+  plain("finds credit that comes in while calls are being refused", async () => {
+    await using books = await openBooks();
+    const account = newAccountId();
+    const leases = createLeaseBook({
+      db: books.db,
+      holder: "h",
+      callMsMax: 30_000,
+      now: () => new Date(),
+    });
+    const reserve = () => leases.reserve({ accountId: account, mode: "live", amountNanos: price });
+
+    const refused = await Promise.all(Array.from({ length: 50 }, reserve));
+    const late = Array.from({ length: 20 }, reserve);
+    await books.grant(account, price);
+    const served = await reserve();
+    await Promise.all(late);
+
+    expect(refused.every((outcome) => "availableNanos" in outcome)).toBe(true);
+    const others = (await Promise.all(late)).filter((outcome) => "leaseId" in outcome);
+    expect(others.length + ("leaseId" in served ? 1 : 0)).toBe(1);
+  });
+
+  plain("answers many calls that cannot be paid with few questions to the database", async () => {
+    await using books = await openBooks();
+    let questions = 0;
+    const db: typeof books.db = {
+      ...books.db,
+      systemTransaction: (work) => {
+        questions += 1;
+        return books.db.systemTransaction(work);
+      },
+    };
+    const now = () => new Date();
+    const leases = createLeaseBook({ db, holder: "h", callMsMax: 30_000, now });
+    const call = { accountId: newAccountId(), mode: "live", amountNanos: price } as const;
+
+    const outcomes = await Promise.all(Array.from({ length: 500 }, () => leases.reserve(call)));
+
+    expect(outcomes).toEqual(Array(500).fill({ availableNanos: 0n }));
+    expect(questions).toBeLessThanOrEqual(2);
+  });
+
+  plain("does not use a lease for a call that may outlast it", async () => {
+    await using books = await openBooks();
+    const account = newAccountId();
+    await books.grant(account, 100n * price);
+    let nowMs = Date.parse("2026-11-20T10:00:00Z");
+    const now = () => new Date(nowMs);
+    const leases = createLeaseBook({ db: books.db, holder: "h", callMsMax: 30_000, now });
+    const reserve = () => leases.reserve({ accountId: account, mode: "live", amountNanos: price });
+    const idOf = async () => {
+      const outcome = await reserve();
+      return "leaseId" in outcome ? outcome.leaseId : null;
+    };
+
+    const first = await idOf();
+    nowMs += 20_000;
+    const second = await idOf();
+    nowMs += 10_000;
+    const third = await idOf();
+
+    expect(second).toBe(first);
+    expect(third).not.toBe(first);
+    const { rows } = await books.superuser.query(
+      "select extract(epoch from expire_at)::int8 as expire from credit_leases where id = $1",
+      [third],
+    );
+    expect(Number(rows[0].expire) * 1000 - nowMs).toBe(60_000);
+  });
+});
+
+type Books = Awaited<ReturnType<typeof openBooks>>;
+
+function owed(books: Books, account: string): Promise<bigint> {
+  return books.sum(
+    "select sum(amount_nanos) from ledger_transfers " +
+      "where account_id = $1 and debit_kind = 'consumer_receivable'",
+    [account],
+  );
+}
+
+/** Events that name a lease although they stand after its last position. */
+function namedAfterFence(books: Books, leaseId: string): Promise<bigint> {
+  return books.sum(
+    "select count(*) as sum from usage_journal, jsonb_array_elements(events) as listed (event), " +
+      "credit_leases where id = $1 and event->>'lease' = id and position > fence",
+    [leaseId],
+  );
+}
