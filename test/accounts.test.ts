@@ -135,11 +135,11 @@ test("a name and an address belong to one person, in whichever case", async ({ a
   const email = `${username}@example.com`;
   await createUser(app, { username, email });
 
-  const sameName = createUser(app, { username: username.toUpperCase() });
-  const sameMail = createUser(app, { username: newName(), email: email.toUpperCase() });
+  const sameName = () => createUser(app, { username: username.toUpperCase() });
+  const sameMail = () => createUser(app, { username: newName(), email: email.toUpperCase() });
 
-  await expect(sameName).rejects.toMatchObject({ code: Code.AlreadyExists });
-  await expect(sameMail).rejects.toMatchObject({ code: Code.AlreadyExists });
+  await expect(sameName()).rejects.toMatchObject({ code: Code.AlreadyExists });
+  await expect(sameMail()).rejects.toMatchObject({ code: Code.AlreadyExists });
 });
 
 test("of ten people who claim a name at once, one has it", async ({ app }) => {

@@ -70,8 +70,8 @@ const free = (status: number) => [{ status, charged: 0n }];
 const paid = (status: number) => [{ status, charged: price }];
 
 async function reasonOf(response: Response): Promise<string> {
-  const { reason } = (await response.json()) as { reason?: string };
-  return reason ?? "";
+  const { details } = (await response.json()) as { details?: { reason?: string }[] };
+  return details?.[0]?.reason ?? "";
 }
 
 test.for([200, 201, 301, 404, 418, 429])(
@@ -158,9 +158,10 @@ plain(
 
     const silent = await call("silent");
     const half = call("half").then((response) => response.text());
+    const isBroken = expect(half).rejects.toThrow();
 
     expect([silent.status, await reasonOf(silent)]).toEqual([504, "UPSTREAM_TIMEOUT"]);
-    await expect(half).rejects.toThrow();
+    await isBroken;
     expect(await events(2)).toEqual([...free(504), ...free(504)]);
   },
 );
@@ -397,12 +398,12 @@ test("credentials, hops and cookies end at the gateway, in both directions", asy
     response.setHeader("x-kept", ["1", "2"]);
     response.end("ok");
   });
-  const { raw, secret, consumer } = await setUp(app, upstream.url);
+  const { raw, secret } = await setUp(app, upstream.url);
 
   const response = await send(
     raw({
       headers: {
-        authorization: `Bearer ${consumer.token}`,
+        authorization: `Bearer ${secret}`,
         cookie: "session=mine",
         connection: "close, x-gone",
         "x-gone": "1",
@@ -416,7 +417,6 @@ test("credentials, hops and cookies end at the gateway, in both directions", asy
 
   const sent = upstream.requests[0]?.headers ?? {};
   expect(JSON.stringify(sent)).not.toContain(secret);
-  expect(JSON.stringify(sent)).not.toContain(consumer.token);
   for (const name of ["x-api-key", "authorization", "cookie", "x-gone", "te"]) {
     expect(sent, name).not.toHaveProperty(name);
   }
@@ -524,7 +524,14 @@ test.for<[string, string, Answer]>([
     "GET",
     (response) => response.setHeader("content-length", 4).end("done"),
   ],
-  ["a chunked reply", "GET", (response) => void (response.write("do"), response.end("ne"))],
+  [
+    "a chunked reply",
+    "GET",
+    (response) => {
+      response.write("do");
+      response.end("ne");
+    },
+  ],
   ["a reply without a body", "GET", (response) => response.writeHead(204).end()],
   ["an empty reply", "GET", (response) => response.setHeader("content-length", 0).end()],
   ["a reply to HEAD", "HEAD", (response) => response.setHeader("content-length", 4).end()],
@@ -555,7 +562,10 @@ test.for<[string, string, Answer]>([
 });
 
 test("a stream shows what it has while its event waits, but not its end", async ({ app }) => {
-  await using upstream = await startUpstream((_request, response) => response.end("all of it"));
+  await using upstream = await startUpstream((_request, response) => {
+    response.write("all");
+    response.end(" of it");
+  });
   const { raw } = await setUp(app, upstream.url);
 
   await asSuperuser(app, async (client) => {

@@ -1,5 +1,5 @@
 import { randomUUID } from "node:crypto";
-import { Code } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
 import { expect } from "vitest";
 import { CatalogService } from "../gen/callora/catalog/v1/catalog_service_pb.ts";
 import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
@@ -221,3 +221,29 @@ function count(app: App, query: string): Promise<number> {
 function toText(answer: object): string {
   return JSON.stringify(answer, (_, value) => (typeof value === "bigint" ? String(value) : value));
 }
+
+test("a retry of a call that is still running is ABORTED after a while, and may come again", async ({
+  app,
+}) => {
+  const me = await newPerson(app.db, "developer");
+  const requestId = randomUUID();
+  const draft = { name: "x", slug: `a${randomUUID()}`, upstreamUrl: "http://127.0.0.1:9" };
+  const create = () =>
+    app.client(CatalogService, me.token).createApi({ requestId, ...draft, callNanos: 1n });
+
+  await asSuperuser(app, async (client) => {
+    await client.query("begin");
+    await client.query(
+      `insert into idempotency_keys (account_id, method, key, request_hash, response)
+       values ($1, 'callora.catalog.v1.CatalogService/CreateApi', $2, '', '')`,
+      [me.accountId, requestId],
+    );
+
+    const error = await create().catch(ConnectError.from);
+
+    expect(error).toMatchObject({ code: Code.Aborted });
+    expect(JSON.stringify(error)).toContain("IDEMPOTENCY_KEY_IN_FLIGHT");
+    await client.query("rollback");
+  });
+  await expect(create()).resolves.toMatchObject({ api: { slug: draft.slug } });
+});

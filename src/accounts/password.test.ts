@@ -1,3 +1,4 @@
+import { argon2Sync } from "node:crypto";
 import { expect, test } from "vitest";
 import { createPasswordHasher } from "./password.ts";
 
@@ -47,4 +48,16 @@ test("a password of any characters and length works", async () => {
 
 test("a hash that is not one is an error, not a refusal", async () => {
   await expect(hasher.verify("x", "plain text")).rejects.toThrow("not in PHC form");
+});
+
+test("a hash of another cost still opens: the cost is read from it", async () => {
+  const nonce = Buffer.alloc(16, 7);
+  const cheap = { memory: 8_192, passes: 1, parallelism: 1, tagLength: 24 };
+  const tag = argon2Sync("argon2id", { message: "from before", nonce, ...cheap });
+  const text = (bytes: Buffer) => bytes.toString("base64").replace(/=+$/, "");
+
+  const hash = `$argon2id$v=19$m=8192,t=1,p=1$${text(nonce)}$${text(Buffer.from(tag))}`;
+
+  expect(await hasher.verify("from before", hash)).toBe(true);
+  expect(await hasher.verify("from after", hash)).toBe(false);
 });

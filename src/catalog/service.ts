@@ -61,8 +61,8 @@ export function catalogService(deps: Deps): ServiceImpl<typeof CatalogService> {
       checkUpstream(req.upstreamUrl, deps.addresses);
       const retry = retryOf(ctx);
       return db.tenantTransaction(tenant, async (tx, audit) => {
-        const scope = { accountId, retry, response: CreateApiResponseSchema };
-        const { answer, repeated } = await once(tx, scope, async () => {
+        const scope = { accountId, retry, response: CreateApiResponseSchema, audit };
+        return once(tx, scope, async () => {
           const id = newId("api", now());
           if (!(await claimSlug(tx, { slug: req.slug, accountId, apiId: id }))) {
             const message = `Cannot create the API: slug "${req.slug}" is taken`;
@@ -74,10 +74,6 @@ export function catalogService(deps: Deps): ServiceImpl<typeof CatalogService> {
           audit.record(`api:${id}`);
           return { api: await readApi(tx, accountId, id) };
         });
-        if (repeated) {
-          audit.unchanged();
-        }
-        return answer;
       });
     },
 

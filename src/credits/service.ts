@@ -50,8 +50,9 @@ export function creditService(deps: {
           accountId: tenant.accountId,
           retry,
           response: GrantCreditsResponseSchema,
+          audit,
         };
-        const { answer, repeated } = await once(tx, scope, async () => {
+        return once(tx, scope, async () => {
           if (!(await deps.existsAccount(tx, req.accountId))) {
             throw notFound("the account");
           }
@@ -65,10 +66,6 @@ export function creditService(deps: {
           audit.record(`account:${req.accountId}`, detail.trimEnd());
           return { balance: toBalance(await getBalance(tx, req.accountId, mode)) };
         });
-        if (repeated) {
-          audit.unchanged();
-        }
-        return answer;
       });
     },
   };

@@ -9,11 +9,17 @@ import {
 } from "@bufbuild/protobuf";
 import { sql } from "slonik";
 import { z } from "zod";
+import type { Audit } from "./database.ts";
 import { nothing, type Tx } from "./pool.ts";
 
 /** Thrown when a key comes again with another request. */
 export class KeyReusedError extends Error {
   override name = "KeyReusedError";
+}
+
+/** Thrown when an earlier call with the same key is still running after a while. */
+export class KeyBusyError extends Error {
+  override name = "KeyBusyError";
 }
 
 /** What makes a call a retry of an earlier one. An empty key: nothing does. */
@@ -29,29 +35,28 @@ const answerHours = 24;
 const claimRow = z.object({ key: z.string() });
 const answerRow = z.object({ request_hash: z.instanceof(Buffer), response: z.instanceof(Buffer) });
 
+/** How long a call waits for an earlier one with the same key. */
+const lockTimeout = "3s";
+const lockNotAvailable = "55P03";
+
 /**
- * Do the work, unless an earlier call with the same key did: then give its answer again.
+ * Do the work, unless an earlier call with the same key did: then give its answer again, and say that nothing changed.
  *
  * The answer is stored in the transaction of the work, without the fields marked `debug_redact`: a secret is shown
- * once. A call that is still running makes this one wait, up to the lock timeout. Throws KeyReusedError when the
- * earlier request was another one.
+ * once. Throws KeyReusedError when the earlier request was another one, KeyBusyError when it is still running.
  */
 export async function once<Desc extends DescMessage>(
   tx: Tx,
-  { accountId, retry, response }: { accountId: string; retry: Retry; response: Desc },
+  { audit, ...scope }: { accountId: string; retry: Retry; response: Desc; audit: Audit },
   work: () => Promise<MessageInitShape<Desc>>,
-): Promise<{ answer: MessageShape<Desc>; repeated: boolean }> {
+): Promise<MessageShape<Desc>> {
+  const { accountId, retry, response } = scope;
   if (retry.key === "") {
-    return { answer: create(response, await work()), repeated: false };
+    return create(response, await work());
   }
-  const claim = await tx.maybeOne(sql.type(claimRow)`
-    insert into idempotency_keys (account_id, method, key, request_hash, response)
-    values (${accountId}, ${retry.method}, ${retry.key}, ${sql.binary(retry.requestHash)}, '')
-    on conflict do nothing
-    returning key
-  `);
-  if (claim === null) {
-    return { answer: await earlierAnswer(tx, { accountId, retry, response }), repeated: true };
+  if (!(await claimKey(tx, accountId, retry))) {
+    audit.unchanged();
+    return earlierAnswer(tx, scope);
   }
   const answer = create(response, await work());
   await tx.query(sql.type(nothing)`
@@ -59,7 +64,27 @@ export async function once<Desc extends DescMessage>(
     set response = ${sql.binary(Buffer.from(toBinary(response, redacted(response, answer))))}
     where account_id = ${accountId} and method = ${retry.method} and key = ${retry.key}
   `);
-  return { answer, repeated: false };
+  return answer;
+}
+
+/** Claim a key. False when an earlier call has it; one that is still running is waited for. */
+async function claimKey(tx: Tx, accountId: string, retry: Retry): Promise<boolean> {
+  await tx.query(sql.type(z.unknown())`select set_config('lock_timeout', ${lockTimeout}, true)`);
+  try {
+    const claim = await tx.maybeOne(sql.type(claimRow)`
+      insert into idempotency_keys (account_id, method, key, request_hash, response)
+      values (${accountId}, ${retry.method}, ${retry.key}, ${sql.binary(retry.requestHash)}, '')
+      on conflict do nothing
+      returning key
+    `);
+    return claim !== null;
+  } catch (error) {
+    if (error instanceof Error && "code" in error && error.code === lockNotAvailable) {
+      const message = `Cannot use key "${retry.key}" now: the call that has it is still running`;
+      throw new KeyBusyError(message, { cause: error });
+    }
+    throw error;
+  }
 }
 
 /** Delete up to 1,000 answers that are more than a day old: no retry gets them again. */

@@ -55,8 +55,8 @@ export function keyService(deps: {
       const mode = req.mode === Mode.TEST ? "test" : "live";
       const secret = mintSecret(mode);
       return db.tenantTransaction(tenant, async (tx, audit) => {
-        const scope = { accountId, retry, response: CreateKeyResponseSchema };
-        const { answer, repeated } = await once(tx, scope, async () => {
+        const scope = { accountId, retry, response: CreateKeyResponseSchema, audit };
+        return once(tx, scope, async () => {
           if (!(await deps.existsPublishedApi(tx, req.apiId))) {
             throw notFound("the API");
           }
@@ -78,10 +78,6 @@ export function keyService(deps: {
           audit.record(`api_key:${row.id}`);
           return { key: toKey(row), secret: secret.plain };
         });
-        if (repeated) {
-          audit.unchanged();
-        }
-        return answer;
       });
     },
 

@@ -140,6 +140,14 @@ export function toConnectError(error: unknown): ConnectError {
   if (error instanceof Error && error.name === "AbortError") {
     return reasoned(Code.Canceled, { reason: "CANCELED", message: "canceled", cause: error });
   }
+  if (error instanceof Error && error.name === "KeyBusyError") {
+    return reasoned(Code.Aborted, {
+      reason: "IDEMPOTENCY_KEY_IN_FLIGHT",
+      message: error.message,
+      retryAfterMs: 1000,
+      cause: error,
+    });
+  }
   return error instanceof Error && isTransient(error) ? busy(error) : internal(error);
 }
 

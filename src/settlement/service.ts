@@ -45,17 +45,13 @@ export function settlementService(deps: Deps): ServiceImpl<typeof SettlementServ
       const { accountId } = tenant;
       const retry = retryOf(ctx);
       const response = await db.platformTransaction(tenant, async (tx, audit) => {
-        const scope = { accountId, retry, response: RunSettlementResponseSchema };
-        const { answer, repeated } = await once(tx, scope, async () => {
+        const scope = { accountId, retry, response: RunSettlementResponseSchema, audit };
+        return once(tx, scope, async () => {
           const id = await startRun(tx, req.minimumNanos, now());
           const settlement = await readSettlement(tx, id);
           audit.record(`settlement:${settlement.id}`);
           return { settlement };
         });
-        if (repeated) {
-          audit.unchanged();
-        }
-        return answer;
       });
       deps.wake();
       return response;
