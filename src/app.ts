@@ -30,7 +30,7 @@ import { drainLeases } from "./credits/leases.ts";
 import { creditService } from "./credits/service.ts";
 import type { Database } from "./db/database.ts";
 import { deleteOldAnswers } from "./db/once.ts";
-import { nothing } from "./db/pool.ts";
+import { nothing, type Tx } from "./db/pool.ts";
 import { docsRoutes } from "./edge/docs.ts";
 import type { Mount } from "./edge/mount.ts";
 import { createEdge, type RouteInfo } from "./edge/server.ts";
@@ -125,11 +125,22 @@ export function createApp(deps: AppDeps): App {
       readiness.stop();
       await edge.close({ graceMs: config.server.shutdownGraceMs });
       await loops.stop();
-      // What this process leased and did not spend goes back as soon as its events are applied.
-      await db.systemTransaction((tx) => drainLeases(tx, { now: now(), holder }));
-      while (await db.systemTransaction((tx) => projectNext(tx, now()))) {}
+      // What this process leased and did not spend goes back as soon as its events are applied. What is not done
+      // in time is left to other processes, or to the next start.
+      const deadline = performance.now() + closingWorkMs;
+      const inTime = () => performance.now() < deadline;
+      while (inTime() && (await db.systemTransaction((tx) => drainAll(tx, holder, now())))) {}
+      while (inTime() && (await db.systemTransaction((tx) => projectNext(tx, now())))) {}
     },
   };
+}
+
+/** The longest that a stopping process works on what it leased. */
+const closingWorkMs = 5_000;
+
+/** Drain leases of a holder. True: there may be more. */
+async function drainAll(tx: Tx, holder: string, now: Date): Promise<boolean> {
+  return (await drainLeases(tx, { now, holder })) > 0;
 }
 
 interface Parts {
