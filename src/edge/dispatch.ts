@@ -152,7 +152,8 @@ function answerError(deps: DispatchDeps, parties: Parties, thrown: unknown): voi
   copyHeaders(shown.metadata, response);
   const format = negotiate(headerOf(request, "accept")) === "problem" ? "problem" : "json";
   const { registry } = deps;
-  const reply = toErrorReply(thrown, { format, registry, instance: exchange.requestId });
+  const { requestId } = exchange;
+  const reply = toErrorReply(thrown, { format, registry, instance: requestId, requestId });
   if (reply.status === 401) {
     response.setHeader("www-authenticate", "Bearer");
   }

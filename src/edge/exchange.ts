@@ -1,13 +1,13 @@
-import { randomUUID } from "node:crypto";
 import ipaddr from "ipaddr.js";
 import type { Exchange } from "../rpc/call.ts";
 import { type HttpRequest, type HttpResponse, headerOf } from "./http-message.ts";
+import { createIds } from "./request-id.ts";
 
 type Address = ReturnType<typeof ipaddr.process>;
 type Range = ReturnType<typeof ipaddr.parseCIDR>;
 
 /** What carries a call. */
-export type Protocol = "grpc" | "grpc-web" | "connect" | "rest" | "http";
+export type Protocol = "grpc" | "grpc-web" | "connect" | "rest" | "http" | "websocket";
 
 /** Makes the exchange of each request. Holds no request state. */
 export type OpenExchange = (
@@ -29,32 +29,55 @@ export function createExchanges({
   trustedProxies: readonly string[];
 }): OpenExchange {
   const trusted = trustedProxies.map(parseRange);
+  const createId = createIds();
   return (request, response, protocol) => {
-    const requestId = requestIdOf(request);
+    const requestId = requestIdOf(request, createId);
     response.setHeader("x-request-id", requestId);
     response.setHeader("x-content-type-options", "nosniff");
-    let clientIp: string | undefined;
-    return {
-      requestId,
-      get clientIp() {
-        clientIp ??= clientIpOf(request, trusted);
-        return clientIp;
-      },
-      protocol,
-      setHeader(name, value) {
-        if (!response.headersSent && !response.destroyed) {
-          response.setHeader(name, value);
-        }
-      },
-    };
+    return new HttpExchange({ request, response, requestId, protocol, trusted });
   };
+}
+
+interface ExchangeInit {
+  readonly request: HttpRequest;
+  readonly response: HttpResponse;
+  readonly requestId: string;
+  readonly protocol: Protocol;
+  readonly trusted: readonly Range[];
+}
+
+// A class, since each object literal with a getter gets a hidden class of its own, which keeps the
+// request alive until the next full collection.
+class HttpExchange implements Exchange {
+  readonly requestId: string;
+  readonly protocol: Protocol;
+  readonly #init: ExchangeInit;
+  #clientIp: string | undefined;
+
+  constructor(init: ExchangeInit) {
+    this.requestId = init.requestId;
+    this.protocol = init.protocol;
+    this.#init = init;
+  }
+
+  get clientIp(): string {
+    this.#clientIp ??= clientIpOf(this.#init.request, this.#init.trusted);
+    return this.#clientIp;
+  }
+
+  setHeader(name: string, value: string): void {
+    const { response } = this.#init;
+    if (!response.headersSent && !response.destroyed) {
+      response.setHeader(name, value);
+    }
+  }
 }
 
 const requestIdPattern = /^[\x21-\x7e]{1,128}$/;
 
-function requestIdOf(request: HttpRequest): string {
+function requestIdOf(request: HttpRequest, createId: () => string): string {
   const sent = headerOf(request, "x-request-id");
-  return sent !== undefined && requestIdPattern.test(sent) ? sent : randomUUID();
+  return sent !== undefined && requestIdPattern.test(sent) ? sent : createId();
 }
 
 function clientIpOf(request: HttpRequest, trusted: readonly Range[]): string {

@@ -91,6 +91,14 @@ export function isGone(response: HttpResponse): boolean {
   return "stream" in response ? response.stream.destroyed : response.destroyed;
 }
 
+/**
+ * Whether the client broke the request off. Over HTTP/2 Node shows that as an ordinary end of the
+ * body, so whoever reads one to its end must ask.
+ */
+export function isCutOff(request: HttpRequest): boolean {
+  return "stream" in request && (request.stream.aborted || request.stream.rstCode !== 0);
+}
+
 /** Copy the headers of a call to the reply, their names after a prefix. */
 export function copyHeaders(from: Headers, response: HttpResponse, prefix = ""): void {
   from.forEach((value, name) => {
@@ -116,11 +124,34 @@ export function breakOff(response: HttpResponse): void {
 const internalError = 0x2;
 const noError = 0x0;
 
-// Over HTTP/1.1 Node reads and drops the rest itself, up to the request's timeout. Closing at once
-// would make the kernel reset the connection before the client has read the reply.
-function discardBody(request: HttpRequest): void {
-  if ("stream" in request && !request.complete && !request.stream.destroyed) {
-    const { stream } = request;
-    stream.once("finish", () => stream.close(noError));
+/** Bytes of a body that are dropped before its stream is reset. */
+const discardedBytesMax = 16 * 1024 * 1024;
+
+/**
+ * Have no more of the body once the reply has ended: what still comes is dropped.
+ *
+ * Over HTTP/1.1 Node does so itself, up to the request's timeout: closing at once would make the
+ * kernel reset the connection before the client has read the reply. Over HTTP/2 a reset would
+ * overtake the trailers, and bytes that nobody reads would count against the session for ever.
+ */
+export function discardBody(request: HttpRequest): void {
+  if (!("stream" in request) || request.complete || request.stream.destroyed) {
+    return;
   }
+  const { stream } = request;
+  stream.once("finish", () => {
+    if (request.complete && !request.destroyed) {
+      return;
+    }
+    let left = discardedBytesMax;
+    // Node's own listener would pause the stream, since nobody reads the request.
+    stream.removeAllListeners("data");
+    stream.on("data", (chunk: Buffer) => {
+      left -= chunk.length;
+      if (left < 0) {
+        stream.close(noError);
+      }
+    });
+    stream.resume();
+  });
 }

@@ -1,8 +1,8 @@
 import { promisify } from "node:util";
-import { brotliDecompress, gunzip, inflate } from "node:zlib";
+import { brotliDecompress, gunzip, inflate, zstdDecompress } from "node:zlib";
 import { Code } from "@connectrpc/connect";
 import { reasoned } from "../rpc/errors.ts";
-import { type HttpRequest, headerOf } from "./http-message.ts";
+import { type HttpRequest, headerOf, isCutOff } from "./http-message.ts";
 import { HttpError } from "./rest/errors.ts";
 
 /** Most bytes of a request's body, before and after decompression. */
@@ -32,7 +32,7 @@ export async function readBody(
   const decompress = decompressors[encoding];
   if (decompress === undefined) {
     throw new HttpError(415, "Cannot read body: its Content-Encoding is not known", {
-      "accept-encoding": "gzip, br, deflate",
+      "accept-encoding": "gzip, br, zstd, deflate",
     });
   }
   if (Number(headerOf(request, "content-length") ?? 0) > bytesMax) {
@@ -48,6 +48,7 @@ const decompressors: Readonly<Record<string, Decompress | undefined>> = {
   gzip: bounded("gzip", promisify(gunzip)),
   "x-gzip": bounded("gzip", promisify(gunzip)),
   br: bounded("br", promisify(brotliDecompress)),
+  zstd: bounded("zstd", promisify(zstdDecompress)),
   deflate: bounded("deflate", promisify(inflate)),
 };
 
@@ -84,6 +85,10 @@ function collect(request: HttpRequest, bytesMax: number): Promise<Buffer> {
     }
   };
   const onEnd = () => {
+    if (isCutOff(request)) {
+      onBroken();
+      return;
+    }
     stop();
     resolve(chunks.length === 1 && chunks[0] ? chunks[0] : Buffer.concat(chunks, size));
   };

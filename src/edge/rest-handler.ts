@@ -1,23 +1,12 @@
-import { create, type DescMessage, type Message } from "@bufbuild/protobuf";
-import {
-  Code,
-  ConnectError,
-  createContextValues,
-  createHandlerContext,
-  createServiceImplSpec,
-  type MethodImplSpec,
-} from "@connectrpc/connect";
-import {
-  createAsyncIterable,
-  invokeUnaryImplementation,
-  transformInvokeImplementation,
-} from "@connectrpc/connect/protocol";
-import { parseTimeout } from "@connectrpc/connect/protocol-connect";
-import { exchangeKey } from "../rpc/call.ts";
-import { methodName, type Policy } from "../rpc/policy.ts";
+import { create, type Message } from "@bufbuild/protobuf";
+import { createServiceImplSpec, type MethodImplSpec } from "@connectrpc/connect";
+import { methodName } from "../rpc/policy.ts";
+import { compressReply } from "./compress.ts";
+import { deadlineOf } from "./deadline.ts";
 import type { Endpoint, Hit } from "./endpoint.ts";
-import { copyHeaders, headerOf, sendReply, toHeaders } from "./http-message.ts";
+import { headerOf, sendReply } from "./http-message.ts";
 import { hasBody, readBody } from "./read-body.ts";
+import { sandboxHeaders } from "./rest/active-content.ts";
 import { decodeBody, encodeBody } from "./rest/body.ts";
 import { HttpError } from "./rest/errors.ts";
 import { compilePath } from "./rest/field-path.ts";
@@ -25,10 +14,16 @@ import { getHttpBody, isHttpBody, setHttpBody } from "./rest/http-body.ts";
 import { negotiate, requireJson } from "./rest/media-type.ts";
 import { compileQuery } from "./rest/query.ts";
 import { type RestRule, restRoutes } from "./rest/rules.ts";
-import { statusJson, toConnectError } from "./rest/status.ts";
-import { sendBytes, sendStream, streamFormatOf } from "./rest-stream.ts";
-import { type HandlerDeps, timeoutMsMax } from "./rpc-handler.ts";
+import { restStreamEndpoint } from "./rest-streaming.ts";
+import type { HandlerDeps } from "./rpc-handler.ts";
 import type { ServiceEntry } from "./service-entry.ts";
+import {
+  sendHeaders,
+  sendTrailersAsHeaders,
+  UnaryCall,
+  type UnaryMethod,
+  unaryMethod,
+} from "./unary/invoke.ts";
 
 /** The endpoints that the `google.api.http` annotations of the services ask for. */
 export function restEndpoints(entries: readonly ServiceEntry[], deps: HandlerDeps): Endpoint[] {
@@ -39,48 +34,28 @@ export function restEndpoints(entries: readonly ServiceEntry[], deps: HandlerDep
       if (spec === undefined) {
         throw new Error(`Cannot serve ${methodName(rule.rpc)}: it has no implementation`);
       }
-      return restEndpoint(rule, spec, deps);
+      return spec.kind === "unary"
+        ? restEndpoint(rule, spec, deps)
+        : restStreamEndpoint(rule, spec, deps);
     });
   });
 }
 
-function restEndpoint(rule: RestRule, spec: MethodImplSpec, deps: HandlerDeps): Endpoint {
+function restEndpoint(rule: RestRule, spec: UnarySpec, deps: HandlerDeps): Endpoint {
   const rpc = methodName(rule.rpc);
-  const policy = deps.policyOf(rpc);
   const read = compileRead(rule, deps);
-  const serve = spec.kind === "unary" ? serveUnary : serveStream;
+  const unary = unaryMethod(spec, deps);
   return {
     method: rule.method,
     path: rule.template.text,
     rpc,
-    policy,
+    policy: deps.policyOf(rpc),
     protocolOf: () => "rest",
-    async serve(hit) {
-      if (spec.kind === "client_streaming" || spec.kind === "bidi_streaming") {
-        const message = "Cannot take a stream of messages over REST: use Connect or gRPC";
-        throw new ConnectError(message, Code.Unimplemented);
-      }
-      const call = openContext(hit, spec, deps);
-      try {
-        await deps.admit(call.context);
-        const message = await read(hit);
-        await serve({ hit, rule, spec, policy, deps, message, context: call.context });
-      } finally {
-        call.close();
-      }
-    },
+    serve: (hit) => serveUnary({ hit, rule, unary, read, deps }),
   };
 }
 
-interface Serving {
-  readonly hit: Hit;
-  readonly rule: RestRule;
-  readonly spec: MethodImplSpec;
-  readonly policy: Policy;
-  readonly deps: HandlerDeps;
-  readonly message: Message;
-  readonly context: ReturnType<typeof createHandlerContext>;
-}
+type UnarySpec = Extract<MethodImplSpec, { kind: "unary" }>;
 
 /** Compile what makes the request message: the body first, then the query, then the path. */
 function compileRead(rule: RestRule, { registry }: HandlerDeps): (hit: Hit) => Promise<Message> {
@@ -99,7 +74,8 @@ function compileRead(rule: RestRule, { registry }: HandlerDeps): (hit: Hit) => P
       message = create(input);
       setHttpBody(message, body, { contentType, data: await readBody(request) });
     } else if (hasBody(request)) {
-      requireJson(headerOf(request, "content-type"));
+      const hasCookie = headerOf(request, "cookie") !== undefined;
+      requireJson(headerOf(request, "content-type"), { hasCookie });
       message = decodeBody(input, body, await readBody(request), { registry });
     } else {
       message = create(input);
@@ -112,93 +88,41 @@ function compileRead(rule: RestRule, { registry }: HandlerDeps): (hit: Hit) => P
   };
 }
 
-const finished = new ConnectError("the call has ended", Code.Canceled);
-const clientLeft = new ConnectError("the client left", Code.Canceled);
-
-/** What a handler learns of a REST call. close() frees what the context holds. */
-function openContext(
-  { request, response, exchange }: Hit,
-  spec: MethodImplSpec,
-  { shutdownSignal }: HandlerDeps,
-) {
-  const requestHeader = toHeaders(request);
-  const timeout = parseTimeout(requestHeader.get("connect-timeout-ms"), timeoutMsMax);
-  if (timeout.error !== undefined) {
-    throw timeout.error;
-  }
-  const left = new AbortController();
-  const onClose = () => left.abort(clientLeft);
-  response.once("close", onClose);
-  const context = createHandlerContext({
-    service: spec.method.parent,
-    method: spec.method,
-    protocolName: "rest",
-    requestMethod: request.method ?? "",
-    url: request.url ?? "",
-    ...(timeout.timeoutMs === undefined ? {} : { timeoutMs: timeout.timeoutMs }),
-    requestSignal: left.signal,
-    shutdownSignal,
-    requestHeader,
-    contextValues: createContextValues().set(exchangeKey, exchange),
-  });
-  return {
-    context,
-    close() {
-      response.off("close", onClose);
-      context.abort(finished);
-    },
-  };
+interface Serving {
+  readonly hit: Hit;
+  readonly rule: RestRule;
+  readonly unary: UnaryMethod;
+  readonly read: (hit: Hit) => Promise<Message>;
+  readonly deps: HandlerDeps;
 }
 
-async function serveUnary(serving: Serving): Promise<void> {
-  const { hit, rule, spec, policy, deps, message, context } = serving;
+async function serveUnary({ hit, rule, unary, read, deps }: Serving): Promise<void> {
+  const { request, response } = hit;
   const { output } = rule.rpc;
   const isRaw = isHttpBody(output, rule.responseBody);
-  if (!isRaw && negotiate(headerOf(hit.request, "accept")) === "none") {
-    throw new HttpError(406, "Cannot answer in another form than application/json");
+  const timeoutMs = deadlineOf(request.headers);
+  const call = new UnaryCall(unary, hit, timeoutMs);
+  try {
+    await call.admit();
+    const message = await read(hit);
+    if (!isRaw && negotiate(headerOf(request, "accept")) === "none") {
+      throw new HttpError(406, "Cannot answer in another form than application/json");
+    }
+    const answer = await call.invoke(message);
+    sendHeaders(call, response);
+    sendTrailersAsHeaders(call, response);
+    const { contentType, data } = isRaw
+      ? getHttpBody(answer, rule.responseBody)
+      : { contentType: "application/json", data: toText({ rule, deps }, answer) };
+    const status = unary.policy.successStatus || 200;
+    const headers = { "content-type": contentType, ...(isRaw ? sandboxHeaders(contentType) : {}) };
+    const reply = compressReply(request, response, { status, headers, body: data });
+    sendReply(request, response, reply instanceof Promise ? await reply : reply);
+  } finally {
+    call.close();
   }
-  if (spec.kind !== "unary") {
-    throw new Error(`Cannot serve ${methodName(spec.method)}: it is a stream`);
-  }
-  const answer = await invokeUnaryImplementation(spec, context, message, [...deps.interceptors]);
-  copyHeaders(context.responseHeader, hit.response);
-  copyHeaders(context.responseTrailer, hit.response, "trailer-");
-  const { contentType, data } = isRaw
-    ? getHttpBody(answer, rule.responseBody)
-    : { contentType: "application/json", data: toText(serving, answer) };
-  sendReply(hit.request, hit.response, {
-    status: policy.successStatus || 200,
-    headers: { "content-type": contentType },
-    body: data,
-  });
 }
 
-async function serveStream(serving: Serving): Promise<void> {
-  const { hit, rule, spec, deps, message, context } = serving;
-  const invoke = transformInvokeImplementation<DescMessage, DescMessage>(spec, context, [
-    ...deps.interceptors,
-  ]);
-  const answers = invoke(createAsyncIterable([message]));
-  const begin = () => copyHeaders(context.responseHeader, hit.response);
-  if (isHttpBody(rule.rpc.output, rule.responseBody)) {
-    const parts = map(answers, (answer) => getHttpBody(answer, rule.responseBody));
-    await sendBytes(hit.response, parts, begin);
-    return;
-  }
-  await sendStream(hit, {
-    texts: map(answers, (answer) => toText(serving, answer)),
-    format: streamFormatOf(headerOf(hit.request, "accept")),
-    begin,
-    errorText: (error) => JSON.stringify(statusJson(toConnectError(error), deps.registry)),
-  });
-}
-
-function toText({ rule, deps }: Serving, answer: Message): string {
+function toText({ rule, deps }: Pick<Serving, "rule" | "deps">, answer: Message): string {
   return encodeBody(rule.rpc.output, answer, rule.responseBody, { registry: deps.registry });
-}
-
-async function* map<From, To>(items: AsyncIterable<From>, change: (item: From) => To) {
-  for await (const item of items) {
-    yield change(item);
-  }
 }

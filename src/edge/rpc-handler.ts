@@ -1,36 +1,46 @@
-import type { Registry } from "@bufbuild/protobuf";
+import type { DescMethod, Registry } from "@bufbuild/protobuf";
 import {
+  Code,
+  type ConnectError,
   type ContextValues,
   createConnectRouter,
   createContextValues,
+  createServiceImplSpec,
   type HandlerContext,
   type Interceptor,
 } from "@connectrpc/connect";
 import type { UniversalHandler } from "@connectrpc/connect/protocol";
+import { parseTimeout } from "@connectrpc/connect/protocol-grpc";
 import {
-  compressionBrotli,
-  compressionGzip,
   universalRequestFromNodeRequest,
   universalResponseToNodeResponse,
 } from "@connectrpc/connect-node";
 import { type Exchange, exchangeKey } from "../rpc/call.ts";
-import { methodName, type Policy } from "../rpc/policy.ts";
+import { reasoned } from "../rpc/errors.ts";
+import { methodName } from "../rpc/policy.ts";
 import type { Endpoint, Hit } from "./endpoint.ts";
 import type { Protocol } from "./exchange.ts";
-import { breakOff, type HttpRequest, type HttpResponse, headerOf } from "./http-message.ts";
-import { bodyBytesMax } from "./read-body.ts";
+import {
+  breakOff,
+  discardBody,
+  type HttpRequest,
+  type HttpResponse,
+  headerOf,
+  isCutOff,
+} from "./http-message.ts";
 import { HttpError } from "./rest/errors.ts";
 import type { ServiceEntry } from "./service-entry.ts";
-
-/** The longest deadline that a client may ask for. */
-export const timeoutMsMax = 3_600_000;
+import { jsonOptions, rpcOptions, timeoutMsMax } from "./unary/codec.ts";
+import type { UnaryDeps } from "./unary/invoke.ts";
+import { type ServeUnary, unaryServer } from "./unary/serve.ts";
 
 /** What the handlers of every protocol share. */
-export interface HandlerDeps {
+export interface HandlerDeps extends UnaryDeps {
   /** Run before a body is read. Throws what the caller is told. */
   readonly admit: (context: HandlerContext) => Promise<void>;
   readonly interceptors: readonly Interceptor[];
-  readonly policyOf: (name: string) => Policy;
+  /** Whether unary calls pass connect-node as streams do. Only to compare the two paths. */
+  readonly slowUnary: boolean;
   /** Finds the types within google.protobuf.Any. */
   readonly registry: Registry;
   /** Aborted once running calls must end. */
@@ -40,26 +50,32 @@ export interface HandlerDeps {
 /** The endpoints of gRPC, gRPC-Web and Connect: all three share the path of an RPC. */
 export function rpcEndpoints(entries: readonly ServiceEntry[], deps: HandlerDeps): Endpoint[] {
   const router = createConnectRouter({
-    acceptCompression: [compressionGzip, compressionBrotli],
-    readMaxBytes: bodyBytesMax,
-    maxTimeoutMs: timeoutMsMax,
-    jsonOptions: { ignoreUnknownFields: false, registry: deps.registry },
+    ...rpcOptions,
+    acceptCompression: [...rpcOptions.acceptCompression],
+    jsonOptions: jsonOptions(deps.registry),
     requestGate: deps.admit,
     interceptors: [...deps.interceptors],
     shutdownSignal: deps.shutdownSignal,
   });
+  const fast = new Map<DescMethod, ServeUnary>();
   for (const { service, implementation } of entries) {
     router.service(service, implementation);
+    for (const spec of Object.values(createServiceImplSpec(service, implementation).methods)) {
+      if (spec.kind === "unary" && !deps.slowUnary) {
+        fast.set(spec.method, unaryServer(spec, deps));
+      }
+    }
   }
   return router.handlers.flatMap((handler) => {
     const rpc = methodName(handler.method);
+    const serveFast = fast.get(handler.method);
     return handler.allowedMethods.map((method) => ({
       method,
       path: handler.requestPath,
       rpc,
       policy: deps.policyOf(rpc),
       protocolOf,
-      serve: (hit: Hit) => serve(handler, hit),
+      serve: (hit: Hit) => serveFast?.(hit) ?? serve(handler, hit),
     }));
   });
 }
@@ -94,17 +110,51 @@ async function serve(
   if (request.method === "POST" && !handler.supportedContentType(contentType)) {
     throw new HttpError(415, "Cannot read body: its Content-Type is not one of this method");
   }
+  clampTimeout(request);
   const reply = await handler(toUniversal(request, response, contextOf(exchange)));
+  // An RPC may answer before it has read everything, for example when a message is too large.
+  discardBody(request);
   // Not awaited: the promise of connect-node 2.2.0 stays pending after a whole reply.
   universalResponseToNodeResponse(reply, response).catch(() => breakOff(response));
 }
 
+/** A gRPC client that asks for more time than there is gets what there is, and no error. */
+function clampTimeout(request: HttpRequest): void {
+  const { timeoutMs = 0 } = parseTimeout(headerOf(request, "grpc-timeout") ?? null, Infinity);
+  if (timeoutMs > timeoutMsMax) {
+    request.headers["grpc-timeout"] = `${timeoutMsMax}m`;
+  }
+}
+
 function toUniversal(request: HttpRequest, response: HttpResponse, values: ContextValues) {
   try {
-    return universalRequestFromNodeRequest(request, response, undefined, values);
+    const universal = universalRequestFromNodeRequest(request, response, undefined, values);
+    // With no parsed body handed in, the body is never a JSON value.
+    const body = universal.body as AsyncIterable<Uint8Array>;
+    return { ...universal, body: untilCutOff(request, body) };
   } catch {
     throw new HttpError(400, "Cannot read request: its host is missing or malformed");
   }
+}
+
+// Otherwise a handler would take the messages before a reset for the whole of the stream.
+async function* untilCutOff(request: HttpRequest, body: AsyncIterable<Uint8Array>) {
+  try {
+    yield* body;
+  } catch (error) {
+    throw isReset(error) ? clientLeft() : error;
+  }
+  if (isCutOff(request)) {
+    throw clientLeft();
+  }
+}
+
+function isReset(error: unknown): boolean {
+  return error instanceof Error && "code" in error && error.code === "ECONNRESET";
+}
+
+function clientLeft(): ConnectError {
+  return reasoned(Code.Canceled, { reason: "CANCELED", message: "the client left" });
 }
 
 function contextOf(exchange: Exchange): ContextValues {

@@ -7,7 +7,7 @@ import { Health } from "../../gen/grpc/health/v1/health_pb.ts";
 import { ServerReflection } from "../../gen/grpc/reflection/v1/reflection_pb.ts";
 import { ServerReflection as ServerReflectionAlpha } from "../../gen/grpc/reflection/v1alpha/reflection_pb.ts";
 import type { Exchange } from "../rpc/call.ts";
-import { openPolicy } from "../rpc/policy.ts";
+import { methodName, openPolicy } from "../rpc/policy.ts";
 import { admitRpc, type Steps, stepsInterceptor } from "../rpc/steps.ts";
 import { createCors } from "./cors.ts";
 import { createDispatcher } from "./dispatch.ts";
@@ -15,15 +15,22 @@ import type { DocsRoute } from "./docs.ts";
 import type { Endpoint, Hit } from "./endpoint.ts";
 import { createExchanges } from "./exchange.ts";
 import { type HealthSource, healthService } from "./health.ts";
-import { headerOf, sendReply } from "./http-message.ts";
+import { type HttpRequest, headerOf, sendReply } from "./http-message.ts";
 import { type Mount, mountEndpoints } from "./mount.ts";
 import { createOnePort, type PortLimits } from "./one-port.ts";
 import { reflectionService } from "./reflection.ts";
+import { splitTarget } from "./rest/path.ts";
+import { createRouteTable } from "./rest/route-table.ts";
+import { parseTemplate } from "./rest/template.ts";
 import { restEndpoints } from "./rest-handler.ts";
 import { rpcEndpoints } from "./rpc-handler.ts";
 import { entry, policiesOf, type ServiceEntry } from "./service-entry.ts";
 import { streamErrors } from "./stream-errors.ts";
 import { createObserver, type Finish } from "./telemetry.ts";
+import type { TlsIdentity } from "./tls.ts";
+import { createLiveCalls } from "./unary/live-calls.ts";
+import { createSocketBridge, type SocketRoute } from "./websocket.ts";
+import type { SocketLimits } from "./websocket-session.ts";
 
 /** What the edge serves, and whom it tells. */
 export interface EdgeOptions {
@@ -36,11 +43,23 @@ export interface EdgeOptions {
   /** Addresses and CIDR blocks whose X-Forwarded-For is believed. */
   trustedProxies?: readonly string[];
   corsOrigins?: readonly string[];
+  /** With it the port speaks TLS alone. */
+  tls?: TlsIdentity | undefined;
+  /** RPCs that are served over WebSockets as well. */
+  sockets?: readonly SocketRoute[];
+  socketLimits?: Partial<SocketLimits>;
+  /**
+   * RPCs of which both sides stream, by name, that may have REST paths although a client of plain HTTP
+   * cannot count on an answer before it has sent everything: theirs get all requests at once.
+   */
+  halfDuplex?: readonly string[];
   /** Told of every request once its reply has ended. */
   onFinish: (finish: Finish) => void;
   /** Told of errors that no step sees: in a stream that has begun, or in the edge itself. */
   onError: (error: unknown, exchange: Exchange) => void;
   limits?: Partial<PortLimits>;
+  /** Serve unary RPCs by connect-node too, as streams are. Only to compare the two paths. */
+  slowUnary?: boolean;
 }
 
 /** One line of the list of everything that is served. */
@@ -83,25 +102,41 @@ export function createEdge(options: EdgeOptions): Edge {
   const deps = {
     admit: (context: HandlerContext) => admitRpc(steps, policyOf, context),
     interceptors: [streamErrors(onError), stepsInterceptor(steps)],
+    steps,
+    live: createLiveCalls(shutdown.signal),
+    halfDuplex: new Set(options.halfDuplex),
+    slowUnary: options.slowUnary ?? false,
     policyOf,
     registry,
     shutdownSignal: shutdown.signal,
   };
+  const bridge = createSocketBridge(options.sockets ?? [], services, {
+    ...deps,
+    origins: options.corsOrigins ?? [],
+    closing: closing.signal,
+    limits: options.socketLimits,
+  });
   const endpoints = [
     ...docs.map(docsEndpoint),
     ...rpcEndpoints(services, deps),
     ...restEndpoints(services, deps),
     ...mountEndpoints(mounts, { steps, shutdownSignal: shutdown.signal }),
+    ...bridge.endpoints,
   ];
+  const shared = {
+    openExchange: createExchanges({ trustedProxies: options.trustedProxies ?? [] }),
+    observe: createObserver({ onFinish }),
+    cors: createCors({ origins: options.corsOrigins ?? [] }),
+    registry,
+    onError,
+  };
+  const dispatchUpgrade = createDispatcher({ ...shared, endpoints: bridge.upgradeEndpoints });
   const port = createOnePort({
-    onRequest: createDispatcher({
-      endpoints,
-      openExchange: createExchanges({ trustedProxies: options.trustedProxies ?? [] }),
-      observe: createObserver({ onFinish }),
-      cors: createCors({ origins: options.corsOrigins ?? [] }),
-      registry,
-      onError,
-    }),
+    onRequest: createDispatcher({ ...shared, endpoints }),
+    onUpgrade: (request, socket, head) =>
+      dispatchUpgrade(request, bridge.open(request, socket, head)),
+    mayBeSlow: streamedRequests(services, endpoints),
+    tls: options.tls,
     ...(options.limits === undefined ? {} : { limits: options.limits }),
   });
 
@@ -132,6 +167,28 @@ function withBuiltIns({ services, health }: EdgeOptions, closing: AbortSignal): 
     entry(ServerReflection, reflection, openPolicy),
     entry(ServerReflectionAlpha, reflection, openPolicy),
   ];
+}
+
+/** Whether a request brings messages as they are made, and so may take any time. */
+function streamedRequests(
+  services: readonly ServiceEntry[],
+  endpoints: readonly Endpoint[],
+): (request: HttpRequest) => boolean {
+  const streamed = new Set(
+    services.flatMap(({ service }) =>
+      service.methods
+        .filter(({ methodKind }) => /^(?:client|bidi)_streaming$/.test(methodKind))
+        .map(methodName),
+    ),
+  );
+  const routes = endpoints
+    .filter(({ rpc }) => rpc !== undefined && streamed.has(rpc))
+    .map(({ method, path, rpc = "" }) => {
+      return { method, template: parseTemplate(path), name: rpc, value: rpc };
+    });
+  const table = createRouteTable(routes);
+  return ({ method = "", url = "/" }) =>
+    table.match(method, splitTarget(url).path).kind === "match";
 }
 
 function docsEndpoint({ method, path, respond }: DocsRoute): Endpoint {

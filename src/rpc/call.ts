@@ -15,6 +15,9 @@ export interface Exchange {
   setHeader(name: string, value: string): void;
 }
 
+/** Headers as far as a call needs them: names in any case, several values joined by ", ". */
+export type HeaderReader = Pick<Headers, "get">;
+
 /** One call, whatever protocol carries it. */
 export interface Call {
   /** `callora.keys.v1.KeyService/CreateKey`, or `GET /api/metrics` for a plain route. */
@@ -22,7 +25,7 @@ export interface Call {
   readonly policy: Policy;
   readonly exchange: Exchange;
   /** The request's headers. */
-  readonly header: Headers;
+  readonly header: HeaderReader;
   readonly signal: AbortSignal;
   /** The request, once it is read. Never there when it is streamed or plain HTTP. */
   request?: { desc: DescMessage; message: Message };

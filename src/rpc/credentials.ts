@@ -1,9 +1,11 @@
+import type { HeaderReader } from "./call.ts";
+
 /** The token of `Authorization: Bearer`. Undefined when the header is absent or of another scheme. */
-export function bearerToken(header: Headers): string | undefined {
+export function bearerToken(header: HeaderReader): string | undefined {
   return /^Bearer +(\S+) *$/i.exec(header.get("authorization") ?? "")?.[1];
 }
 
 /** The API key of a call: `X-API-Key`, else the bearer token. */
-export function apiKeyOf(header: Headers): string | undefined {
+export function apiKeyOf(header: HeaderReader): string | undefined {
   return header.get("x-api-key") ?? bearerToken(header);
 }

@@ -1,8 +1,21 @@
 import { Code, ConnectError } from "@connectrpc/connect";
+import { setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
 import { expect, test } from "vitest";
-import { BadRequestSchema, ErrorInfoSchema } from "../../gen/google/rpc/error_details_pb.ts";
+import {
+  BadRequestSchema,
+  ErrorInfoSchema,
+  RequestInfoSchema,
+  RetryInfoSchema,
+} from "../../gen/google/rpc/error_details_pb.ts";
 import { BusyError } from "../lib/semaphore.ts";
-import { invalidArgument, notFound, RouteError, rateLimited, toConnectError } from "./errors.ts";
+import {
+  completeError,
+  invalidArgument,
+  notFound,
+  RouteError,
+  rateLimited,
+  toConnectError,
+} from "./errors.ts";
 
 const reasonOf = (error: ConnectError) =>
   error.details.flatMap((detail) =>
@@ -71,4 +84,39 @@ test("a RouteError keeps reason and details of its error, and is told from other
   expect(reasonOf(error)).toBe("NOT_FOUND");
   expect(new ConnectError("x") instanceof RouteError).toBe(false);
   expect(error instanceof RouteError).toBe(true);
+});
+
+test("a complete error has a reason, the request's id, and when to try again if that may help", () => {
+  const shared = Object.freeze(new ConnectError("the server stops", Code.Unavailable));
+
+  const error = completeError(shared, "req-1");
+
+  expect(error).toMatchObject({ code: Code.Unavailable, rawMessage: "the server stops" });
+  expect(error.findDetails(ErrorInfoSchema)).toMatchObject([{ reason: "UNAVAILABLE" }]);
+  expect(error.findDetails(RequestInfoSchema)).toMatchObject([{ requestId: "req-1" }]);
+  expect(error.findDetails(RetryInfoSchema)).toHaveLength(1);
+  expect(shared.details).toEqual([]);
+  expect(completeError(error, "req-2")).toBe(error);
+});
+
+test("completing keeps the reason and the status that an error has", () => {
+  const route = new RouteError(502, rateLimited(1500));
+
+  const error = completeError(route, "req-1");
+
+  expect(error).toBeInstanceOf(RouteError);
+  expect((error as RouteError).httpStatus).toBe(502);
+  expect(error.findDetails(ErrorInfoSchema)).toMatchObject([{ reason: "RATE_LIMITED" }]);
+  expect(error.findDetails(RetryInfoSchema)).toHaveLength(1);
+});
+
+test("however much is wrong, what gRPC is told fits the 8 KiB of headers that clients read", () => {
+  const violation = { field: "f".repeat(5000), description: "d".repeat(5000) };
+  const all = invalidArgument(Array(500).fill(violation));
+
+  const trailer = setTrailerStatus(new Headers(), completeError(all, "r".repeat(128)));
+
+  const size = [...trailer].reduce((sum, [name, value]) => sum + name.length + value.length, 0);
+  expect(size).toBeLessThan(8 * 1024 - 1536);
+  expect(all.findDetails(BadRequestSchema)[0]?.fieldViolations.length).toBeGreaterThan(5);
 });

@@ -15,6 +15,7 @@ import {
 import {
   BadRequestSchema,
   ErrorInfoSchema,
+  RequestInfoSchema,
   RetryInfoSchema,
 } from "../../gen/google/rpc/error_details_pb.ts";
 import { BusyError } from "../lib/semaphore.ts";
@@ -74,14 +75,36 @@ export function failedPrecondition(reason: string, message: string): ConnectErro
   return reasoned(Code.FailedPrecondition, { reason, message });
 }
 
-/** INVALID_ARGUMENT that names the fields. */
-export function invalidArgument(violations: Violation[], reason = "REQUEST_INVALID"): ConnectError {
-  const text = violations.map(({ field, description }) => `${field}: ${description}`).join("; ");
+// Over gRPC what tells of an error travels in headers, and clients read 8 KiB of them.
+const violationsMax = 20;
+const violationsBytesMax = 2500;
+const fieldLengthMax = 100;
+const descriptionLengthMax = 200;
+const messageLengthMax = 500;
+
+/** INVALID_ARGUMENT that names the fields, as many as headers can carry. */
+export function invalidArgument(all: Violation[], reason = "REQUEST_INVALID"): ConnectError {
+  const fieldViolations = fitting(all);
+  const texts = fieldViolations.map(({ field, description }) => `${field}: ${description}`);
   return reasoned(Code.InvalidArgument, {
     reason,
-    message: text,
-    details: [{ desc: BadRequestSchema, value: { fieldViolations: violations } }],
+    message: texts.join("; ").slice(0, messageLengthMax),
+    details: [{ desc: BadRequestSchema, value: { fieldViolations } }],
   });
+}
+
+function fitting(violations: readonly Violation[]): Violation[] {
+  let left = violationsBytesMax;
+  return violations
+    .slice(0, violationsMax)
+    .map(({ field, description }) => ({
+      field: field.slice(0, fieldLengthMax),
+      description: description.slice(0, descriptionLengthMax),
+    }))
+    .filter(({ field, description }) => {
+      left -= Buffer.byteLength(field) + Buffer.byteLength(description);
+      return left >= 0;
+    });
 }
 
 /** UNAVAILABLE: worth trying again after the given time. */
@@ -120,6 +143,39 @@ export function reasoned(
     all.push({ desc: RetryInfoSchema, value: { retryDelay: durationFromMs(retryAfterMs) } });
   }
   return new ConnectError(message, code, undefined, all, cause);
+}
+
+/**
+ * The error with all that a caller acts on: a reason (by default the name of its code), when to try
+ * again if that may help, and the id of the request. The error itself stays as it is: it may be one
+ * that many calls share.
+ */
+export function completeError(error: ConnectError, requestId: string): ConnectError {
+  const extra: Detail[] = [];
+  if (!hasDetail(error, ErrorInfoSchema)) {
+    const reason = (Code[error.code] ?? "Unknown").replace(/(?<=[a-z])[A-Z]/g, "_$&").toUpperCase();
+    extra.push({ desc: ErrorInfoSchema, value: { reason, domain } });
+  }
+  const mayRetry = error.code === Code.Unavailable && !(error instanceof RouteError);
+  if (mayRetry && !hasDetail(error, RetryInfoSchema)) {
+    extra.push({ desc: RetryInfoSchema, value: { retryDelay: durationFromMs(retryMs) } });
+  }
+  if (!hasDetail(error, RequestInfoSchema)) {
+    extra.push({ desc: RequestInfoSchema, value: { requestId } });
+  }
+  if (extra.length === 0) {
+    return error;
+  }
+  const { rawMessage, code, metadata, cause } = error;
+  const copy = new ConnectError(rawMessage, code, metadata, undefined, cause);
+  copy.details = [...error.details, ...extra];
+  return error instanceof RouteError ? new RouteError(error.httpStatus, copy) : copy;
+}
+
+const retryMs = 1000;
+
+function hasDetail({ details }: ConnectError, { typeName }: DescMessage): boolean {
+  return details.some((one) => ("desc" in one ? one.desc.typeName : one.type) === typeName);
 }
 
 /** The error that a caller may see. What is not ours to show becomes INTERNAL, without its message. */

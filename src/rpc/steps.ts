@@ -1,3 +1,4 @@
+import { toBinary } from "@bufbuild/protobuf";
 import { pathToString } from "@bufbuild/protobuf/reflect";
 import {
   createValidator,
@@ -14,14 +15,11 @@ import {
 import { SpanStatusCode, trace } from "@opentelemetry/api";
 import { Access, RateClass } from "../../gen/callora/policy/v1/policy_pb.ts";
 import { type Call, callKey, callOf, exchangeKey } from "./call.ts";
-import { invalidArgument, rateLimited, toConnectError } from "./errors.ts";
+import { completeError, invalidArgument, rateLimited, toConnectError } from "./errors.ts";
 import { type Limiter, type Rate, rates } from "./limiter.ts";
 import { methodName, type Policy } from "./policy.ts";
 import { type Authenticator, checkAccess } from "./principal.ts";
 import { malformedFields } from "./well-formed.ts";
-
-/** One step around a call. Runs `next` once, or throws. */
-type Step = <T>(call: Call, next: () => Promise<T>) => Promise<T>;
 
 /** What the steps need and may not import. */
 export interface StepDeps {
@@ -48,26 +46,27 @@ export interface Steps {
 
 /** Make the steps. */
 export function createSteps(deps: StepDeps): Steps {
-  const gate = [telemetry, errors(deps), auditRefusals(deps), authenticate(deps), limit(deps)];
-  const around = [
-    telemetry,
-    errors(deps),
-    auditRefusals(deps),
-    auditSuccess,
-    validate(createValidator()),
-  ];
+  const validator = createValidator();
   return {
-    admit: (call) => runSteps(gate, call, async () => {}),
-    around: (call, handler) => runSteps(around, call, handler),
+    async admit(call) {
+      try {
+        await authenticate(deps, call);
+        limit(deps, call);
+      } catch (thrown) {
+        throw await explain(deps, call, thrown);
+      }
+    },
+    async around(call, handler) {
+      try {
+        validate(validator, call);
+        const result = await handler();
+        requireAudit(call);
+        return result;
+      } catch (thrown) {
+        throw await explain(deps, call, thrown);
+      }
+    },
   };
-}
-
-function runSteps<T>(steps: readonly Step[], call: Call, handler: () => Promise<T>): Promise<T> {
-  function from(index: number): Promise<T> {
-    const step = steps[index];
-    return step === undefined ? handler() : step(call, () => from(index + 1));
-  }
-  return from(0);
 }
 
 /**
@@ -101,32 +100,27 @@ export function stepsInterceptor(steps: Steps): Interceptor {
   };
 }
 
-async function telemetry<T>(_call: Call, next: () => Promise<T>): Promise<T> {
-  const span = trace.getActiveSpan();
+/** What the caller is told of what was thrown. Before, it is written down wherever it must be. */
+async function explain(deps: StepDeps, call: Call, thrown: unknown): Promise<ConnectError> {
+  let error = toConnectError(thrown);
   try {
-    return await next();
-  } catch (error) {
-    const { code } = toConnectError(error);
-    span?.setAttribute("rpc.status_code", Code[code]);
-    if (code === Code.Internal || code === Code.Unknown || code === Code.DataLoss) {
-      span?.setStatus({ code: SpanStatusCode.ERROR });
-    }
-    throw error;
+    await auditRefusal(deps, call, error);
+  } catch (failure) {
+    error = toConnectError(failure);
   }
+  if (error.cause !== undefined) {
+    deps.onInternalError(call, error);
+  }
+  markSpan(error.code);
+  return completeError(error, call.exchange.requestId);
 }
 
-function errors({ onInternalError }: StepDeps): Step {
-  return async (call, next) => {
-    try {
-      return await next();
-    } catch (thrown) {
-      const error = toConnectError(thrown);
-      if (error.cause !== undefined) {
-        onInternalError(call, error);
-      }
-      throw error;
-    }
-  };
+function markSpan(code: Code): void {
+  const span = trace.getActiveSpan();
+  span?.setAttribute("rpc.status_code", Code[code]);
+  if (code === Code.Internal || code === Code.Unknown || code === Code.DataLoss) {
+    span?.setStatus({ code: SpanStatusCode.ERROR });
+  }
 }
 
 /** Codes that say the caller was not allowed to. */
@@ -135,70 +129,58 @@ const refusals = new Set([Code.Unauthenticated, Code.PermissionDenied]);
 /** Refusals of one address that are written down. Without a limit strangers could fill the audit log. */
 const refusalRate: Rate = { intervalMs: 500, burst: 120 };
 
-function auditRefusals({ auditRefusal, limiter, now }: StepDeps): Step {
-  return async (call, next) => {
-    try {
-      return await next();
-    } catch (thrown) {
-      const error = toConnectError(thrown);
-      if (call.policy.auditAction !== "" && refusals.has(error.code)) {
-        const address = addressBlock(call.exchange.clientIp);
-        const verdict = limiter.take(`refusal:${address}`, refusalRate, now());
-        if (!verdict.allowed) {
-          throw rateLimited(verdict.retryAfterMs);
-        }
-        await auditRefusal(call, error);
-      }
-      throw error;
-    }
-  };
+async function auditRefusal(deps: StepDeps, call: Call, error: ConnectError): Promise<void> {
+  if (call.policy.auditAction === "" || !refusals.has(error.code)) {
+    return;
+  }
+  const address = addressBlock(call.exchange.clientIp);
+  const verdict = deps.limiter.take(`refusal:${address}`, refusalRate, deps.now());
+  if (!verdict.allowed) {
+    throw rateLimited(verdict.retryAfterMs);
+  }
+  await deps.auditRefusal(call, error);
 }
 
-async function auditSuccess<T>(call: Call, next: () => Promise<T>): Promise<T> {
-  const result = await next();
+function requireAudit(call: Call): void {
   if (call.policy.auditAction !== "" && !call.audited) {
     throw new Error(`Cannot answer ${call.name}: its change is not in the audit log`);
   }
-  return result;
 }
 
-function authenticate({ authenticators }: StepDeps): Step {
-  return async (call, next) => {
-    if (call.policy.access !== Access.METRICS_KEY) {
-      for (const authenticator of authenticators) {
-        const principal = await authenticator(call);
-        if (principal !== undefined) {
-          call.principal = principal;
-          break;
-        }
-      }
-      checkAccess(call.policy.access, call.principal);
+async function authenticate({ authenticators }: StepDeps, call: Call): Promise<void> {
+  const { access } = call.policy;
+  if (access === Access.METRICS_KEY) {
+    return;
+  }
+  for (const authenticator of authenticators) {
+    const principal = await authenticator(call);
+    if (principal !== undefined) {
+      call.principal = principal;
+      break;
     }
-    return next();
-  };
+  }
+  checkAccess(access, call.principal);
 }
 
 /** Classes that count addresses even when the caller is known. */
 const byAddress: ReadonlySet<RateClass> = new Set<RateClass>([RateClass.LOGIN, RateClass.VERIFY]);
 
-function limit({ limiter, now }: StepDeps): Step {
-  return async (call, next) => {
-    const rate = rates[call.policy.rateClass];
-    if (rate === undefined) {
-      return next();
-    }
-    const principal = byAddress.has(call.policy.rateClass) ? undefined : call.principal;
-    const caller = principal?.id ?? addressBlock(call.exchange.clientIp);
-    const verdict = limiter.take(`${call.policy.rateClass}:${caller}`, rate, now());
-    call.exchange.setHeader("x-ratelimit-limit", String(verdict.limit));
-    call.exchange.setHeader("x-ratelimit-remaining", String(verdict.remaining));
-    call.exchange.setHeader("x-ratelimit-reset", String(Math.ceil(verdict.resetMs / 1000)));
-    if (!verdict.allowed) {
-      call.exchange.setHeader("retry-after", String(Math.ceil(verdict.retryAfterMs / 1000)));
-      throw rateLimited(verdict.retryAfterMs);
-    }
-    return next();
-  };
+function limit({ limiter, now }: StepDeps, call: Call): void {
+  const { rateClass } = call.policy;
+  const rate = rates[rateClass];
+  if (rate === undefined) {
+    return;
+  }
+  const principal = byAddress.has(rateClass) ? undefined : call.principal;
+  const caller = principal?.id ?? addressBlock(call.exchange.clientIp);
+  const verdict = limiter.take(`${rateClass}:${caller}`, rate, now());
+  call.exchange.setHeader("x-ratelimit-limit", String(verdict.limit));
+  call.exchange.setHeader("x-ratelimit-remaining", String(verdict.remaining));
+  call.exchange.setHeader("x-ratelimit-reset", String(Math.ceil(verdict.resetMs / 1000)));
+  if (!verdict.allowed) {
+    call.exchange.setHeader("retry-after", String(Math.ceil(verdict.retryAfterMs / 1000)));
+    throw rateLimited(verdict.retryAfterMs);
+  }
 }
 
 /** An IPv4 address, or the /64 of an IPv6 one: whoever has one address of it has them all. */
@@ -209,27 +191,27 @@ function addressBlock(ip: string): string {
   return ip.split(":").slice(0, 4).join(":");
 }
 
-function validate(validator: Validator): Step {
-  return async (call, next) => {
-    if (call.request === undefined) {
-      return next();
-    }
-    const result = validator.validate(call.request.desc, call.request.message);
-    if (result.kind === "error") {
-      throw result.error;
-    }
-    if (result.kind === "invalid") {
-      throw invalidRequest(result.violations);
-    }
-    const malformed = malformedFields(call.request.desc, call.request.message);
-    if (malformed.length > 0) {
-      throw invalidArgument(malformed);
-    }
-    return next();
-  };
+function validate(validator: Validator, { request }: Call): void {
+  if (request === undefined) {
+    return;
+  }
+  const result = validator.validate(request.desc, request.message);
+  if (result.kind === "error") {
+    throw result.error;
+  }
+  if (result.kind === "invalid") {
+    throw invalidRequest(result.violations);
+  }
+  const malformed = malformedFields(request.desc, request.message);
+  if (malformed.length > 0) {
+    throw invalidArgument(malformed);
+  }
 }
 
-/** INVALID_ARGUMENT with the violations in both standard forms. */
+const violationsMax = 10;
+const violationsBytesMax = 1024;
+
+/** INVALID_ARGUMENT with the violations in both standard forms, as far as they fit into headers. */
 function invalidRequest(violations: readonly Violation[]): ConnectError {
   const error = invalidArgument(
     violations.map((violation) => ({
@@ -237,7 +219,10 @@ function invalidRequest(violations: readonly Violation[]): ConnectError {
       description: violation.message,
     })),
   );
-  const [value, desc] = violationsToProto([...violations]);
-  error.details.push({ desc, value });
+  // Their paths hold the keys of maps, which a caller chooses.
+  const [value, desc] = violationsToProto(violations.slice(0, violationsMax));
+  if (toBinary(desc, value).byteLength <= violationsBytesMax) {
+    error.details.push({ desc, value });
+  }
   return error;
 }

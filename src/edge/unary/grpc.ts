@@ -1,0 +1,186 @@
+import type { Message, Registry } from "@bufbuild/protobuf";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { type Compression, compressedFlag } from "@connectrpc/connect/protocol";
+import { parseTimeout, setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
+import type { Hit } from "../endpoint.ts";
+import {
+  beginReply,
+  discardBody,
+  endResponse,
+  type HttpResponse,
+  headerOf,
+  isGone,
+} from "../http-message.ts";
+import { bodyBytesMax } from "../read-body.ts";
+import {
+  asBytes,
+  type Codec,
+  codecsOf,
+  decompress,
+  negotiateCompression,
+  rpcOptions,
+  timeoutMsMax,
+  tooLarge,
+} from "./codec.ts";
+import { sendHeaders, shownError, UnaryCall, type UnaryMethod } from "./invoke.ts";
+import { collect } from "./read.ts";
+
+const headBytes = 5;
+
+const compressionNames = { encoding: "grpc-encoding", accept: "grpc-accept-encoding" };
+
+/** Serve a unary method over gRPC, on HTTP/2. The codec is the one of the request's Content-Type. */
+export function grpcUnary(
+  unary: UnaryMethod,
+  registry: Registry,
+): (hit: Hit, format: "proto" | "json") => Promise<void> {
+  const codecs = codecsOf(unary.method, registry);
+
+  return async (hit, format) => {
+    const { request, response } = hit;
+    const codec = codecs[format];
+    const timeout = parseTimeout(headerOf(request, "grpc-timeout") ?? null, Infinity);
+    const timeoutMs =
+      timeout.timeoutMs === undefined ? undefined : Math.min(timeout.timeoutMs, timeoutMsMax);
+    const call = new UnaryCall(unary, hit, timeoutMs);
+    const compression = negotiateCompression(request, compressionNames);
+    let frame: Uint8Array | undefined;
+    let error: ConnectError | undefined;
+    try {
+      await call.admit();
+      const problem = compression.error ?? timeout.error;
+      if (problem !== undefined) {
+        throw problem;
+      }
+      const body = await collect({ request, response }, refuseFrames);
+      const message = readPlain(body, codec) ?? (await readOnly(body, codec, compression.request));
+      const answer = await call.invoke(message);
+      const bytes = codec.output.serialize(answer);
+      frame =
+        compression.response !== null && bytes.byteLength >= rpcOptions.compressMinBytes
+          ? envelope(await compression.response.compress(bytes), compressedFlag)
+          : envelope(bytes, 0);
+    } catch (thrown) {
+      error = shownError(thrown);
+    } finally {
+      call.close();
+    }
+    if (isGone(response)) {
+      return;
+    }
+    sendHeaders(call, response);
+    response.setHeader("content-type", `application/grpc+${format}`);
+    if (compression.response !== null) {
+      response.setHeader("grpc-encoding", compression.response.name);
+    }
+    // Else a reply without a body would end with its headers, and have no trailers.
+    beginReply(response);
+    sendTrailers(call, response, error);
+    endResponse(response, frame);
+    if (error !== undefined) {
+      discardBody(request);
+    }
+  };
+}
+
+/** The one message of a unary request, as nearly all come: a single frame without compression. */
+function readPlain(body: Buffer, { input }: Codec): Message | undefined {
+  const isPlain =
+    body.length >= headBytes && body[0] === 0 && body.length - headBytes === body.readUInt32BE(1);
+  return isPlain ? input.parse(asBytes(body.subarray(headBytes))) : undefined;
+}
+
+/** The one message of a unary request. Throws UNIMPLEMENTED if there are none or several. */
+async function readOnly(
+  body: Buffer,
+  { input }: Codec,
+  compression: Compression | null,
+): Promise<Message> {
+  if (body.length === 0) {
+    throw new ConnectError(
+      "protocol error: missing input message for unary method",
+      Code.Unimplemented,
+    );
+  }
+  const first = frameAt(body, 0);
+  const message = input.parse(await unpack(first, compression));
+  if (first.end < body.length) {
+    input.parse(await unpack(frameAt(body, first.end), compression));
+    throw extraMessage();
+  }
+  return message;
+}
+
+interface Frame {
+  readonly isCompressed: boolean;
+  readonly data: Uint8Array;
+  readonly end: number;
+}
+
+function frameAt(body: Buffer, start: number): Frame {
+  const length = start + headBytes <= body.length ? body.readUInt32BE(start + 1) : Infinity;
+  if (length !== Infinity && length > bodyBytesMax) {
+    throw tooLarge(length);
+  }
+  const end = start + headBytes + length;
+  if (end > body.length) {
+    throw new ConnectError("protocol error: incomplete envelope", Code.InvalidArgument);
+  }
+  const isCompressed = ((body[start] ?? 0) & compressedFlag) === compressedFlag;
+  return { isCompressed, data: body.subarray(start + headBytes, end), end };
+}
+
+function unpack(
+  { isCompressed, data }: Frame,
+  compression: Compression | null,
+): Uint8Array<ArrayBuffer> | Promise<Uint8Array<ArrayBuffer>> {
+  if (!isCompressed) {
+    return asBytes(data);
+  }
+  if (compression === null) {
+    throw new ConnectError(
+      "received compressed envelope, but do not know how to decompress",
+      Code.Internal,
+    );
+  }
+  return decompress(compression, data);
+}
+
+/** Turn away early what need not be read to its end. */
+function refuseFrames(size: number, head: Buffer): Error | undefined {
+  const length = head.length < headBytes ? 0 : head.readUInt32BE(1);
+  if (length > bodyBytesMax) {
+    return tooLarge(length);
+  }
+  return size > bodyBytesMax + headBytes ? extraMessage() : undefined;
+}
+
+function extraMessage(): ConnectError {
+  return new ConnectError(
+    "protocol error: received extra input message for unary method",
+    Code.Unimplemented,
+  );
+}
+
+function envelope(bytes: Uint8Array, flags: number): Uint8Array {
+  const frame = Buffer.allocUnsafe(headBytes + bytes.byteLength);
+  frame[0] = flags;
+  frame.writeUInt32BE(bytes.byteLength, 1);
+  frame.set(bytes, headBytes);
+  return frame;
+}
+
+function sendTrailers(
+  { context }: UnaryCall,
+  response: HttpResponse,
+  error: ConnectError | undefined,
+): void {
+  if (error === undefined && context.sentTrailer === undefined) {
+    response.addTrailers(statusOk);
+    return;
+  }
+  const trailer = setTrailerStatus(new Headers(context.sentTrailer), error);
+  response.addTrailers(Object.fromEntries(trailer));
+}
+
+const statusOk = { "grpc-status": "0" };

@@ -1,0 +1,138 @@
+import { create, type DescMessage, type DescMethodUnary, type Message } from "@bufbuild/protobuf";
+import { Code, ConnectError, type MethodImplSpec } from "@connectrpc/connect";
+import { mergeNonProtocolHeaders } from "@connectrpc/connect/protocol";
+import {
+  type Call,
+  callKey,
+  type Exchange,
+  exchangeKey,
+  type HeaderReader,
+} from "../../rpc/call.ts";
+import { methodName, type Policy } from "../../rpc/policy.ts";
+import type { Steps } from "../../rpc/steps.ts";
+import { copyHeaders, type HttpRequest, type HttpResponse } from "../http-message.ts";
+import { UnaryContext, type UnaryRequest } from "./context.ts";
+import type { LiveCalls } from "./live-calls.ts";
+
+/** What the unary calls of every protocol share. */
+export interface UnaryDeps {
+  readonly steps: Steps;
+  readonly live: LiveCalls;
+  readonly policyOf: (name: string) => Policy;
+}
+
+/** A unary method with what serves it. Made once, when the server starts. */
+export interface UnaryMethod {
+  readonly method: DescMethodUnary;
+  readonly name: string;
+  readonly policy: Policy;
+  readonly impl: Extract<MethodImplSpec, { kind: "unary" }>["impl"];
+  readonly steps: Steps;
+  readonly live: LiveCalls;
+}
+
+/** Prepare to serve a unary method. */
+export function unaryMethod(
+  { method, impl }: Extract<MethodImplSpec, { kind: "unary" }>,
+  { steps, live, policyOf }: UnaryDeps,
+): UnaryMethod {
+  const name = methodName(method);
+  return { method, name, policy: policyOf(name), impl, steps, live };
+}
+
+/** One call of a unary method: admit() it, then invoke() it, and close() it whatever came of it. */
+export class UnaryCall implements Call {
+  readonly policy: Policy;
+  readonly name: string;
+  readonly exchange: Exchange;
+  readonly context: UnaryContext;
+  readonly #unary: UnaryMethod;
+  readonly #hit: UnaryRequest;
+  #header: HeaderReader | undefined;
+  request?: { desc: DescMessage; message: Message };
+  principal?: Call["principal"] & object;
+  audited = false;
+
+  /** Without `timeoutMs` there is no deadline. */
+  constructor(unary: UnaryMethod, hit: UnaryRequest, timeoutMs: number | undefined) {
+    this.#unary = unary;
+    this.#hit = hit;
+    this.policy = unary.policy;
+    this.name = unary.name;
+    this.exchange = hit.exchange;
+    this.context = new UnaryContext(unary, hit, timeoutMs);
+    this.context.values.set(exchangeKey, hit.exchange).set(callKey, this);
+  }
+
+  get header(): HeaderReader {
+    this.#header ??= new RequestHeaders(this.#hit.request);
+    return this.#header;
+  }
+
+  get signal(): AbortSignal {
+    return this.context.signal;
+  }
+
+  /** Pass the steps that come before the body. Throws what the caller is told. */
+  admit(): Promise<void> {
+    return this.#unary.steps.admit(this);
+  }
+
+  /** Have the handler answer, within the steps. Throws what the caller is told. */
+  invoke(message: Message): Promise<Message> {
+    const { method, impl, steps } = this.#unary;
+    this.request = { desc: method.input, message };
+    return steps.around(this, async () => create(method.output, await impl(message, this.context)));
+  }
+
+  /** The call has ended. */
+  close(): void {
+    this.context.close();
+  }
+}
+
+/** Copy the headers that the handler has set to the reply, and those that an error brings along. */
+export function sendHeaders(
+  { context }: UnaryCall,
+  response: HttpResponse,
+  error?: ConnectError,
+): void {
+  if (error !== undefined && !error.isWireError) {
+    const merged = new Headers(context.sentHeader);
+    mergeNonProtocolHeaders(merged, error.metadata);
+    copyHeaders(merged, response);
+  } else if (context.sentHeader !== undefined) {
+    copyHeaders(context.sentHeader, response);
+  }
+}
+
+/** Copy the trailers that the handler has set to the reply's headers, as `trailer-…`. */
+export function sendTrailersAsHeaders({ context }: UnaryCall, response: HttpResponse): void {
+  if (context.sentTrailer !== undefined) {
+    copyHeaders(context.sentTrailer, response, "trailer-");
+  }
+}
+
+/** What a caller over RPC is told of what was thrown. */
+export function shownError(thrown: unknown): ConnectError {
+  return thrown instanceof ConnectError
+    ? thrown
+    : new ConnectError("internal error", Code.Internal, undefined, undefined, thrown);
+}
+
+/** Headers of a request, read where they are. */
+class RequestHeaders implements HeaderReader {
+  readonly #request: HttpRequest;
+
+  constructor(request: HttpRequest) {
+    this.#request = request;
+  }
+
+  get(name: string): string | null {
+    const value = this.#request.headers[name.toLowerCase()];
+    if (value === undefined) {
+      return null;
+    }
+    return typeof value === "string" ? value : value.join(", ");
+  }
+}
