@@ -14,7 +14,6 @@ import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
 import { Access, RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
-import openapi from "../gen/openapi.json" with { type: "json" };
 import { createPasswordHasher } from "./accounts/password.ts";
 import { authService, userService } from "./accounts/service.ts";
 import { sessionAuthenticator } from "./accounts/session.ts";
@@ -50,6 +49,7 @@ import { projectNext } from "./metering/projector.ts";
 import { meteringService } from "./metering/service.ts";
 import type { Metrics } from "./metrics.ts";
 import { metricsAllowed } from "./metrics.ts";
+import { describeApi } from "./openapi.ts";
 import type { Call } from "./rpc/call.ts";
 import { unauthenticated } from "./rpc/errors.ts";
 import { createLimiter } from "./rpc/limiter.ts";
@@ -99,13 +99,14 @@ export function createApp(deps: AppDeps): App {
   const parts = { readiness, loops, holder, ownPorts: () => ownPorts };
   const edge = createEdge({
     ...build(deps, parts),
-    docs: docsRoutes({ openapi }),
+    docs: docsRoutes({ openapi: describeApi() }),
     health: {
       status: (service) => statusOf(service, readiness),
       onChange: (listener) => readiness.onChange(listener),
     },
     trustedProxies: config.server.trustedProxies,
     corsOrigins: config.server.corsOrigins,
+    tls: config.server.tls,
     onFinish: (finish) => {
       metrics.observe(finish);
       logFinish(log, finish);

@@ -1,3 +1,5 @@
+import { createPrivateKey, X509Certificate } from "node:crypto";
+import { readFileSync } from "node:fs";
 import ipaddr from "ipaddr.js";
 import { z } from "zod";
 
@@ -99,6 +101,37 @@ export function stellarKey(letter: "G" | "S") {
     `must be a Stellar ${letter === "S" ? "secret key" : "account"}: ${letter} and 55 characters`,
   );
 }
+
+/**
+ * The path of a PEM file, which is read: a certificate, perhaps with others of its chain after it, or
+ * a private key without a passphrase. Empty counts as not set.
+ */
+export function pemFile(kind: keyof typeof pemReaders) {
+  return text().transform((path, context) => {
+    if (path === undefined) {
+      return undefined;
+    }
+    try {
+      const pem = readFileSync(path, "utf8");
+      pemReaders[kind](pem);
+      return pem;
+    } catch (error) {
+      // A code of the system, such as ENOENT, or of OpenSSL.
+      const code = error instanceof Error && "code" in error ? String(error.code) : "";
+      const isUnread = /^E[A-Z]+$/.test(code);
+      const message = isUnread
+        ? `must be the path of a file that can be read (${code})`
+        : `must be the path of a PEM file with a ${kind}${kind === "private key" ? " without a passphrase" : ""}`;
+      context.addIssue({ code: "custom", message });
+      return z.NEVER;
+    }
+  });
+}
+
+const pemReaders = {
+  certificate: (pem: string) => new X509Certificate(pem),
+  "private key": (pem: string) => createPrivateKey(pem),
+};
 
 const itemsMax = 1_000;
 

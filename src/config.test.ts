@@ -5,6 +5,7 @@ import path from "node:path";
 import { parseEnv } from "node:util";
 import { Keypair } from "@stellar/stellar-sdk";
 import { expect, onTestFinished, test } from "vitest";
+import { identity, otherKey } from "../test/support/identity.ts";
 import { ConfigError, readConfig, variableNames } from "./config.ts";
 import { loadEnv } from "./env-file.ts";
 
@@ -278,3 +279,46 @@ test("loadEnv reads the folder's .env, and what is set already wins", async () =
   expect(loadEnv(folder)).toBe(true);
   expect(names.map((name) => process.env[name])).toEqual(["before", "new"]);
 });
+
+test("TLS is on with a certificate and its key, each from its file", async () => {
+  const { cert, key } = await tlsFiles();
+
+  expect(readConfig({ TLS_CERT: cert, TLS_KEY: key }).server.tls).toEqual(identity);
+  expect(readConfig({ TLS_CERT: "", TLS_KEY: "" }).server.tls).toBeUndefined();
+});
+
+test("what is wrong with the files for TLS is said by name, and no path is quoted", async () => {
+  const { folder, cert, key, other } = await tlsFiles();
+
+  expect(problemsOf({ TLS_CERT: cert })).toEqual(["TLS_KEY: must be set when TLS_CERT is"]);
+  expect(problemsOf({ TLS_KEY: key })).toEqual(["TLS_CERT: must be set when TLS_KEY is"]);
+  expect(problemsOf({ TLS_CERT: path.join(folder, "none"), TLS_KEY: key })).toEqual([
+    "TLS_CERT: must be the path of a file that can be read (ENOENT)",
+  ]);
+  expect(problemsOf({ TLS_CERT: folder, TLS_KEY: key })).toEqual([
+    "TLS_CERT: must be the path of a file that can be read (EISDIR)",
+  ]);
+  expect(problemsOf({ TLS_CERT: key, TLS_KEY: cert })).toEqual([
+    "TLS_CERT: must be the path of a PEM file with a certificate",
+    "TLS_KEY: must be the path of a PEM file with a private key without a passphrase",
+  ]);
+  expect(problemsOf({ TLS_CERT: cert, TLS_KEY: other })).toEqual([
+    "TLS_KEY: is not the key of the certificate in TLS_CERT",
+  ]);
+});
+
+async function tlsFiles() {
+  const folder = await mkdtemp(path.join(os.tmpdir(), "callora-tls-"));
+  onTestFinished(() => rm(folder, { recursive: true }));
+  const write = async (name: string, pem: string) => {
+    const file = path.join(folder, name);
+    await writeFile(file, pem);
+    return file;
+  };
+  return {
+    folder,
+    cert: await write("cert.pem", identity.cert),
+    key: await write("key.pem", identity.key),
+    other: await write("other.pem", otherKey),
+  };
+}

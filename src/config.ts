@@ -1,3 +1,4 @@
+import { createPrivateKey, X509Certificate } from "node:crypto";
 import { isIP } from "node:net";
 import type { z } from "zod";
 import {
@@ -8,6 +9,7 @@ import {
   networks,
   oneOf,
   origins,
+  pemFile,
   stellarKey,
   text,
   url,
@@ -30,6 +32,8 @@ export interface Config {
     readonly corsOrigins: readonly string[];
     /** Networks whose word about the client's address counts. */
     readonly trustedProxies: readonly string[];
+    /** A certificate chain and its key, as PEM. Undefined: the port speaks HTTP in the clear. */
+    readonly tls: { readonly cert: string; readonly key: string } | undefined;
     /** How long calls in flight may go on after the server was told to stop. */
     readonly shutdownGraceMs: number;
     /** Whether `x-user-id` stands in for signing in. */
@@ -97,6 +101,8 @@ const variables = {
   SHUTDOWN_GRACE_MS: wholeNumber(0, 600_000, 10_000),
   CORS_ORIGINS: origins(),
   TRUSTED_PROXIES: networks(),
+  TLS_CERT: pemFile("certificate"),
+  TLS_KEY: pemFile("private key"),
   CALLORA_DATA_DIR: text(),
   CALLORA_ADMIN_USERNAME: text(/^[A-Za-z0-9._@+-]{1,64}$/, "up to 64 letters, digits and ._@+-"),
   CALLORA_ADMIN_PASSWORD: longText(15),
@@ -225,6 +231,7 @@ function rules(values: Partial<Values>): [Name, string][] {
     const problem = "must be set unless STELLAR_NETWORK is embedded";
     check("STELLAR_ASSET_ISSUER", values.STELLAR_ASSET_ISSUER !== undefined, problem);
   }
+  problems.push(...tlsRules(values));
   if (values.CALLORA_DEV_USER_HEADER) {
     const problem = "is only for a HOST that is a loopback address";
     check("CALLORA_DEV_USER_HEADER", isProduction || isLoopback(values.HOST), problem);
@@ -233,6 +240,19 @@ function rules(values: Partial<Values>): [Name, string][] {
     problems.push(...productionRules(values));
   }
   return problems;
+}
+
+function tlsRules({ TLS_CERT: cert, TLS_KEY: key }: Partial<Values>): [Name, string][] {
+  if (cert === undefined || key === undefined) {
+    const missing = cert === undefined ? "TLS_CERT" : "TLS_KEY";
+    const other = cert === undefined ? "TLS_KEY" : "TLS_CERT";
+    return cert === key ? [] : [[missing, `must be set when ${other} is`]];
+  }
+  return isPair(cert, key) ? [] : [["TLS_KEY", "is not the key of the certificate in TLS_CERT"]];
+}
+
+function isPair(cert: string, key: string): boolean {
+  return new X509Certificate(cert).checkPrivateKey(createPrivateKey(key));
 }
 
 const distinctCharactersMin = 10;
@@ -295,6 +315,10 @@ function toConfig(values: Values): Config {
       port: values.PORT,
       corsOrigins: values.CORS_ORIGINS ?? [],
       trustedProxies: values.TRUSTED_PROXIES ?? [],
+      tls:
+        values.TLS_CERT === undefined || values.TLS_KEY === undefined
+          ? undefined
+          : { cert: values.TLS_CERT, key: values.TLS_KEY },
       shutdownGraceMs: values.SHUTDOWN_GRACE_MS,
       devUserHeader: values.CALLORA_DEV_USER_HEADER,
     },

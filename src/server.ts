@@ -89,10 +89,10 @@ export async function startServer({
       ownPorts: ownPorts(config, [urls.owner, urls.app, network.horizonUrl]),
     });
     releaseMemory();
-    const { host, port } = config.server;
+    const { host, port, tls } = config.server;
     const bound = await app.listen({ host, port });
     stops.push(() => app.close());
-    return { url: `http://${shownHost(host)}:${bound.port}`, close: stopAll };
+    return { url: `${tls ? "https" : "http"}://${shownHost(host)}:${bound.port}`, close: stopAll };
   } catch (error) {
     await stopAll();
     throw error;

@@ -2,6 +2,7 @@ import type { DescMessage, DescService, JsonObject } from "@bufbuild/protobuf";
 import { restRoutes } from "../../src/edge/rest/rules.ts";
 import { commentOf } from "./comments.ts";
 import type { Contract } from "./contract.ts";
+import { headerComponents, responseComponents } from "./headers.ts";
 import { describeOperation, type Operation } from "./operations.ts";
 import { createSchemaWriter } from "./schema.ts";
 
@@ -22,7 +23,10 @@ export function describeServices(
     .filter((service) => service.methods.length > 0)
     .flatMap((service) => numbered(service))
     .map((binding) => describeOperation(binding, contract, schemas));
-  const error = errorResponse(schemas.message(status));
+  const errorContent = {
+    "application/json": { schema: schemas.message(status) },
+    "application/problem+json": { schema: { $ref: "#/components/schemas/Problem" } },
+  };
   return {
     openapi: "3.1.0",
     info: { ...info, description: "Published APIs, keys, usage, credits and payouts." },
@@ -31,7 +35,8 @@ export function describeServices(
     paths: pathsOf(operations),
     components: {
       schemas: { ...schemas.components(), Problem: problemSchema },
-      responses: { Error: error },
+      responses: responseComponents(errorContent),
+      headers: headerComponents,
       securitySchemes,
     },
   };
@@ -97,16 +102,6 @@ function reachable(roots: readonly DescMessage[]): Set<DescMessage> {
   };
   roots.forEach(add);
   return found;
-}
-
-function errorResponse(status: JsonObject): JsonObject {
-  return {
-    description: "The call failed. The HTTP status follows from `code`.",
-    content: {
-      "application/json": { schema: status },
-      "application/problem+json": { schema: { $ref: "#/components/schemas/Problem" } },
-    },
-  };
 }
 
 const problemSchema: JsonObject = {

@@ -1,9 +1,9 @@
 import type { JsonObject } from "@bufbuild/protobuf";
 import { expect, test } from "vitest";
-import { at, buildImage, generate, isProduct, operationsOf } from "./testing.ts";
+import { at, buildImage, generate, isBeside, isProduct, operationsOf } from "./testing.ts";
 
 const image = buildImage();
-const names = image.file.map(({ name }) => name);
+const names = image.file.map(({ name }) => name).filter(isBeside);
 const contract: JsonObject = JSON.parse(generate(image, names.filter(isProduct)));
 const withTests: JsonObject = JSON.parse(generate(image, names));
 
@@ -46,8 +46,36 @@ test("each binding is an operation of its own, with the success status of the po
   expect(operation("/api/keys", "post").operationId).toBe("KeyService_CreateKey");
   expect(operation("/api/api-keys", "post").operationId).toBe("KeyService_CreateKey_2");
   for (const path of ["/api/keys", "/api/api-keys"]) {
-    expect(Object.keys(at(operation(path, "post"), "responses"))).toEqual(["201", "default"]);
+    const statuses = Object.keys(at(operation(path, "post"), "responses"));
+    expect(statuses).toEqual(["201", "429", "503", "default"]);
   }
+});
+
+test("a create takes Idempotency-Key, and nothing else does", () => {
+  const takers = operationsOf(contract).filter(({ value }) =>
+    (value.parameters as JsonObject[] | undefined)?.some(({ name }) => name === "Idempotency-Key"),
+  );
+
+  const places = takers.map(({ method, path }) => `${method} ${path}`);
+  expect(places).toEqual(
+    expect.arrayContaining(["post /api/keys", "post /api/api-keys", "post /api/apis"]),
+  );
+  expect(places.every((place) => place.startsWith("post "))).toBe(true);
+  expect(places).not.toContain("post /api/v1/auth/login");
+});
+
+test("replies name their request; limited ones say their limits, and when to come again", () => {
+  const headersOf = (path: string, method: string, status: string) =>
+    Object.keys(at(operation(path, method), "responses", status, "headers"));
+  const component = (name: string) =>
+    Object.keys(at(contract, "components", "responses", name, "headers"));
+  const limits = ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"];
+
+  expect(headersOf("/api/keys", "post", "201")).toEqual(["X-Request-Id", ...limits]);
+  expect(headersOf("/api/health", "get", "200")).toEqual(["X-Request-Id"]);
+  expect(at(operation("/api/health", "get"), "responses")).not.toHaveProperty("429");
+  expect(component("TooManyRequests")).toEqual(["X-Request-Id", ...limits, "Retry-After"]);
+  expect(component("Unavailable")).toEqual(["X-Request-Id", "Retry-After"]);
 });
 
 test("methods that OpenAPI 3.1 lacks stand in an extension", () => {
@@ -149,7 +177,11 @@ test("streams have the media types of streams", () => {
   const out = at(operation("/v1/books:watch", "get"), "responses", "200", "content");
   const input = at(operation("/v1/books:import", "post"), "requestBody", "content");
 
-  expect(Object.keys(out)).toEqual(["application/x-ndjson", "text/event-stream"]);
+  expect(Object.keys(out)).toEqual([
+    "application/x-ndjson",
+    "text/event-stream",
+    "application/json",
+  ]);
   expect(Object.keys(input)).toEqual(["application/json", "application/x-ndjson"]);
   expect(input["application/json"]).toMatchObject({ schema: { type: "array" } });
 });

@@ -3,6 +3,7 @@ import type { DescField, DescMessage, DescMethod, JsonObject } from "@bufbuild/p
 import type { RestRule } from "../../src/edge/rest/rules.ts";
 import { commentOf, joinTexts, splitSummary } from "./comments.ts";
 import type { AccessName, Contract, PolicyText } from "./contract.ts";
+import { errorResponses, idempotencyParameters, replyHeaders } from "./headers.ts";
 import { describePath, queryParameters } from "./parameters.ts";
 import { binarySchema, type SchemaWriter } from "./schema.ts";
 
@@ -23,7 +24,11 @@ export function describeOperation(
   const { rpc } = rule;
   const policy = contract.policyOf(rpc);
   const { path, parameters: inPath } = describePath(rule, schemas);
-  const parameters = [...inPath, ...queryParameters(rule, contract, schemas)];
+  const parameters = [
+    ...inPath,
+    ...queryParameters(rule, contract, schemas),
+    ...idempotencyParameters(rpc, rule.method),
+  ];
   const suffix = number === 1 ? "" : `_${number}`;
   const value: JsonObject = {
     tags: [rpc.parent.name],
@@ -34,7 +39,7 @@ export function describeOperation(
     ...requestBody(rule, contract, schemas),
     responses: {
       [policy?.successStatus ?? 200]: response(rule, policy, schemas),
-      default: { $ref: "#/components/responses/Error" },
+      ...errorResponses(policy),
     },
     ...(policy && {
       security: security[policy.access].map((name) => ({ [name]: [] })),
@@ -114,12 +119,13 @@ function response(
   schemas: SchemaWriter,
 ): JsonObject {
   const description = STATUS_CODES[policy?.successStatus ?? 200] ?? "Success";
+  const headers = replyHeaders(policy);
   if (isHttpBody(responseBody?.message ?? rpc.output)) {
-    return { description, content: { "*/*": { schema: binarySchema } } };
+    return { description, headers, content: { "*/*": { schema: binarySchema } } };
   }
   const schema =
     responseBody === undefined ? schemas.message(rpc.output) : schemas.field(responseBody);
-  return { description, content: contentOf(rpc, "response", schema) };
+  return { description, headers, content: contentOf(rpc, "response", schema) };
 }
 
 // Each schema of a stream is that of one of its messages, but for the JSON array.
@@ -135,7 +141,11 @@ function contentOf(
     };
   }
   if (direction === "response" && rpc.methodKind === "server_streaming") {
-    return { "application/x-ndjson": { schema }, "text/event-stream": { schema } };
+    return {
+      "application/x-ndjson": { schema },
+      "text/event-stream": { schema },
+      "application/json": { schema: { type: "array", items: schema } },
+    };
   }
   return { "application/json": { schema } };
 }

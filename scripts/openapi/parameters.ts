@@ -31,7 +31,8 @@ export function describePath(rule: RestRule, schemas: SchemaWriter): PathText {
     parameters.push(parameter);
     return `{${parameter.name}}`;
   });
-  return { path: `/${parts.join("/")}${verb === undefined ? "" : `:${verb}`}`, parameters };
+  const suffix = verb?.split(":").map((part) => `:${encodeURIComponent(part)}`) ?? [];
+  return { path: `/${parts.join("/")}${suffix.join("")}`, parameters };
 }
 
 function wildcardParameter(number: number): JsonObject {

@@ -25,6 +25,11 @@ export function isProduct(name: string): boolean {
   return !name.startsWith("callora/test/");
 }
 
+/** Whether a proto file may stand in one document with the product: no path of it is taken. */
+export function isBeside(name: string): boolean {
+  return isProduct(name) || name === "callora/test/v1/library_service.proto";
+}
+
 /** Run the plugin over some of the files of an image, in the order given. */
 export function generate(image: FileDescriptorSet, names: readonly string[]): string {
   const request = create(CodeGeneratorRequestSchema, {

@@ -1,10 +1,11 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import { Code, ConnectError, type ServiceImpl } from "@connectrpc/connect";
+import type { ServiceImpl } from "@connectrpc/connect";
 import {
   type Health,
   type HealthCheckResponseSchema,
   HealthCheckResponse_ServingStatus as Status,
 } from "../../gen/grpc/health/v1/health_pb.ts";
+import { notFound } from "../rpc/errors.ts";
 
 /** Whether a service answers. Undefined: there is no such service. */
 export type ServingStatus = "SERVING" | "NOT_SERVING" | undefined;
@@ -17,8 +18,8 @@ export interface HealthSource {
 }
 
 /**
- * grpc.health.v1 over a source. Streams end when `closing` is aborted, so that they do not hold up a
- * shutdown. `services` are the names that List shows.
+ * grpc.health.v1 over a source. Once `closing` is aborted nothing is serving; streams say so and
+ * end, so that they do not hold up a shutdown. `services` are the names that List shows.
  */
 export function healthService({
   source,
@@ -29,18 +30,22 @@ export function healthService({
   services: readonly string[];
   closing: AbortSignal;
 }): ServiceImpl<typeof Health> {
+  const statusOf = (service: string): ServingStatus => {
+    const status = source.status(service);
+    return status === "SERVING" && closing.aborted ? "NOT_SERVING" : status;
+  };
   return {
     check({ service }) {
-      const status = source.status(service);
+      const status = statusOf(service);
       if (status === undefined) {
-        throw new ConnectError(`Cannot find service "${service}"`, Code.NotFound);
+        throw notFound(`service "${service}"`);
       }
       return { status: Status[status] };
     },
     list() {
       const statuses: Record<string, MessageInitShape<typeof HealthCheckResponseSchema>> = {};
       for (const service of ["", ...services]) {
-        const status = source.status(service);
+        const status = statusOf(service);
         if (status !== undefined) {
           statuses[service] = { status: Status[status] };
         }
@@ -52,12 +57,15 @@ export function healthService({
       let last: Status | undefined;
       try {
         do {
-          const status = Status[source.status(service) ?? "SERVICE_UNKNOWN"];
+          const status = Status[statusOf(service) ?? "SERVICE_UNKNOWN"];
           if (status !== last) {
             last = status;
             yield { status };
           }
         } while (await changes.next());
+        if (closing.aborted && last === Status.SERVING) {
+          yield { status: Status.NOT_SERVING };
+        }
       } finally {
         changes.stop();
       }

@@ -1,4 +1,8 @@
-import { createServer as createHttp1Server } from "node:http";
+import {
+  createServer as createHttp1Server,
+  type Server as Http1Server,
+  type IncomingMessage,
+} from "node:http";
 import { createServer as createHttp2Server, type ServerHttp2Session } from "node:http2";
 import {
   type AddressInfo,
@@ -6,9 +10,14 @@ import {
   type Server,
   type Socket,
 } from "node:net";
+import { limitControlFrames } from "./frame-budget.ts";
 import type { HttpRequest, HttpResponse } from "./http-message.ts";
+import { SensitiveResponse } from "./sensitive-response.ts";
+import { cutSlowBodies } from "./slow-body.ts";
+import { sniff } from "./sniff.ts";
+import { createTls, refuseCleartext, type TlsIdentity } from "./tls.ts";
 
-/** HTTP/1.1 and cleartext HTTP/2 on one port. */
+/** HTTP/1.1 and HTTP/2 on one port, in the clear or, with an identity, over TLS. */
 export interface OnePort {
   /** Start to accept. Rejects with the system's error, for example one of code EADDRINUSE. */
   listen(address: { host: string; port: number }): Promise<AddressInfo>;
@@ -18,18 +27,20 @@ export interface OnePort {
 
 /** The limits of a port. All have defaults. */
 export interface PortLimits {
-  /** For a new connection to show which protocol it speaks. */
+  /** For a new connection to show which protocol it speaks, and again for a TLS handshake. */
   firstByteTimeoutMs: number;
   /** For the headers of an HTTP/1.1 request. */
   headersTimeoutMs: number;
-  /** For a whole HTTP/1.1 request to arrive. The reply may take longer. */
+  /** For a whole request to arrive. The reply may take longer. */
   requestTimeoutMs: number;
   /** For the next HTTP/1.1 request of a connection. */
   keepAliveTimeoutMs: number;
   /** For an HTTP/2 connection without streams. */
   sessionIdleTimeoutMs: number;
-  /** How often the HTTP/1.1 timeouts are looked at. */
+  /** How often the timeouts of requests are looked at. */
   checkIntervalMs: number;
+  /** How long a close spares idle connections: a request may be on its way. */
+  lingerMs: number;
   connectionsMax: number;
 }
 
@@ -40,6 +51,7 @@ const defaultLimits: PortLimits = {
   keepAliveTimeoutMs: 75_000,
   sessionIdleTimeoutMs: 60_000,
   checkIntervalMs: 5_000,
+  lingerMs: 250,
   connectionsMax: 10_000,
 };
 
@@ -49,88 +61,155 @@ const streamsPerSessionMax = 100;
 const windowBytes = 1024 * 1024;
 const tcpKeepAliveMs = 60_000;
 
+/** Whom a port hands its requests. */
+export interface PortListeners {
+  onRequest: (request: HttpRequest, response: HttpResponse) => void;
+  /** Told of requests for a WebSocket over HTTP/1.1. Without it they are plain requests. */
+  onUpgrade?: (request: IncomingMessage, socket: Socket, head: Buffer) => void;
+  /** Whether a request may take any time to arrive: its messages come as they are made. */
+  mayBeSlow?: (request: HttpRequest) => boolean;
+}
+
+interface Session {
+  streams: number;
+  /** Whether the client was told that the session ends. */
+  left: boolean;
+}
+
 /** What a port knows of its connections. */
 interface State {
   closing: boolean;
+  /** Whether a close spares idle connections no more. */
+  lingered: boolean;
   readonly sockets: Set<Socket>;
   /** Those of the sockets whose protocol is not known yet. */
   readonly undecided: Set<Socket>;
-  /** Each HTTP/2 session with the number of its open streams. */
-  readonly sessions: Map<ServerHttp2Session, number>;
-  /** The replies that have not ended. */
-  readonly running: Set<HttpResponse>;
+  /** HTTP/1.1 connections that have not brought a request. Node counts them as busy. */
+  readonly fresh: Set<Socket>;
+  readonly sessions: Map<ServerHttp2Session, Session>;
+  /** The replies that have not ended, and in which round of checks each began. */
+  readonly running: Map<HttpResponse, number>;
+  /** Counts the rounds of checks. */
+  round: number;
 }
 
 /** Open a port that hands every request, whichever HTTP version carries it, to one listener. */
 export function createOnePort({
-  onRequest,
   limits: overrides = {},
-}: {
-  onRequest: (request: HttpRequest, response: HttpResponse) => void;
-  limits?: Partial<PortLimits>;
-}): OnePort {
+  tls,
+  ...listeners
+}: PortListeners & { limits?: Partial<PortLimits>; tls?: TlsIdentity | undefined }): OnePort {
   const limits = { ...defaultLimits, ...overrides };
   const state: State = {
     closing: false,
+    lingered: false,
     sockets: new Set(),
     undecided: new Set(),
+    fresh: new Set(),
     sessions: new Map(),
-    running: new Set(),
+    running: new Map(),
+    round: 0,
   };
   const accept = (request: HttpRequest, response: HttpResponse) => {
     request.on("error", ignore);
     response.on("error", ignore);
-    state.running.add(response);
-    response.once("close", () => {
-      state.running.delete(response);
-      if (state.closing) {
-        http1.closeIdleConnections();
-      }
-    });
+    state.running.set(response, state.round);
+    if (!("stream" in request)) {
+      // Asked for its socket, a request over HTTP/2 makes a proxy of it.
+      state.fresh.delete(request.socket);
+    }
+    response.once("close", () => state.running.delete(response));
     if (state.closing) {
       announceClose(response);
     }
-    onRequest(request, response);
+    listeners.onRequest(request, response);
   };
-  const http1 = createHttp1(limits, accept);
+  const { onUpgrade } = listeners;
+  const upgrade: typeof onUpgrade =
+    onUpgrade &&
+    ((request, socket, head) => {
+      state.fresh.delete(socket);
+      onUpgrade(request, socket, head);
+    });
+  const http1 = createHttp1(limits, accept, upgrade);
   const http2 = createHttp2(accept);
-  http2.on("session", (session) => watchSession(state, session, limits.sessionIdleTimeoutMs));
+  http2.on("session", (session: ServerHttp2Session) =>
+    watchSession(state, session, limits.sessionIdleTimeoutMs),
+  );
+  const server = createListener(state, { http1, http2, limits, tls });
+  let timer: NodeJS.Timeout | undefined;
+
+  return {
+    async listen(address) {
+      const bound = await listen(server, address);
+      // An http.Server that never listens checks no timeout unless it believes that it does.
+      http1.emit("listening");
+      timer = setInterval(() => {
+        state.round++;
+        const roundsMax = Math.ceil(limits.requestTimeoutMs / limits.checkIntervalMs);
+        cutSlowBodies(state.running, state.round - roundsMax, listeners.mayBeSlow);
+      }, limits.checkIntervalMs).unref();
+      return bound;
+    },
+    async close({ graceMs }) {
+      await drain(state, { server, http1, lingerMs: Math.min(limits.lingerMs, graceMs), graceMs });
+      clearInterval(timer);
+    },
+  };
+}
+
+function createListener(
+  state: State,
+  {
+    http1,
+    http2,
+    limits,
+    tls,
+  }: {
+    http1: Http1Server;
+    http2: ReturnType<typeof createHttp2>;
+    limits: PortLimits;
+    tls: TlsIdentity | undefined;
+  },
+): Server {
+  const serve = (socket: Socket, isHttp2: boolean) => {
+    state.undecided.delete(socket);
+    if (state.lingered) {
+      socket.destroy();
+      return;
+    }
+    // A session that its client has left must not linger.
+    socket.allowHalfOpen = !isHttp2;
+    if (isHttp2) {
+      http2.emit("connection", socket);
+      return;
+    }
+    state.fresh.add(socket);
+    socket.once("close", () => state.fresh.delete(socket));
+    http1.emit("connection", socket);
+  };
+  const handshakeTimeoutMs = limits.firstByteTimeoutMs;
+  const secure = tls && createTls(tls, { handshakeTimeoutMs, onSecure: serve });
   const server = createNetServer(
     { allowHalfOpen: true, noDelay: true, keepAlive: true, keepAliveInitialDelay: tcpKeepAliveMs },
     (socket) => {
       watchSocket(state, socket);
-      sniff(socket, limits.firstByteTimeoutMs, (isHttp2) => {
+      sniff(socket, limits.firstByteTimeoutMs, (spoken) => {
+        if (secure === undefined) {
+          serve(socket, spoken === "http2");
+          return;
+        }
         state.undecided.delete(socket);
-        // A session that its client has left must not linger.
-        socket.allowHalfOpen = !isHttp2;
-        (isHttp2 ? http2 : http1).emit("connection", socket);
+        if (spoken === "tls") {
+          secure(socket);
+        } else {
+          refuseCleartext(socket, spoken);
+        }
       });
     },
   );
   server.maxConnections = limits.connectionsMax;
-
-  return {
-    async listen({ host, port }) {
-      const address = await listen(server, { host, port });
-      // An http.Server that never listens checks no timeout unless it believes that it does.
-      http1.emit("listening");
-      return address;
-    },
-    async close({ graceMs }) {
-      state.closing = true;
-      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-      http1.close();
-      state.running.forEach(announceClose);
-      http1.closeIdleConnections();
-      destroyAll(state.undecided);
-      for (const [session, streams] of state.sessions) {
-        leave(session, streams);
-      }
-      const timer = setTimeout(() => destroyAll(state.sockets), graceMs);
-      await closed;
-      clearTimeout(timer);
-    },
-  };
+  return server;
 }
 
 function listen(server: Server, address: { host: string; port: number }): Promise<AddressInfo> {
@@ -144,6 +223,47 @@ function listen(server: Server, address: { host: string; port: number }): Promis
   return promise;
 }
 
+/**
+ * Stop to accept, tell clients that their connections end, and wait for them. Idle connections are
+ * told last, when nothing can be on its way any more.
+ */
+async function drain(
+  state: State,
+  {
+    server,
+    http1,
+    lingerMs,
+    graceMs,
+  }: { server: Server; http1: Http1Server; lingerMs: number; graceMs: number },
+): Promise<void> {
+  state.closing = true;
+  const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+  for (const response of state.running.keys()) {
+    announceClose(response);
+  }
+  for (const [session, known] of state.sessions) {
+    leaveBusy(session, known);
+  }
+  const lingering = setTimeout(() => {
+    state.lingered = true;
+    // Later ones close by themselves: each reply says that it is the last.
+    http1.closeIdleConnections();
+    destroyAll(state.undecided);
+    destroyAll(state.fresh);
+    for (const [session, { streams }] of state.sessions) {
+      if (streams === 0) {
+        session.close();
+      }
+    }
+  }, lingerMs);
+  const timer = setTimeout(() => destroyAll(state.sockets), graceMs);
+  await closed;
+  clearTimeout(lingering);
+  clearTimeout(timer);
+  // Only now, since it ends the checks of timeouts.
+  http1.close();
+}
+
 function watchSocket({ sockets, undecided }: State, socket: Socket): void {
   sockets.add(socket);
   undecided.add(socket);
@@ -155,22 +275,26 @@ function watchSocket({ sockets, undecided }: State, socket: Socket): void {
 
 /** Count a session's open streams, and end it when there are none and there shall be none. */
 function watchSession(state: State, session: ServerHttp2Session, idleTimeoutMs: number): void {
-  const { sessions } = state;
-  const count = (change: number) => {
-    const streams = (sessions.get(session) ?? 0) + change;
-    sessions.set(session, streams);
-    if (streams === 0 && state.closing) {
-      session.close();
-    }
-  };
-  sessions.set(session, 0);
-  session.once("close", () => sessions.delete(session));
+  const known: Session = { streams: 0, left: false };
+  state.sessions.set(session, known);
+  session.once("close", () => state.sessions.delete(session));
   session.on("stream", (stream) => {
-    count(1);
-    stream.once("close", () => sessions.has(session) && count(-1));
+    known.streams++;
+    if (state.closing) {
+      leaveBusy(session, known);
+    }
+    stream.once("close", () => {
+      known.streams--;
+      if (known.streams === 0 && state.closing) {
+        session.close();
+      }
+    });
   });
   session.setTimeout(idleTimeoutMs, () => {
-    if (sessions.get(session) === 0) {
+    if (session.closed) {
+      // Node never ends a session, nor its streams, whose client sent GOAWAY and then left.
+      session.destroy();
+    } else if (known.streams === 0) {
       session.close();
     }
   });
@@ -179,7 +303,8 @@ function watchSession(state: State, session: ServerHttp2Session, idleTimeoutMs: 
 function createHttp1(
   limits: PortLimits,
   onRequest: (request: HttpRequest, response: HttpResponse) => void,
-) {
+  onUpgrade: PortListeners["onUpgrade"],
+): Http1Server {
   const server = createHttp1Server(
     {
       maxHeaderSize: headerBytesMax,
@@ -187,10 +312,18 @@ function createHttp1(
       requestTimeout: limits.requestTimeoutMs,
       keepAliveTimeout: limits.keepAliveTimeoutMs,
       connectionsCheckingInterval: limits.checkIntervalMs,
+      // Others, such as h2c, are an offer that a server may leave alone.
+      shouldUpgradeCallback: ({ headers }) =>
+        onUpgrade !== undefined && headers.upgrade?.toLowerCase() === "websocket",
     },
     onRequest,
   );
   server.maxRequestsPerSocket = requestsPerSocketMax;
+  server.on("upgrade", (request, socket, head) => {
+    socket.on("error", ignore);
+    // Whatever hands over connections hands over sockets.
+    onUpgrade?.(request, socket as Socket, head);
+  });
   return server;
 }
 
@@ -201,6 +334,7 @@ function createHttp2(onRequest: (request: HttpRequest, response: HttpResponse) =
       maxSessionRejectedStreams: 100,
       streamResetBurst: 200,
       streamResetRate: 20,
+      Http2ServerResponse: SensitiveResponse,
       settings: {
         enablePush: false,
         initialWindowSize: windowBytes,
@@ -214,43 +348,9 @@ function createHttp2(onRequest: (request: HttpRequest, response: HttpResponse) =
   server.on("session", (session: ServerHttp2Session) => {
     session.on("error", ignore);
     session.setLocalWindowSize(windowBytes);
+    limitControlFrames(session);
   });
   return server;
-}
-
-const preface = Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-
-/** Read until it is clear whether a connection speaks HTTP/2, and put back what was read. */
-function sniff(socket: Socket, timeoutMs: number, decide: (isHttp2: boolean) => void): void {
-  let seen: Buffer = Buffer.alloc(0);
-  const timer = setTimeout(() => socket.destroy(), timeoutMs);
-  const destroy = () => socket.destroy();
-  const stop = () => {
-    clearTimeout(timer);
-    socket.off("readable", read);
-    socket.off("end", destroy);
-    socket.off("close", stop);
-  };
-  const read = () => {
-    const chunk: Buffer | null = socket.read();
-    if (chunk === null) {
-      return;
-    }
-    seen = seen.length === 0 ? chunk : Buffer.concat([seen, chunk]);
-    const compared = Math.min(seen.length, preface.length);
-    const isPrefix = preface.compare(seen, 0, compared, 0, compared) === 0;
-    if (isPrefix && compared < preface.length) {
-      return;
-    }
-    stop();
-    socket.off("error", destroy);
-    socket.unshift(seen);
-    decide(isPrefix);
-  };
-  socket.on("error", destroy);
-  socket.on("end", destroy);
-  socket.on("close", stop);
-  socket.on("readable", read);
 }
 
 function announceClose(response: HttpResponse): void {
@@ -262,14 +362,11 @@ function announceClose(response: HttpResponse): void {
 // First say that the session ends, then, a round trip later, which streams still count: a request
 // that the client sent meanwhile is served, not lost. Without streams Node would stop to read after
 // the first notice, and see neither the answer nor the end of the connection.
-function leave(session: ServerHttp2Session, streams: number): void {
-  if (session.destroyed) {
+function leaveBusy(session: ServerHttp2Session, known: Session): void {
+  if (session.destroyed || known.left || known.streams === 0) {
     return;
   }
-  if (streams === 0) {
-    session.close();
-    return;
-  }
+  known.left = true;
   session.goaway(0, 2 ** 31 - 1);
   if (!session.ping(() => session.close())) {
     session.close();

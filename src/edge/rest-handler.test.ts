@@ -105,7 +105,7 @@ const refused: [string, () => Promise<Response>, { status: number; code: number 
     () => post("/api/apis", '{"name":""}', { authorization: "Bearer admin" }),
     { status: 400, code: 3 },
   ],
-  ["a stream of requests", () => post("/v1/books:import", "{}"), { status: 501, code: 12 }],
+  ["a stream that is no array", () => post("/v1/books:import", "{}"), { status: 400, code: 3 }],
   ["a call that is too early", () => send("GET", "/v1/books/busy"), { status: 503, code: 14 }],
   ["a crash", () => send("GET", "/v1/books/crash"), { status: 500, code: 13 }],
 ];
@@ -158,6 +158,10 @@ test("an unknown JSON field is refused by name, with a reason", async () => {
     {
       "@type": "type.googleapis.com/google.rpc.BadRequest",
       fieldViolations: [{ field: "book.colour" }],
+    },
+    {
+      "@type": "type.googleapis.com/google.rpc.RequestInfo",
+      requestId: reply.headers.get("x-request-id"),
     },
   ]);
 });

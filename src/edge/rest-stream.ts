@@ -4,104 +4,203 @@ import {
   endResponse,
   type HttpRequest,
   type HttpResponse,
+  headerOf,
   isGone,
   writeChunk,
 } from "./http-message.ts";
+import { sandboxHeaders } from "./rest/active-content.ts";
+import type { StreamFormat } from "./rest/media-type.ts";
 
-/** How a stream of messages is written: a JSON value a line, or server-sent events. */
-export type StreamFormat = "ndjson" | "sse";
-
-/** Server-sent events for clients that ask for them, else a JSON value a line. */
-export function streamFormatOf(accept: string | undefined): StreamFormat {
-  return accept?.toLowerCase().includes("text/event-stream") ? "sse" : "ndjson";
+/** Where a stream goes. */
+export interface StreamTarget {
+  readonly request: HttpRequest;
+  readonly response: HttpResponse;
+  /** Ends the stream: its deadline is over, or the server stops. */
+  readonly signal: AbortSignal;
+  /** Called before the reply begins, to set its headers. */
+  readonly begin: () => void;
+  /** What the handler wants to say at the end. Sent to clients that take trailers. */
+  readonly trailer: Headers;
 }
 
-const keepAliveMs = 15_000;
+/** How long a reply waits for its first message, so that an error until then can be its status. */
+const firstMs = 1_000;
+const keepAliveMsDefault = 15_000;
+
+const contentTypes = {
+  lines: "application/x-ndjson",
+  array: "application/json",
+  events: "text/event-stream",
+} satisfies Record<StreamFormat, string>;
 
 /**
- * Write texts as a stream. An error before the first is thrown, after it is the last element of the
- * stream: `{"error":…}` on a line of its own, or an event of the type "error".
+ * Write texts as a stream. An error before the reply has begun is thrown. Later it is the last element
+ * of the stream, `{"error":…}` on a line of its own or an event of the type "error"; an array is broken
+ * off, since one that ends would pass for a whole one.
  */
 export async function sendStream(
-  { request, response }: { request: HttpRequest; response: HttpResponse },
+  target: StreamTarget,
   {
     texts,
     format,
-    begin,
     errorText,
+    keepAliveMs = keepAliveMsDefault,
   }: {
     texts: AsyncIterable<string>;
     format: StreamFormat;
-    /** Called before the reply begins, to set its headers. */
-    begin: () => void;
     errorText: (error: unknown) => string;
+    /** How often a quiet stream of events shows that it is there. */
+    keepAliveMs?: number;
   },
 ): Promise<void> {
+  const { request, response, signal } = target;
   const iterator = texts[Symbol.asyncIterator]();
-  let item = await iterator.next();
-  begin();
-  response.statusCode = 200;
-  response.setHeader("cache-control", "no-store");
-  response.setHeader("content-type", contentTypes[format]);
-  if (format === "sse") {
+  let next = nextUntil(iterator, signal);
+  await settlesWithin(next, firstMs);
+  begin(target, { "content-type": contentTypes[format], "cache-control": "no-store" });
+  if (format === "events") {
     response.setHeader("x-accel-buffering", "no");
   }
   if (request.method === "HEAD") {
-    await iterator.return?.();
+    leave(iterator);
     endResponse(response);
     return;
   }
   beginReply(response);
-  const timer =
-    format === "sse"
-      ? setInterval(() => void writeChunk(response, ": keep-alive\n\n"), keepAliveMs)
-      : undefined;
+  const writer = createWriter(response, format, keepAliveMs);
   try {
-    while (item.done !== true && !isGone(response)) {
-      await writeChunk(response, format === "sse" ? `data: ${item.value}\n\n` : `${item.value}\n`);
-      item = await iterator.next();
+    for (let item = await next; item.done !== true && !isGone(response); item = await next) {
+      await writer.write(item.value);
+      next = nextUntil(iterator, signal);
     }
-    endResponse(response);
+    sendTrailers(target);
+    writer.end();
   } catch (error) {
-    const text = errorText(error);
-    endResponse(
-      response,
-      format === "sse" ? `event: error\ndata: ${text}\n\n` : `{"error":${text}}\n`,
-    );
+    writer.fail(() => errorText(error));
   } finally {
-    clearInterval(timer);
-    await iterator.return?.();
+    writer.stop();
+    leave(iterator);
   }
 }
 
-const contentTypes = { ndjson: "application/x-ndjson", sse: "text/event-stream" } as const;
+function createWriter(response: HttpResponse, format: StreamFormat, keepAliveMs: number) {
+  let isWriting = false;
+  let count = 0;
+  const frames = {
+    lines: (text: string) => `${text}\n`,
+    array: (text: string) => `${count === 0 ? "[" : ","}${text}`,
+    events: (text: string) => `data: ${text}\n\n`,
+  } satisfies Record<StreamFormat, (text: string) => string>;
+  // A client that does not read what there is needs no more.
+  const keepAlive = () => isWriting || isGone(response) || void write(": keep-alive\n\n");
+  const timer = format === "events" ? setInterval(keepAlive, keepAliveMs) : undefined;
+  async function write(chunk: string): Promise<void> {
+    isWriting = true;
+    await writeChunk(response, chunk);
+    isWriting = false;
+  }
+  return {
+    async write(text: string) {
+      await write(frames[format](text));
+      count++;
+    },
+    end() {
+      endResponse(response, format === "array" ? (count === 0 ? "[]" : "]") : undefined);
+    },
+    fail(errorText: () => string) {
+      if (format === "array") {
+        breakOff(response);
+      } else {
+        const text = errorText();
+        const last =
+          format === "events" ? `event: error\ndata: ${text}\n\n` : `{"error":${text}}\n`;
+        endResponse(response, last);
+      }
+    },
+    stop: () => clearInterval(timer),
+  };
+}
 
-/** Write bytes as they come, under the content type of the first part. */
+/**
+ * Write bytes as they come, under the content type of the first part. An error before it is thrown,
+ * later it breaks the reply off.
+ */
 export async function sendBytes(
-  response: HttpResponse,
+  target: StreamTarget,
   parts: AsyncIterable<{ contentType: string; data: Uint8Array }>,
-  begin: () => void,
 ): Promise<void> {
-  let begun = false;
-  try {
-    for await (const { contentType, data } of parts) {
-      if (!begun) {
-        begin();
-        response.statusCode = 200;
-        response.setHeader("content-type", contentType);
-        begun = true;
-      }
-      await writeChunk(response, data);
-      if (isGone(response)) {
-        return;
-      }
-    }
-  } catch (error) {
-    if (!begun) {
-      throw error;
-    }
-    breakOff(response);
+  const { request, response, signal } = target;
+  const iterator = parts[Symbol.asyncIterator]();
+  let item = await nextUntil(iterator, signal);
+  const contentType = item.done === true ? "application/octet-stream" : item.value.contentType;
+  begin(target, { "content-type": contentType, ...sandboxHeaders(contentType) });
+  if (request.method === "HEAD") {
+    leave(iterator);
+    endResponse(response);
     return;
   }
-  endResponse(response);
+  beginReply(response);
+  try {
+    while (item.done !== true && !isGone(response)) {
+      await writeChunk(response, item.value.data);
+      item = await nextUntil(iterator, signal);
+    }
+    sendTrailers(target);
+    endResponse(response);
+  } catch {
+    breakOff(response);
+  } finally {
+    leave(iterator);
+  }
+}
+
+function begin({ begin: copy, response }: StreamTarget, headers: Record<string, string>): void {
+  copy();
+  response.statusCode = 200;
+  for (const name in headers) {
+    response.setHeader(name, headers[name] ?? "");
+  }
+}
+
+// Without "TE: trailers" an intermediary may drop them, and a client need not look.
+function sendTrailers({ request, response, trailer }: StreamTarget): void {
+  const takesTrailers = /(?:^|,)\s*trailers\s*(?:,|;|$)/i.test(headerOf(request, "te") ?? "");
+  if (takesTrailers && !isGone(response)) {
+    response.addTrailers(Object.fromEntries(trailer));
+  }
+}
+
+/** The next item. Rejects with the signal's reason, however long the handler takes no notice of it. */
+function nextUntil<T>(iterator: AsyncIterator<T>, signal: AbortSignal): Promise<IteratorResult<T>> {
+  const { promise, resolve, reject } = Promise.withResolvers<IteratorResult<T>>();
+  const onAbort = () => reject(signal.reason);
+  if (signal.aborted) {
+    onAbort();
+    return promise;
+  }
+  signal.addEventListener("abort", onAbort);
+  iterator
+    .next()
+    .then(resolve, reject)
+    .finally(() => signal.removeEventListener("abort", onAbort));
+  return promise;
+}
+
+// Not awaited: a handler that waits for something of its own ends when its signal says so.
+function leave(iterator: AsyncIterator<unknown>): void {
+  iterator.return?.().catch(() => {});
+}
+
+async function settlesWithin(promise: Promise<unknown>, ms: number): Promise<void> {
+  // What becomes of it later is for whoever awaits it.
+  promise.catch(() => {});
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, ms);
+  });
+  try {
+    await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
 }

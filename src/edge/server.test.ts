@@ -235,10 +235,12 @@ test("health answers check and list, and watch follows changes until the server 
   set("x", "SERVING");
   expect((await unknown.next()).value).toMatchObject({ status: 1 });
 
-  await at.edge.close({ graceMs: 10_000 });
+  const closed = at.edge.close({ graceMs: 10_000 });
 
   expect(await known.next()).toMatchObject({ done: true });
+  expect((await unknown.next()).value).toMatchObject({ status: 2 });
   expect(await unknown.next()).toMatchObject({ done: true });
+  await closed;
   expect(listeners.size).toBe(0);
 });
 

@@ -1,6 +1,6 @@
 import type { Interceptor } from "@connectrpc/connect";
 import { type Exchange, exchangeKey } from "../rpc/call.ts";
-import { toConnectError } from "../rpc/errors.ts";
+import { completeError, toConnectError } from "../rpc/errors.ts";
 
 /**
  * Turn what a streaming handler throws into what its caller may see. A stream is read after the steps
@@ -13,23 +13,24 @@ export function streamErrors(onError: (error: unknown, exchange: Exchange) => vo
       return response;
     }
     const exchange = req.contextValues.get(exchangeKey);
-    const report = (error: unknown) => {
-      if (exchange !== undefined) {
-        onError(error, exchange);
-      }
-    };
-    return { ...response, message: guard(response.message, report) };
+    return exchange === undefined
+      ? response
+      : { ...response, message: guard(response.message, exchange, onError) };
   };
 }
 
-async function* guard<T>(messages: AsyncIterable<T>, report: (error: unknown) => void) {
+async function* guard<T>(
+  messages: AsyncIterable<T>,
+  exchange: Exchange,
+  onError: (error: unknown, exchange: Exchange) => void,
+) {
   try {
     yield* messages;
   } catch (thrown) {
     const error = toConnectError(thrown);
     if (error.cause !== undefined) {
-      report(error);
+      onError(error, exchange);
     }
-    throw error;
+    throw completeError(error, exchange.requestId);
   }
 }

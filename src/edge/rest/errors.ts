@@ -27,7 +27,7 @@ function textOf({ field, description }: Violation): string {
   return field === "" ? description : `"${field}" ${description}`;
 }
 
-/** A refusal that HTTP itself has a status for, kept as it is: 404, 405, 406, 413, 414, 415. */
+/** A refusal that HTTP itself has a status for, kept as it is: 404, 405, 406, 413, 414, 415, 426. */
 export class HttpError extends Error {
   override readonly name = "HttpError";
   readonly status: HttpErrorStatus;
@@ -58,6 +58,7 @@ const codeByStatus = {
   413: Code.ResourceExhausted,
   414: Code.InvalidArgument,
   415: Code.InvalidArgument,
+  426: Code.InvalidArgument,
 } as const;
 
 const reasonByStatus = {
@@ -68,6 +69,7 @@ const reasonByStatus = {
   413: "BODY_TOO_LARGE",
   414: "PATH_TOO_LONG",
   415: "MEDIA_TYPE_UNSUPPORTED",
+  426: "UPGRADE_REQUIRED",
 } satisfies Record<HttpErrorStatus, string>;
 
 /** The statuses that an HttpError may have. */

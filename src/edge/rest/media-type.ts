@@ -5,15 +5,39 @@ export type Accepted = "json" | "problem" | "none";
 
 /**
  * Check that a request's Content-Type is `application/json`, in UTF-8 if it names a charset. A
- * missing one counts as JSON. Throws HttpError 415.
+ * missing one counts as JSON, unless the request has a cookie: a page of another site can have a
+ * browser send such a request without asking. Throws HttpError 415.
  */
-export function requireJson(contentType: string | undefined): void {
-  if (contentType === undefined || contentType === "") {
+export function requireJson(
+  contentType: string | undefined,
+  { hasCookie = false }: { hasCookie?: boolean } = {},
+): void {
+  if (!hasCookie && (contentType === undefined || contentType === "")) {
     return;
   }
-  const found = parseMediaType(contentType);
-  if (found?.type !== "application/json") {
-    throw new HttpError(415, "Cannot read body: Content-Type must be application/json", jsonHint);
+  requireUtf8(parseMediaType(contentType ?? ""), ["application/json"]);
+}
+
+/** How a body holds several messages: the elements of a JSON array, or a JSON value a line. */
+export type MessagesFormat = "array" | "lines";
+
+/** The format of a request's messages by its Content-Type. The rules are those of requireJson(). */
+export function messagesFormatOf(
+  contentType: string | undefined,
+  { hasCookie = false }: { hasCookie?: boolean } = {},
+): MessagesFormat {
+  if (!hasCookie && (contentType === undefined || contentType === "")) {
+    return "array";
+  }
+  const found = parseMediaType(contentType ?? "");
+  requireUtf8(found, ["application/json", ...lineTypes]);
+  return found?.type === "application/json" ? "array" : "lines";
+}
+
+function requireUtf8(found: MediaType | undefined, types: readonly string[]): void {
+  if (found === undefined || !types.includes(found.type)) {
+    const message = `Cannot read body: Content-Type must be ${types.slice(0, 2).join(" or ")}`;
+    throw new HttpError(415, message, jsonHint);
   }
   const charset = found.parameters.get("charset")?.toLowerCase() ?? "utf-8";
   if (charset !== "utf-8" && charset !== "utf8") {
@@ -21,6 +45,7 @@ export function requireJson(contentType: string | undefined): void {
   }
 }
 
+const lineTypes = ["application/x-ndjson", "application/jsonl"];
 const jsonHint = { accept: "application/json" };
 
 /**
@@ -41,6 +66,45 @@ export function negotiate(accept: string | undefined): Accepted {
     return "problem";
   }
   return json !== undefined && json > 0 ? "json" : "none";
+}
+
+/** How a stream of messages is written: a JSON value a line, a JSON array, or server-sent events. */
+export type StreamFormat = "lines" | "array" | "events";
+
+// In the order of preference among those that a client names alike.
+const streamTypes: readonly (readonly [string, StreamFormat])[] = [
+  ["text/event-stream", "events"],
+  ["application/x-ndjson", "lines"],
+  ["application/jsonl", "lines"],
+  ["application/json", "array"],
+];
+
+/**
+ * Choose the format of a stream from an Accept header. Lines for clients without a preference. "none"
+ * for clients that accept none of the formats.
+ */
+export function negotiateStream(accept: string | undefined): StreamFormat | "none" {
+  const qualities = readAccept(accept ?? "");
+  // It shapes errors alone.
+  qualities.delete("application/problem+json");
+  if (qualities.size === 0) {
+    return "lines";
+  }
+  let chosen: StreamFormat | "none" = "none";
+  let best = 0;
+  for (const [type, format] of streamTypes) {
+    const quality = qualities.get(type) ?? 0;
+    if (quality > best) {
+      best = quality;
+      chosen = format;
+    }
+  }
+  const any = qualities.get("application/*") ?? qualities.get("*/*") ?? 0;
+  return any > best && !isRefused(qualities) ? "lines" : chosen;
+}
+
+function isRefused(qualities: ReadonlyMap<string, number>): boolean {
+  return lineTypes.some((type) => qualities.get(type) === 0);
 }
 
 // Of the same range given twice, the higher quality counts. Malformed elements are skipped.

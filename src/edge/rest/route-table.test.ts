@@ -163,11 +163,29 @@ test("of two fitting verbs the longer one wins", () => {
   expect(look(table, "GET /v1/x:c:b")).toBe("/v1/{id}:b <x:c>");
 });
 
-test("a more specific path wins over a fitting verb", () => {
-  const table = tableOf("GET /v1/{path=**}:go", "GET /v1/things/{id}", "GET /v1/things/{id}:go");
+test("a verb is compared decoded, but an escaped colon is data", () => {
+  const table = tableOf("GET /v1/{id}:a%2Cb", "GET /v1/{id}:a:b");
+
+  expect(look(table, "GET /v1/x:a,b")).toBe("/v1/{id}:a%2Cb <x>");
+  expect(look(table, "GET /v1/x:%61%2cb")).toBe("/v1/{id}:a%2Cb <x>");
+  expect(look(table, "GET /v1/x:a:%62")).toBe("/v1/{id}:a:b <x>");
+  expect(look(table, "GET /v1/x:a%3Ab")).toBe("404");
+});
+
+test("a fitting verb wins over a more specific path without one, unless its method is another", () => {
+  const table = tableOf(
+    "GET /v1/{path=**}:go",
+    "GET /v1/things/{id}",
+    "GET /v1/things/{id}:go",
+    "POST /v1/things/{id}",
+    "GET /v1/pens/{id}",
+  );
 
   expect(look(table, "GET /v1/things/7:go")).toBe("/v1/things/{id}:go <7>");
   expect(look(table, "GET /v1/other/7:go")).toBe("/v1/{path=**}:go <other/7>");
+  expect(look(table, "GET /v1/pens/7:go")).toBe("/v1/{path=**}:go <pens/7>");
+  expect(look(table, "POST /v1/things/7:go")).toBe("/v1/things/{id} <7:go>");
+  expect(look(table, "GET /v1/pens/7:other")).toBe("/v1/pens/{id} <7:other>");
 });
 
 test("a method of its own wins over any method, which also claims OPTIONS and HEAD", () => {

@@ -32,14 +32,16 @@ export interface RouteTable<Value> {
 
 /** Most characters of a path. */
 export const pathLengthMax = 8192;
+/** Most characters, as sent, of a verb and its colon: more than any template may ask for. */
+const verbLengthMax = 256;
 /** Most segments of a path. */
 export const pathSegmentsMax = 256;
 
 /**
- * Build a route table. Literals win over `*`, `*` over `**`, from left to right; after `**` the
- * longer tail wins; then a route with a fitting verb over one without, then its own method over
- * "*". The method is part of the match, so a better-fitting path of another method hides nothing.
- * Throws if two routes have the same method and shape.
+ * Build a route table. A route whose verb fits wins over all without one, the longest verb first;
+ * then literals win over `*`, `*` over `**`, from left to right; after `**` the longer tail wins;
+ * then a route's own method wins over "*". The method is part of the match, so a better-fitting path
+ * of another method hides nothing. Throws if two routes have the same method and shape.
  */
 export function createRouteTable<Value>(routes: readonly Route<Value>[]): RouteTable<Value> {
   const root = emptyNode<Value>();
@@ -50,8 +52,7 @@ export function createRouteTable<Value>(routes: readonly Route<Value>[]): RouteT
       verbs.add(route.template.verb);
     }
   }
-  const longestFirst = [...verbs].sort((a, b) => b.length - a.length);
-  return { match: (method, target) => match(root, longestFirst, method, target) };
+  return { match: (method, target) => match(root, verbs, method, target) };
 }
 
 interface Node<Value> {
@@ -124,17 +125,12 @@ function sameTexts(one: readonly string[], other: readonly string[]): boolean {
   return one.length === other.length && one.every((text, index) => text === other[index]);
 }
 
-/** The last segment may end in a verb or may hold the colon as data: each reading is a variant. */
-interface Variant {
-  readonly verb: string;
-  readonly text: string;
-}
-
+/** The last segment may end in a verb or may hold the colon as data: each reading is a search. */
 interface Search {
   readonly method: string;
   readonly segments: readonly string[];
-  /** Readings of the last segment, the longest verb first, none at the end. */
-  readonly variants: readonly Variant[];
+  /** Empty for none. */
+  readonly verb: string;
   readonly allow: Set<string>;
 }
 
@@ -146,7 +142,7 @@ interface Found<Value> {
 
 function match<Value>(
   root: Node<Value>,
-  verbs: readonly string[],
+  verbs: ReadonlySet<string>,
   method: string,
   target: string,
 ): Match<Value> {
@@ -161,77 +157,69 @@ function match<Value>(
   if (segments.length > pathSegmentsMax) {
     return { kind: "badPath", status: 414, reason: `has more than ${pathSegmentsMax} segments` };
   }
-  const variants = variantsOf(segments.at(-1) ?? "", verbs);
-  const search: Search = { method, segments, variants, allow: new Set() };
-  const found = walk(search, root, 0, "");
-  if (found !== undefined) {
-    return capture(found);
+  const allow = new Set<string>();
+  for (const { verb, text } of readingsOf(segments.at(-1) ?? "", verbs)) {
+    const read = verb === "" ? segments : [...segments.slice(0, -1), text];
+    const found = walk({ method, segments: read, verb, allow }, root, 0);
+    if (found !== undefined) {
+      return capture(found);
+    }
   }
-  if (search.allow.size === 0) {
+  if (allow.size === 0) {
     return { kind: "notFound" };
   }
-  if (search.allow.has("GET")) {
-    search.allow.add("HEAD");
+  if (allow.has("GET")) {
+    allow.add("HEAD");
   }
-  search.allow.add("OPTIONS");
-  return { kind: "methodNotAllowed", allow: [...search.allow].sort() };
+  allow.add("OPTIONS");
+  return { kind: "methodNotAllowed", allow: [...allow].sort() };
 }
 
-function variantsOf(last: string, verbs: readonly string[]): Variant[] {
-  const plain = { verb: "", text: last };
-  if (!last.includes(":")) {
-    return [plain];
+// The longest verb is the one after the first colon, so the readings come in their order.
+function readingsOf(last: string, verbs: ReadonlySet<string>): { verb: string; text: string }[] {
+  const readings = [];
+  for (let mark = last.indexOf(":"); mark >= 0; mark = last.indexOf(":", mark + 1)) {
+    if (last.length - mark > verbLengthMax) {
+      continue;
+    }
+    const verb = decodeVerb(last.slice(mark + 1));
+    if (verbs.has(verb)) {
+      readings.push({ verb, text: last.slice(0, mark) });
+    }
   }
-  const fitting = verbs.filter((verb) => last.endsWith(`:${verb}`));
-  return [...fitting.map((verb) => ({ verb, text: last.slice(0, -verb.length - 1) })), plain];
+  return [...readings, { verb: "", text: last }];
 }
 
-// Each node lies at one depth, so a walk visits no node twice for the same verb, whatever the path:
-// backtracking is bounded by the table's size.
-function walk<Value>(
-  search: Search,
-  node: Node<Value>,
-  depth: number,
-  verb: string,
-): Found<Value> | undefined {
-  const { segments, variants } = search;
-  if (depth === segments.length) {
-    return pick(search, node.end, verb, segments) ?? walkTails(search, node, depth, verb);
+// An escaped colon is data.
+function decodeVerb(raw: string): string {
+  return /%3a/i.test(raw) ? "" : decodeOrEmpty(raw);
+}
+
+// Each node lies at one depth, so a walk visits no node twice, whatever the path: backtracking is
+// bounded by the table's size.
+function walk<Value>(search: Search, node: Node<Value>, depth: number): Found<Value> | undefined {
+  const text = search.segments[depth];
+  if (text === undefined) {
+    return pick(search, node.end, search.segments) ?? walkTails(search, node, depth);
   }
-  const isLast = depth === segments.length - 1;
-  const readings = isLast ? variants : [{ verb: "", text: segments[depth] ?? "" }];
-  for (const reading of readings) {
-    const next = node.literals.size > 0 && node.literals.get(decodeOrEmpty(reading.text));
-    const found = next && walk(withLast(search, reading, isLast), next, depth + 1, reading.verb);
-    if (found) {
-      return found;
-    }
-  }
-  for (const reading of node.star === undefined ? [] : readings) {
-    const found =
-      node.star !== undefined &&
-      reading.text !== "" &&
-      walk(withLast(search, reading, isLast), node.star, depth + 1, reading.verb);
-    if (found) {
-      return found;
-    }
-  }
-  return walkTails(search, node, depth, verb);
+  const literal = node.literals.size > 0 ? node.literals.get(decodeOrEmpty(text)) : undefined;
+  const star = text === "" ? undefined : node.star;
+  return (
+    (literal && walk(search, literal, depth + 1)) ??
+    (star && walk(search, star, depth + 1)) ??
+    walkTails(search, node, depth)
+  );
 }
 
 function walkTails<Value>(
   search: Search,
   node: Node<Value>,
   depth: number,
-  verb: string,
 ): Found<Value> | undefined {
-  const atEnd = depth === search.segments.length;
+  const { segments } = search;
   for (const tail of node.tails) {
-    for (const reading of atEnd ? [{ verb, text: "" }] : search.variants) {
-      const read = atEnd ? search.segments : withLast(search, reading, true).segments;
-      const found = fitsTail(read, tail.literals, depth)
-        ? pick(search, tail.end, reading.verb, dropTrailing(read, tail.literals, depth))
-        : undefined;
+    if (fitsTail(segments, tail.literals, depth)) {
+      const found = pick(search, tail.end, dropTrailing(segments, tail.literals, depth));
       if (found !== undefined) {
         return found;
       }
@@ -257,17 +245,9 @@ function dropTrailing(
   return drops ? segments.slice(0, -1) : segments;
 }
 
-function withLast(search: Search, reading: Variant, isLast: boolean): Search {
-  if (!isLast || reading.verb === "") {
-    return search;
-  }
-  return { ...search, segments: [...search.segments.slice(0, -1), reading.text] };
-}
-
 function pick<Value>(
-  { method, allow }: Search,
+  { method, verb, allow }: Search,
   end: End<Value>,
-  verb: string,
   segments: readonly string[],
 ): Found<Value> | undefined {
   const methods = end.get(verb);
@@ -285,7 +265,7 @@ function pick<Value>(
   return undefined;
 }
 
-// No template has an empty literal, so an empty result matches none.
+// No template has an empty literal or verb, so an empty result matches none.
 function decodeOrEmpty(raw: string): string {
   if (!raw.includes("%")) {
     return raw;

@@ -12,7 +12,7 @@ import { base64Encode } from "@bufbuild/protobuf/wire";
 import { hasCustomJsonRepresentation } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { BadRequestSchema, RetryInfoSchema } from "../../../gen/google/rpc/error_details_pb.ts";
-import { RouteError, reasoned } from "../../rpc/errors.ts";
+import { completeError, RouteError, reasoned } from "../../rpc/errors.ts";
 import { BindError, HttpError } from "./errors.ts";
 
 /** A whole HTTP reply. Header names are in lower case. */
@@ -30,6 +30,8 @@ export interface ErrorFormat {
   readonly registry?: Registry | undefined;
   /** The problem's `instance`: the request's path or id. */
   readonly instance?: string | undefined;
+  /** Told in a google.rpc.RequestInfo. */
+  readonly requestId?: string | undefined;
 }
 
 /**
@@ -37,7 +39,9 @@ export interface ErrorFormat {
  * client; of anything else it learns no more than "internal error".
  */
 export function toErrorReply(error: unknown, options: ErrorFormat): ErrorReply {
-  const shown = toConnectError(error);
+  const { requestId } = options;
+  const found = toConnectError(error);
+  const shown = requestId === undefined ? found : completeError(found, requestId);
   const isHttp = error instanceof HttpError;
   const own = shown instanceof RouteError ? shown.httpStatus : httpStatusOf(shown.code);
   const status = isHttp ? error.status : own;
@@ -190,6 +194,7 @@ const titleByStatus: Readonly<Record<number, string>> = {
   413: "Content Too Large",
   414: "URI Too Long",
   415: "Unsupported Media Type",
+  426: "Upgrade Required",
   429: "Too Many Requests",
   499: "Client Closed Request",
   500: "Internal Server Error",

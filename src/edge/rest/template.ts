@@ -18,7 +18,7 @@ export interface Template {
   readonly text: string;
   readonly segments: readonly Segment[];
   readonly variables: readonly Variable[];
-  /** What follows the ":" after the last segment. */
+  /** What follows the ":" after the last segment, percent-decoded. */
   readonly verb: string | undefined;
 }
 
@@ -37,6 +37,7 @@ export class TemplateError extends Error {
 }
 
 const templateLengthMax = 1024;
+const verbLengthMax = 64;
 
 /**
  * Parse a path template.
@@ -153,19 +154,29 @@ function parseFieldPath(state: State): string[] {
   }
 }
 
-// A percent escape in a verb is refused because verbs are compared as sent: it could never match.
+// An escaped colon is data wherever it stands, and so has no place in a verb.
 function parseVerb(state: State): string | undefined {
   if (state.text[state.position] !== ":") {
     return undefined;
   }
-  const start = state.position + 1;
+  const parts: string[] = [];
   do {
-    state.position++;
-    if (scan(state, /[-A-Za-z0-9._~!$&'()+,;=@]*/y) === "") {
+    const position = ++state.position;
+    const part = scan(state, /[-A-Za-z0-9._~!$&'()+,;=@%]*/y);
+    if (part === "") {
       throw fail(state, "expected a verb");
     }
+    const decoded = decodeLiteral(state, part, position);
+    if (decoded.includes(":")) {
+      throw fail(state, "a verb cannot hold an escaped colon", position);
+    }
+    parts.push(decoded);
   } while (state.text[state.position] === ":");
-  return state.text.slice(start, state.position);
+  const verb = parts.join(":");
+  if (verb.length > verbLengthMax) {
+    throw fail(state, `a verb is longer than ${verbLengthMax} characters`);
+  }
+  return verb;
 }
 
 function decodeLiteral(state: State, literal: string, position: number): string {

@@ -1,0 +1,56 @@
+import { promisify } from "node:util";
+import { brotliCompress, constants, gzip, zstdCompress } from "node:zlib";
+import { type HttpRequest, type HttpResponse, headerOf, type Reply } from "./http-message.ts";
+import { chooseEncoding, type Encoding } from "./rest/encoding.ts";
+
+/** Smaller replies are not worth the work. */
+const compressedBytesMin = 1024;
+
+/**
+ * Compress a reply's body as the client wants it, if it is worth it: from 1 KiB, and only of types that
+ * are not compressed by themselves. The response is told what the reply depends on.
+ * No promise for a reply that stays as it is.
+ */
+export function compressReply(
+  request: HttpRequest,
+  response: HttpResponse,
+  reply: Reply,
+): Reply | Promise<Reply> {
+  if (!isWorthIt(reply)) {
+    return reply;
+  }
+  addVary(response, "accept-encoding");
+  const encoding = chooseEncoding(headerOf(request, "accept-encoding"));
+  if (encoding === undefined) {
+    return reply;
+  }
+  const headers = { ...reply.headers, "content-encoding": encoding };
+  return compressors[encoding](reply.body).then((body) => ({ ...reply, headers, body }));
+}
+
+/** Add to what a cache must compare before it gives a reply to somebody else. */
+export function addVary(response: HttpResponse, name: string): void {
+  const known = String(response.getHeader("vary") ?? "");
+  response.setHeader("vary", known === "" ? name : `${known}, ${name}`);
+}
+
+const compressibleType = /^(?:text\/|application\/(?:.*\+)?(?:json|xml|javascript)\b|image\/svg)/i;
+
+function isWorthIt({ body, headers }: Reply): boolean {
+  return (
+    body.length >= compressedBytesMin &&
+    headers["content-encoding"] === undefined &&
+    compressibleType.test(headers["content-type"] ?? "")
+  );
+}
+
+// The defaults of Brotli are for files that are compressed once.
+const brotliOptions = { params: { [constants.BROTLI_PARAM_QUALITY]: 4 } };
+
+const compressors: Readonly<Record<Encoding, (body: Reply["body"]) => Promise<Uint8Array>>> = {
+  gzip: promisify(gzip),
+  br: (body) => compressBrotli(body, brotliOptions),
+  zstd: promisify(zstdCompress),
+};
+
+const compressBrotli = promisify(brotliCompress);

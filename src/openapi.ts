@@ -1,0 +1,86 @@
+import contract from "../gen/openapi.json" with { type: "json" };
+import { addPaths, type OpenapiDocument, type PathItem } from "./edge/docs.ts";
+
+/** The description of everything that people call: the contract's operations and the plain routes. */
+export function describeApi(): OpenapiDocument {
+  return addPaths(contract, plainPaths);
+}
+
+const requestId = { "X-Request-Id": { $ref: "#/components/headers/RequestId" } };
+
+const errors = { default: { $ref: "#/components/responses/Error" } };
+
+function call(method: string, bodyIsRead: boolean) {
+  const text = { type: "string" };
+  return {
+    tags: ["Gateway"],
+    summary: "Call a published API",
+    description:
+      "Passes the request on to the API's upstream, and its reply back. The call is metered and " +
+      "charged to the key's account; a reply of status 500 and above is free.\n\n" +
+      "Access: The holder of an API key.\n\nRate limit: 100 a minute for each API key.",
+    operationId: `Gateway_Call_${method}`,
+    parameters: [
+      { name: "api", in: "path", required: true, description: "Its id or slug.", schema: text },
+      {
+        name: "path",
+        in: "path",
+        required: true,
+        description: "The path of the upstream. May hold slashes, sent as they are.",
+        schema: text,
+      },
+    ],
+    ...(bodyIsRead && {
+      requestBody: { content: { "*/*": { schema: { type: "string", format: "binary" } } } },
+    }),
+    responses: {
+      "2XX": {
+        description: "The upstream's reply.",
+        headers: {
+          ...requestId,
+          "X-Callora-Charged-Nanos": {
+            description: "What the call cost, in nano-USDC.",
+            schema: { type: "string", format: "int64" },
+          },
+        },
+        content: { "*/*": { schema: { type: "string", format: "binary" } } },
+      },
+      402: { $ref: "#/components/responses/Error" },
+      429: { $ref: "#/components/responses/TooManyRequests" },
+      ...errors,
+    },
+    security: [{ apiKeyHeader: [] }, { bearerAuth: [] }],
+    "x-callora-access": "API_KEY",
+    "x-callora-rate-class": "V1",
+  };
+}
+
+/** The routes that are no RPC. */
+const plainPaths: Readonly<Record<string, PathItem>> = {
+  "/v1/call/{api}/{path}": {
+    get: call("get", false),
+    put: call("put", true),
+    post: call("post", true),
+    delete: call("delete", false),
+    patch: call("patch", true),
+  },
+  "/api/metrics": {
+    get: {
+      tags: ["Metrics"],
+      summary: "Read the metrics of the server",
+      description: "In the text format of Prometheus. Open outside production.",
+      operationId: "Metrics_Read",
+      responses: {
+        200: {
+          description: "OK",
+          headers: requestId,
+          content: { "text/plain": { schema: { type: "string" } } },
+        },
+        ...errors,
+      },
+      security: [{ bearerAuth: [] }],
+      "x-callora-access": "METRICS_KEY",
+      "x-callora-rate-class": "NONE",
+    },
+  },
+};
