@@ -26,7 +26,10 @@ const byRole: Authenticator = async ({ header }) => {
 };
 
 /** A running edge over a library and a catalogue. Everything given replaces the default. */
-export async function startEdge(options: Partial<EdgeOptions> = {}) {
+export async function startEdge({
+  port: wanted = 0,
+  ...options
+}: Partial<EdgeOptions> & { port?: number } = {}) {
   const finished: Finish[] = [];
   const waiting: (() => void)[] = [];
   const errors: unknown[] = [];
@@ -57,11 +60,11 @@ export async function startEdge(options: Partial<EdgeOptions> = {}) {
     },
     ...options,
   });
-  const { port } = await edge.listen({ host: "127.0.0.1", port: 0 });
+  const { port } = await edge.listen({ host: "127.0.0.1", port: wanted });
   return {
     edge,
     port,
-    url: `http://127.0.0.1:${port}`,
+    url: `${options.tls ? "https" : "http"}://127.0.0.1:${port}`,
     finished,
     errors,
     refusals,
