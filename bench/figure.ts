@@ -5,20 +5,34 @@ export interface Figure {
   unit: string;
   peer: string;
   peerValue: number;
-  /** The most that the value may be. */
-  bar: number;
+  /** The median of the ratios of adjacent runs. Without it the ratio of the two medians. */
+  ratio?: number;
+  /** Without it the figure is only for information. */
+  bar?: Bar;
   /** How often each was measured. */
   n: number;
 }
 
-/** How many times the peer's value ours is. */
-export function ratioOf({ value, peerValue }: Figure): number {
-  return Math.round((value / peerValue) * 100) / 100;
+/** What a figure should keep to. */
+export interface Bar {
+  readonly of: "value" | "ratio";
+  readonly limit: "at least" | "at most";
+  readonly at: number;
 }
 
-/** Whether the value keeps to its bar. */
-export function isMet({ value, bar }: Figure): boolean {
-  return value <= bar;
+/** How many times the peer's value ours is. */
+export function ratioOf({ value, peerValue, ratio }: Figure): number {
+  return round(ratio ?? value / peerValue);
+}
+
+/** Whether the figure keeps to its bar. */
+export function isMet(figure: Figure): boolean {
+  const { bar } = figure;
+  if (bar === undefined) {
+    return true;
+  }
+  const measured = bar.of === "value" ? figure.value : ratioOf(figure);
+  return bar.limit === "at least" ? measured >= bar.at : measured <= bar.at;
 }
 
 /** The middle value. Throws when there is none. */
@@ -29,4 +43,9 @@ export function median(values: readonly number[]): number {
     throw new Error("Cannot take the median of nothing");
   }
   return middle;
+}
+
+/** To two places behind the point. */
+export function round(value: number): number {
+  return Math.round(value * 100) / 100;
 }

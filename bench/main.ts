@@ -1,9 +1,11 @@
-// Figures beside their peers, measured in one run: `npm run bench -- [name] [--json]`.
+// Figures beside their peers, measured in one run: `npm run bench -- [name] [--json] [--quick]`.
+import { edgeBench } from "./edge.ts";
 import { type Figure, isMet, ratioOf } from "./figure.ts";
 import { startBench } from "./start.ts";
 
-const benches: Record<string, () => Promise<Figure[]>> = {
+const benches: Record<string, (options: { quick: boolean }) => Promise<Figure[]>> = {
   start: startBench,
+  edge: edgeBench,
 };
 
 const args = process.argv.slice(2);
@@ -16,9 +18,21 @@ if (unknown.length > 0) {
 }
 for (const [name, bench] of Object.entries(benches)) {
   if (names.length === 0 || names.includes(name)) {
-    for (const figure of await bench()) {
+    await run(name, bench);
+  }
+}
+
+async function run(
+  name: string,
+  bench: (options: { quick: boolean }) => Promise<Figure[]>,
+): Promise<void> {
+  try {
+    for (const figure of await bench({ quick: args.includes("--quick") })) {
       console.log(args.includes("--json") ? toJson(name, figure) : toLine(name, figure));
     }
+  } catch (error) {
+    process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
+    process.exitCode = 1;
   }
 }
 
@@ -34,7 +48,7 @@ function toJson(bench: string, figure: Figure): string {
     peer,
     peer_value: peerValue,
     ratio,
-    bar,
+    bar: bar?.at ?? null,
     ok,
     n,
   });
@@ -42,7 +56,8 @@ function toJson(bench: string, figure: Figure): string {
 
 function toLine(bench: string, figure: Figure): string {
   const { name, value, unit, peer, peerValue, bar, n } = figure;
-  const verdict = isMet(figure) ? "ok  " : "MISS";
+  const verdict = bar === undefined ? "    " : isMet(figure) ? "ok  " : "MISS";
+  const limit = bar === undefined ? "" : `${bar.of} ${bar.limit} ${bar.at}; `;
   const beside = `${peer} ${peerValue} ${unit}, ratio ${ratioOf(figure)}`;
-  return `${verdict} ${bench}: ${name} ${value} ${unit} (at most ${bar}; ${beside}; n = ${n})`;
+  return `${verdict} ${bench}: ${name} ${value} ${unit} (${limit}${beside}; n = ${n})`;
 }
