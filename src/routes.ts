@@ -10,7 +10,7 @@ import { createMetrics } from "./metrics.ts";
 import { openNetwork } from "./stellar/network.ts";
 
 /**
- * List everything that a server serves, without one and without a database.
+ * List everything that a server serves, by path, then method, without one and without a database.
  *
  * It asks the app itself, which is built and never listens: a second list would one day differ.
  */
@@ -34,7 +34,12 @@ export async function listRoutes(): Promise<RouteInfo[]> {
     version: "",
     ownPorts: [],
   });
-  return app.routes();
+  return app.routes().sort((a, b) => compare(a.path, b.path) || compare(a.method, b.method));
+}
+
+// Not localeCompare: the order must not depend on the machine.
+function compare(a: string, b: string): number {
+  return a === b ? 0 : a < b ? -1 : 1;
 }
 
 const noPool: Pool = {

@@ -204,10 +204,11 @@ async function createUser(
   return app.client(UserService, token).createUser({ password, ...user });
 }
 
-/** All that a client can see of an error. */
+/** All that a client can see of an error, but for the id of its request. */
 function shownOf(error: unknown) {
   const { code, rawMessage, details } = ConnectError.from(error);
-  return { code, rawMessage, details: JSON.stringify(details) };
+  const others = details.filter((one) => !("type" in one) || !one.type.endsWith(".RequestInfo"));
+  return { code, rawMessage, details: JSON.stringify(others) };
 }
 
 async function countSessions(app: App, userId: string): Promise<number> {

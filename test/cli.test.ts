@@ -228,8 +228,23 @@ withApp(
     const names = new Set(listed.flat());
     expect((await contractRpcs()).filter((name) => !names.has(name))).toEqual([]);
     expect(names).toContain(`${AuthService.typeName}/PasswordLogin`);
+    const places = listed.map(([method = "", path = ""]) => `${path} ${method}`);
+    expect(places).toEqual(places.toSorted());
   },
 );
+
+test("routes --json says the same for programs", { timeout }, async () => {
+  const { code, stdout } = await callora(["routes", "--json"], { dataDir: "/nonexistent" });
+
+  expect(code).toBe(0);
+  expect(JSON.parse(stdout)).toContainEqual({
+    method: "POST",
+    path: "/api/keys",
+    rpc: "callora.keys.v1.KeyService/CreateKey",
+    access: "USER",
+    rateClass: "CONSOLE",
+  });
+});
 
 test.for([
   { line: "" },

@@ -53,7 +53,7 @@ async function callAll(
       const { slug, secret } = must(keys[index % keys.length]);
       const url = must(urls[index % urls.length]);
       const response = await fetch(`${url}/v1/call/${slug}/x`, {
-        headers: { "x-api-key": secret },
+        headers: { "x-api-key": secret, "x-request-id": "the-same" },
       });
       const body = await response.text();
       return response.status === 200

@@ -55,7 +55,10 @@ function createProgram(state: State): Command {
   program
     .command("routes")
     .description("list everything that is served; needs no database")
-    .action(async () => (await import("./routes.ts")).routes(print));
+    .option("--json", "as one JSON array", false)
+    .action(async (options: { json: boolean }) =>
+      (await import("./routes.ts")).routes(options, print),
+    );
   program
     .command("verify")
     .description("check that no money was made or lost; exits with 1 if some was")

@@ -1,11 +1,23 @@
 import { listRoutes } from "../routes.ts";
 import { formatTable } from "./table.ts";
 
-/** Print everything that a server serves. */
-export async function routes(print: (line: string) => void): Promise<void> {
-  const rows = (await listRoutes())
-    .map(({ method, path, rpc, access, rateClass }) => [method, path, rpc, access, rateClass])
-    .sort((a, b) => (String(a[1]) < String(b[1]) ? -1 : 1));
+/** Print everything that a server serves, as a table or as one JSON array. */
+export async function routes(
+  { json }: { json: boolean },
+  print: (line: string) => void,
+): Promise<void> {
+  const all = await listRoutes();
+  if (json) {
+    print(JSON.stringify(all, null, 2));
+    return;
+  }
+  const rows = all.map(({ method, path, rpc, access, rateClass }) => [
+    method,
+    path,
+    rpc,
+    access,
+    rateClass,
+  ]);
   for (const line of formatTable(["METHOD", "PATH", "RPC", "ACCESS", "RATE CLASS"], rows)) {
     print(line);
   }
