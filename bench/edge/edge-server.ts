@@ -25,7 +25,11 @@ export async function startEdgeServer({ steps }: { steps: "none" | "all" }): Pro
   return port;
 }
 
-const noSteps: Steps = { admit: async () => {}, around: (_call, handler) => handler() };
+const noSteps: Steps = {
+  admit() {},
+  around: (_call, handler) => handler(),
+  validated: (_desc, messages) => messages,
+};
 
 function allSteps(): Steps {
   const keys = new Map<string, Principal>([

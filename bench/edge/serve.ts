@@ -5,6 +5,9 @@ import * as peers from "./peers.ts";
 /** Each resolves to the port that it listens on. */
 const servers: Readonly<Record<string, () => Promise<number>>> = {
   edge: () => startEdgeServer({ steps: "none" }),
+  "edge-rest": () => startEdgeServer({ steps: "none" }),
+  "edge-connect": () => startEdgeServer({ steps: "none" }),
+  "edge-grpc": () => startEdgeServer({ steps: "none" }),
   "edge-full": () => startEdgeServer({ steps: "all" }),
   raw: peers.startRaw,
   fastify: peers.startFastify,

@@ -1,6 +1,7 @@
 import { promisify } from "node:util";
 import { brotliCompress, constants, gzip, zstdCompress } from "node:zlib";
-import { type HttpRequest, type HttpResponse, headerOf, type Reply } from "./http-message.ts";
+import type { Arrival } from "./arrival.ts";
+import type { Reply } from "./http-message.ts";
 import { chooseEncoding, type Encoding } from "./rest/encoding.ts";
 
 /** Smaller replies are not worth the work. */
@@ -11,16 +12,12 @@ const compressedBytesMin = 1024;
  * are not compressed by themselves. The response is told what the reply depends on.
  * No promise for a reply that stays as it is.
  */
-export function compressReply(
-  request: HttpRequest,
-  response: HttpResponse,
-  reply: Reply,
-): Reply | Promise<Reply> {
+export function compressReply(arrival: Arrival, reply: Reply): Reply | Promise<Reply> {
   if (!isWorthIt(reply)) {
     return reply;
   }
-  addVary(response, "accept-encoding");
-  const encoding = chooseEncoding(headerOf(request, "accept-encoding"));
+  addVary(arrival, "accept-encoding");
+  const encoding = chooseEncoding(arrival.header("accept-encoding"));
   if (encoding === undefined) {
     return reply;
   }
@@ -29,9 +26,9 @@ export function compressReply(
 }
 
 /** Add to what a cache must compare before it gives a reply to somebody else. */
-export function addVary(response: HttpResponse, name: string): void {
-  const known = String(response.getHeader("vary") ?? "");
-  response.setHeader("vary", known === "" ? name : `${known}, ${name}`);
+export function addVary(arrival: Arrival, name: string): void {
+  const known = arrival.replyHeader("vary") ?? "";
+  arrival.setHeader("vary", known === "" ? name : `${known}, ${name}`);
 }
 
 const compressibleType = /^(?:text\/|application\/(?:.*\+)?(?:json|xml|javascript)\b|image\/svg)/i;

@@ -1,14 +1,14 @@
 import { cors as connectCors } from "@connectrpc/connect";
-import { type HttpRequest, type HttpResponse, headerOf } from "./http-message.ts";
+import type { Arrival } from "./arrival.ts";
 
 /** Answers what browsers ask about other origins. */
 export interface Cors {
   /** Set the headers that let a script of an allowed origin read the reply. */
-  mark(request: HttpRequest, response: HttpResponse): void;
+  mark(arrival: Arrival): void;
   /** Whether the request only asks what a script may send. */
-  isPreflight(request: HttpRequest): boolean;
+  isPreflight(arrival: Arrival): boolean;
   /** Add the answer to a preflight of an allowed origin. */
-  permit(request: HttpRequest, response: HttpResponse, methods: readonly string[]): void;
+  permit(arrival: Arrival, methods: readonly string[]): void;
 }
 
 const maxAgeSeconds = 7200;
@@ -49,39 +49,39 @@ export function createCors({ origins }: { origins: readonly string[] }): Cors {
   const isOpen = named.delete("*");
 
   return {
-    mark(request, response) {
+    mark(arrival) {
       if (named.size === 0 && !isOpen) {
         return;
       }
       // Also without Origin, so that a cache keeps the variants apart.
-      response.setHeader("vary", "origin");
-      const origin = headerOf(request, "origin");
+      arrival.setHeader("vary", "origin");
+      const origin = arrival.header("origin");
       if (origin === undefined) {
         return;
       }
       if (named.has(origin)) {
-        response.setHeader("access-control-allow-origin", origin);
-        response.setHeader("access-control-allow-credentials", "true");
+        arrival.setHeader("access-control-allow-origin", origin);
+        arrival.setHeader("access-control-allow-credentials", "true");
       } else if (isOpen) {
-        response.setHeader("access-control-allow-origin", "*");
+        arrival.setHeader("access-control-allow-origin", "*");
       } else {
         return;
       }
-      response.setHeader("access-control-expose-headers", exposedHeaders);
+      arrival.setHeader("access-control-expose-headers", exposedHeaders);
     },
-    isPreflight(request) {
+    isPreflight(arrival) {
       return (
-        request.method === "OPTIONS" &&
-        headerOf(request, "origin") !== undefined &&
-        headerOf(request, "access-control-request-method") !== undefined
+        arrival.method === "OPTIONS" &&
+        arrival.header("origin") !== undefined &&
+        arrival.header("access-control-request-method") !== undefined
       );
     },
-    permit(request, response, methods) {
-      const origin = headerOf(request, "origin") ?? "";
+    permit(arrival, methods) {
+      const origin = arrival.header("origin") ?? "";
       if (named.has(origin) || isOpen) {
-        response.setHeader("access-control-allow-methods", methods.join(", "));
-        response.setHeader("access-control-allow-headers", allowedHeaders);
-        response.setHeader("access-control-max-age", String(maxAgeSeconds));
+        arrival.setHeader("access-control-allow-methods", methods.join(", "));
+        arrival.setHeader("access-control-allow-headers", allowedHeaders);
+        arrival.setHeader("access-control-max-age", String(maxAgeSeconds));
       }
     },
   };

@@ -1,16 +1,11 @@
 import type { Registry } from "@bufbuild/protobuf";
+import { context } from "@opentelemetry/api";
 import type { Exchange } from "../rpc/call.ts";
+import type { Arrival } from "./arrival.ts";
 import type { Cors } from "./cors.ts";
-import type { Endpoint, Hit } from "./endpoint.ts";
+import { type Endpoint, Hit } from "./endpoint.ts";
 import type { OpenExchange, Protocol } from "./exchange.ts";
-import {
-  breakOff,
-  copyHeaders,
-  type HttpRequest,
-  type HttpResponse,
-  headerOf,
-  sendReply,
-} from "./http-message.ts";
+import { copyHeaders, sendReply } from "./http-message.ts";
 import { BindError, HttpError } from "./rest/errors.ts";
 import { negotiate } from "./rest/media-type.ts";
 import { splitTarget } from "./rest/path.ts";
@@ -35,9 +30,7 @@ export interface DispatchDeps {
  * Lead each request to its endpoint, and answer those that have none. Throws if two endpoints have
  * the same method and shape of path.
  */
-export function createDispatcher(
-  deps: DispatchDeps,
-): (request: HttpRequest, response: HttpResponse) => void {
+export function createDispatcher(deps: DispatchDeps): (arrival: Arrival) => void {
   const table = createRouteTable(
     deps.endpoints.map((endpoint) => ({
       method: endpoint.method,
@@ -48,28 +41,30 @@ export function createDispatcher(
   );
   const exact = exactEndpoints(deps.endpoints);
 
-  return (request, response) => {
-    const { path, query } = splitTarget(request.url ?? "/");
-    const method = request.method ?? "";
+  return (arrival) => {
+    const { method, url } = arrival;
+    const { path, query } = splitTarget(url);
     const fixed = exact.get(path)?.get(method);
     if (fixed !== undefined) {
-      run(deps, { request, response, query, endpoint: fixed, bindings: [] });
+      run(deps, arrival, fixed, none, query);
       return;
     }
-    if (deps.cors.isPreflight(request)) {
-      refuse(deps, { request, response }, "http", () => preflight(deps, table, request, response));
+    if (deps.cors.isPreflight(arrival)) {
+      refuse(deps, arrival, "http", () => preflight(deps, table, arrival));
       return;
     }
     const match = table.match(method, path);
     if (match.kind === "match") {
       const { route, bindings } = match;
-      run(deps, { request, response, query, endpoint: route.value, bindings });
+      run(deps, arrival, route.value, bindings, query);
       return;
     }
-    const protocol = isGrpc(request) ? "grpc" : "http";
-    refuse(deps, { request, response }, protocol, () => answerMiss(request, response, match));
+    const protocol = isGrpc(arrival) ? "grpc" : "http";
+    refuse(deps, arrival, protocol, () => answerMiss(arrival, match));
   };
 }
+
+const none: readonly string[] = [];
 
 type Miss = Exclude<ReturnType<RouteTable<Endpoint>["match"]>, { kind: "match" }>;
 
@@ -77,7 +72,7 @@ type Miss = Exclude<ReturnType<RouteTable<Endpoint>["match"]>, { kind: "match" }
 function exactEndpoints(endpoints: readonly Endpoint[]): Map<string, Map<string, Endpoint>> {
   const exact = new Map<string, Map<string, Endpoint>>();
   for (const endpoint of endpoints) {
-    const isFixed = /^[\w./-]+$/.test(endpoint.path) && endpoint.method !== "*";
+    const isFixed = /^[\w./:-]+$/.test(endpoint.path) && endpoint.method !== "*";
     if (isFixed) {
       const methods = exact.get(endpoint.path) ?? new Map<string, Endpoint>();
       exact.set(endpoint.path, methods.set(endpoint.method, endpoint));
@@ -88,81 +83,80 @@ function exactEndpoints(endpoints: readonly Endpoint[]): Map<string, Map<string,
 
 function run(
   deps: DispatchDeps,
-  {
-    request,
-    response,
-    query,
-    endpoint,
-    bindings,
-  }: Pick<Hit, "request" | "response" | "query" | "bindings"> & { endpoint: Endpoint },
+  arrival: Arrival,
+  endpoint: Endpoint,
+  bindings: readonly string[],
+  query: string,
 ): void {
-  const protocol = endpoint.protocolOf(request);
-  const exchange = deps.openExchange(request, response, protocol);
+  const protocol = endpoint.protocolOf(arrival);
+  const exchange = deps.openExchange(arrival, protocol);
   const route = endpoint.rpc !== undefined && protocol !== "rest" ? endpoint.rpc : endpoint.path;
   const observed = { protocol, requestId: exchange.requestId, route, rpc: endpoint.rpc };
-  deps.observe({ request, response }, observed, () => {
-    deps.cors.mark(request, response);
-    const hit = { request, response, exchange, bindings, query };
-    void settle(deps, hit, () => endpoint.serve(hit));
-  });
+  const span = deps.observe(arrival, observed);
+  deps.cors.mark(arrival);
+  const hit = new Hit(arrival, exchange, bindings, query);
+  if (span === undefined) {
+    serve(deps, endpoint, hit);
+  } else {
+    context.with(span, serve, undefined, deps, endpoint, hit);
+  }
 }
 
 /** Answer a request that has no endpoint. */
 function refuse(
   deps: DispatchDeps,
-  { request, response }: Pick<Hit, "request" | "response">,
+  arrival: Arrival,
   protocol: Protocol,
   answer: () => void,
 ): void {
-  const exchange = deps.openExchange(request, response, protocol);
+  const exchange = deps.openExchange(arrival, protocol);
   const observed = { protocol, requestId: exchange.requestId, route: "unmatched" };
-  deps.observe({ request, response }, observed, () => {
-    deps.cors.mark(request, response);
-    void settle(deps, { request, response, exchange }, answer);
+  const span = deps.observe(arrival, observed);
+  deps.cors.mark(arrival);
+  context.with(span ?? context.active(), () => {
+    try {
+      answer();
+    } catch (error) {
+      answerError(deps, { arrival, exchange }, error);
+    }
   });
 }
 
-type Parties = Pick<Hit, "request" | "response" | "exchange">;
+type Parties = Pick<Hit, "arrival" | "exchange">;
 
-async function settle(
-  deps: DispatchDeps,
-  parties: Parties,
-  work: () => void | Promise<void>,
-): Promise<void> {
+function serve(deps: DispatchDeps, endpoint: Endpoint, hit: Hit): void {
   try {
-    await work();
+    endpoint.serve(hit)?.catch((error) => answerError(deps, hit, error));
   } catch (error) {
-    answerError(deps, parties, error);
+    answerError(deps, hit, error);
   }
 }
 
 function answerError(deps: DispatchDeps, parties: Parties, thrown: unknown): void {
-  const { request, response, exchange } = parties;
+  const { arrival, exchange } = parties;
   const shown = toConnectError(thrown);
   const isTold = thrown instanceof HttpError || thrown instanceof BindError;
   if (shown !== thrown && !isTold) {
     deps.onError(thrown, exchange);
   }
-  if (response.headersSent) {
-    if (!response.writableEnded) {
-      breakOff(response);
-    }
+  if (arrival.headersSent) {
+    arrival.breakOff();
     return;
   }
-  copyHeaders(shown.metadata, response);
-  const format = negotiate(headerOf(request, "accept")) === "problem" ? "problem" : "json";
+  copyHeaders(shown.metadata, arrival);
+  const format = negotiate(arrival.header("accept")) === "problem" ? "problem" : "json";
   const { registry } = deps;
   const { requestId } = exchange;
   const reply = toErrorReply(thrown, { format, registry, instance: requestId, requestId });
   if (reply.status === 401) {
-    response.setHeader("www-authenticate", "Bearer");
+    arrival.setHeader("www-authenticate", "Bearer");
   }
-  sendReply(request, response, reply);
+  sendReply(arrival, reply);
 }
 
-function answerMiss(request: HttpRequest, response: HttpResponse, miss: Miss): void {
-  if (isGrpc(request)) {
-    sendUnimplemented(request, response);
+function answerMiss(arrival: Arrival, miss: Miss): void {
+  if (isGrpc(arrival)) {
+    sendUnimplemented(arrival);
     return;
   }
   switch (miss.kind) {
@@ -172,28 +166,23 @@ function answerMiss(request: HttpRequest, response: HttpResponse, miss: Miss): v
       throw new HttpError(miss.status, `Cannot read path: it ${miss.reason}`);
     case "methodNotAllowed": {
       const allow = miss.allow.join(", ");
-      if (request.method !== "OPTIONS") {
+      if (arrival.method !== "OPTIONS") {
         throw new HttpError(405, "Cannot use this method here", { allow });
       }
-      sendReply(request, response, { status: 204, headers: { allow }, body: "" });
+      sendReply(arrival, { status: 204, headers: { allow }, body: "" });
     }
   }
 }
 
-function preflight(
-  { cors }: DispatchDeps,
-  table: RouteTable<Endpoint>,
-  request: HttpRequest,
-  response: HttpResponse,
-): void {
-  const { path } = splitTarget(request.url ?? "/");
-  const method = headerOf(request, "access-control-request-method") ?? "";
+function preflight({ cors }: DispatchDeps, table: RouteTable<Endpoint>, arrival: Arrival): void {
+  const { path } = splitTarget(arrival.url);
+  const method = arrival.header("access-control-request-method") ?? "";
   const match = table.match(method, path);
   if (match.kind === "notFound" || match.kind === "badPath") {
-    answerMiss(request, response, match);
+    answerMiss(arrival, match);
     return;
   }
   const methods = match.kind === "match" ? [method] : match.allow;
-  cors.permit(request, response, methods);
-  sendReply(request, response, { status: 204, headers: { allow: methods.join(", ") }, body: "" });
+  cors.permit(arrival, methods);
+  sendReply(arrival, { status: 204, headers: { allow: methods.join(", ") }, body: "" });
 }

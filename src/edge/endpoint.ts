@@ -1,17 +1,34 @@
 import type { Exchange } from "../rpc/call.ts";
 import type { Policy } from "../rpc/policy.ts";
+import type { Arrival } from "./arrival.ts";
 import type { Protocol } from "./exchange.ts";
 import type { HttpRequest, HttpResponse } from "./http-message.ts";
 
 /** A request that has found its endpoint. */
-export interface Hit {
-  readonly request: HttpRequest;
-  readonly response: HttpResponse;
+export class Hit {
+  readonly arrival: Arrival;
   readonly exchange: Exchange;
   /** The decoded value of each variable of the endpoint's path, in their order. */
   readonly bindings: readonly string[];
   /** Without the "?", as sent. */
   readonly query: string;
+
+  constructor(arrival: Arrival, exchange: Exchange, bindings: readonly string[], query: string) {
+    this.arrival = arrival;
+    this.exchange = exchange;
+    this.bindings = bindings;
+    this.query = query;
+  }
+
+  /** Node's own request. Opens the arrival. */
+  get request(): HttpRequest {
+    return this.arrival.open().request;
+  }
+
+  /** Node's own response. Opens the arrival. */
+  get response(): HttpResponse {
+    return this.arrival.open().response;
+  }
 }
 
 /** Whatever serves the requests of one method and path. */
@@ -23,7 +40,7 @@ export interface Endpoint {
   /** `pkg.Service/Method`. Undefined for a plain route. */
   readonly rpc: string | undefined;
   readonly policy: Policy;
-  protocolOf(request: HttpRequest): Protocol;
+  protocolOf(arrival: Arrival): Protocol;
   /** Serve a request. What it throws or rejects with is answered as an error. */
   serve(hit: Hit): void | Promise<void>;
 }

@@ -1,6 +1,6 @@
 import ipaddr from "ipaddr.js";
 import type { Exchange } from "../rpc/call.ts";
-import { type HttpRequest, type HttpResponse, headerOf } from "./http-message.ts";
+import type { Arrival } from "./arrival.ts";
 import { createIds } from "./request-id.ts";
 
 type Address = ReturnType<typeof ipaddr.process>;
@@ -10,11 +10,7 @@ type Range = ReturnType<typeof ipaddr.parseCIDR>;
 export type Protocol = "grpc" | "grpc-web" | "connect" | "rest" | "http" | "websocket";
 
 /** Makes the exchange of each request. Holds no request state. */
-export type OpenExchange = (
-  request: HttpRequest,
-  response: HttpResponse,
-  protocol: Protocol,
-) => Exchange;
+export type OpenExchange = (arrival: Arrival, protocol: Protocol) => Exchange;
 
 /** Addresses that one X-Forwarded-For may name. Those to the left are not looked at. */
 const hopsMax = 32;
@@ -30,20 +26,12 @@ export function createExchanges({
 }): OpenExchange {
   const trusted = trustedProxies.map(parseRange);
   const createId = createIds();
-  return (request, response, protocol) => {
-    const requestId = requestIdOf(request, createId);
-    response.setHeader("x-request-id", requestId);
-    response.setHeader("x-content-type-options", "nosniff");
-    return new HttpExchange({ request, response, requestId, protocol, trusted });
+  return (arrival, protocol) => {
+    const requestId = requestIdOf(arrival, createId);
+    arrival.setHeader("x-request-id", requestId);
+    arrival.setHeader("x-content-type-options", "nosniff");
+    return new HttpExchange(arrival, requestId, protocol, trusted);
   };
-}
-
-interface ExchangeInit {
-  readonly request: HttpRequest;
-  readonly response: HttpResponse;
-  readonly requestId: string;
-  readonly protocol: Protocol;
-  readonly trusted: readonly Range[];
 }
 
 // A class, since each object literal with a getter gets a hidden class of its own, which keeps the
@@ -51,37 +39,36 @@ interface ExchangeInit {
 class HttpExchange implements Exchange {
   readonly requestId: string;
   readonly protocol: Protocol;
-  readonly #init: ExchangeInit;
+  readonly #arrival: Arrival;
+  readonly #trusted: readonly Range[];
   #clientIp: string | undefined;
 
-  constructor(init: ExchangeInit) {
-    this.requestId = init.requestId;
-    this.protocol = init.protocol;
-    this.#init = init;
+  constructor(arrival: Arrival, requestId: string, protocol: Protocol, trusted: readonly Range[]) {
+    this.#arrival = arrival;
+    this.requestId = requestId;
+    this.protocol = protocol;
+    this.#trusted = trusted;
   }
 
   get clientIp(): string {
-    this.#clientIp ??= clientIpOf(this.#init.request, this.#init.trusted);
+    this.#clientIp ??= clientIpOf(this.#arrival, this.#trusted);
     return this.#clientIp;
   }
 
   setHeader(name: string, value: string): void {
-    const { response } = this.#init;
-    if (!response.headersSent && !response.destroyed) {
-      response.setHeader(name, value);
-    }
+    this.#arrival.setHeader(name, value);
   }
 }
 
 const requestIdPattern = /^[\x21-\x7e]{1,128}$/;
 
-function requestIdOf(request: HttpRequest, createId: () => string): string {
-  const sent = headerOf(request, "x-request-id");
+function requestIdOf(arrival: Arrival, createId: () => string): string {
+  const sent = arrival.header("x-request-id");
   return sent !== undefined && requestIdPattern.test(sent) ? sent : createId();
 }
 
-function clientIpOf(request: HttpRequest, trusted: readonly Range[]): string {
-  const remote = request.socket.remoteAddress;
+function clientIpOf(arrival: Arrival, trusted: readonly Range[]): string {
+  const remote = arrival.socket?.remoteAddress;
   // A socket that is closed already has no address.
   let address = remote === undefined ? undefined : parseAddress(remote);
   if (address === undefined) {
@@ -90,7 +77,7 @@ function clientIpOf(request: HttpRequest, trusted: readonly Range[]): string {
   if (!isTrusted(address, trusted)) {
     return address.toString();
   }
-  const hops = headerOf(request, "x-forwarded-for")?.split(",").slice(-hopsMax) ?? [];
+  const hops = arrival.header("x-forwarded-for")?.split(",").slice(-hopsMax) ?? [];
   for (const hop of hops.reverse()) {
     const next = parseAddress(hop.trim());
     if (next === undefined) {

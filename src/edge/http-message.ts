@@ -1,5 +1,6 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Http2ServerRequest, Http2ServerResponse } from "node:http2";
+import type { Arrival } from "./arrival.ts";
 
 /** A request over HTTP/1.1 or HTTP/2. */
 export type HttpRequest = IncomingMessage | Http2ServerRequest;
@@ -15,7 +16,7 @@ export interface Reply {
 }
 
 /** The request's headers. The pseudo-headers of HTTP/2 are left out. */
-export function toHeaders(request: HttpRequest): Headers {
+export function toHeaders(request: Pick<HttpRequest, "headers">): Headers {
   const headers = new Headers();
   for (const [name, value] of Object.entries(request.headers)) {
     if (value === undefined || name.startsWith(":")) {
@@ -29,31 +30,23 @@ export function toHeaders(request: HttpRequest): Headers {
 }
 
 /** One header of the request, its first value if it was sent several times. */
-export function headerOf(request: HttpRequest, name: string): string | undefined {
+export function headerOf(request: Pick<HttpRequest, "headers">, name: string): string | undefined {
   const value = request.headers[name];
   return Array.isArray(value) ? value[0] : value;
 }
 
 /** Send a whole reply; to HEAD without its body. What the client still sends is not waited for. */
-export function sendReply(
-  request: HttpRequest,
-  response: HttpResponse,
-  { status, headers, body }: Reply,
-): void {
-  if (isGone(response) || response.writableEnded) {
+export function sendReply(arrival: Arrival, { status, headers, body }: Reply): void {
+  if (arrival.isGone || arrival.headersSent) {
     return;
-  }
-  response.statusCode = status;
-  for (const name in headers) {
-    response.setHeader(name, headers[name] ?? "");
   }
   if (status === 204 || status === 304) {
-    endResponse(response);
+    arrival.send(status, headers, undefined);
     return;
   }
-  response.setHeader("content-length", Buffer.byteLength(body));
-  endResponse(response, request.method === "HEAD" ? undefined : body);
-  discardBody(request);
+  arrival.setHeader("content-length", String(Buffer.byteLength(body)));
+  arrival.send(status, headers, arrival.method === "HEAD" ? undefined : body);
+  arrival.discard();
 }
 
 /** Send the headers now, before there is a body. */
@@ -100,15 +93,15 @@ export function isCutOff(request: HttpRequest): boolean {
 }
 
 /** Copy the headers of a call to the reply, their names after a prefix. */
-export function copyHeaders(from: Headers, response: HttpResponse, prefix = ""): void {
+export function copyHeaders(from: Headers, arrival: Arrival, prefix = ""): void {
   from.forEach((value, name) => {
     if (name !== "set-cookie") {
-      response.setHeader(prefix + name, value);
+      arrival.setHeader(prefix + name, value);
     }
   });
   const cookies = from.getSetCookie();
   if (cookies.length > 0) {
-    response.setHeader(`${prefix}set-cookie`, cookies);
+    arrival.setHeader(`${prefix}set-cookie`, cookies);
   }
 }
 

@@ -2,17 +2,22 @@ import {
   createServer as createHttp1Server,
   type Server as Http1Server,
   type IncomingMessage,
+  type ServerResponse,
 } from "node:http";
-import { createServer as createHttp2Server, type ServerHttp2Session } from "node:http2";
+import {
+  createServer as createHttp2Server,
+  type IncomingHttpHeaders,
+  type ServerHttp2Session,
+  type ServerHttp2Stream,
+} from "node:http2";
 import {
   type AddressInfo,
   createServer as createNetServer,
   type Server,
   type Socket,
 } from "node:net";
+import { type Arrival, Http1Arrival, Http2Arrival } from "./arrival.ts";
 import { limitControlFrames } from "./frame-budget.ts";
-import type { HttpRequest, HttpResponse } from "./http-message.ts";
-import { SensitiveResponse } from "./sensitive-response.ts";
 import { cutSlowBodies } from "./slow-body.ts";
 import { sniff } from "./sniff.ts";
 import { createTls, refuseCleartext, type TlsIdentity } from "./tls.ts";
@@ -59,15 +64,21 @@ const headerBytesMax = 16 * 1024;
 const requestsPerSocketMax = 10_000;
 const streamsPerSessionMax = 100;
 const windowBytes = 1024 * 1024;
+
+/**
+ * What Node may hold for a session, in units of a million bytes. With its own 10 it refuses new streams
+ * while three large messages wait to be sent.
+ */
+const sessionMegabytesMax = 64;
 const tcpKeepAliveMs = 60_000;
 
 /** Whom a port hands its requests. */
 export interface PortListeners {
-  onRequest: (request: HttpRequest, response: HttpResponse) => void;
+  onRequest: (arrival: Arrival) => void;
   /** Told of requests for a WebSocket over HTTP/1.1. Without it they are plain requests. */
   onUpgrade?: (request: IncomingMessage, socket: Socket, head: Buffer) => void;
   /** Whether a request may take any time to arrive: its messages come as they are made. */
-  mayBeSlow?: (request: HttpRequest) => boolean;
+  mayBeSlow?: (arrival: Arrival) => boolean;
 }
 
 interface Session {
@@ -87,8 +98,8 @@ interface State {
   /** HTTP/1.1 connections that have not brought a request. Node counts them as busy. */
   readonly fresh: Set<Socket>;
   readonly sessions: Map<ServerHttp2Session, Session>;
-  /** The replies that have not ended, and in which round of checks each began. */
-  readonly running: Map<HttpResponse, number>;
+  /** The requests whose replies have not ended, and in which round of checks each began. */
+  readonly running: Map<Arrival, number>;
   /** Counts the rounds of checks. */
   round: number;
 }
@@ -110,19 +121,31 @@ export function createOnePort({
     running: new Map(),
     round: 0,
   };
-  const accept = (request: HttpRequest, response: HttpResponse) => {
-    request.on("error", ignore);
+  const acceptHttp1 = (request: IncomingMessage, response: ServerResponse) => {
     response.on("error", ignore);
-    state.running.set(response, state.round);
-    if (!("stream" in request)) {
-      // Asked for its socket, a request over HTTP/2 makes a proxy of it.
-      state.fresh.delete(request.socket);
-    }
-    response.once("close", () => state.running.delete(response));
+    state.fresh.delete(request.socket);
+    const arrival = new Http1Arrival(request, response);
+    state.running.set(arrival, state.round);
+    arrival.onceClosed(() => state.running.delete(arrival));
     if (state.closing) {
-      announceClose(response);
+      announceClose(arrival);
     }
-    listeners.onRequest(request, response);
+    listeners.onRequest(arrival);
+  };
+  const acceptHttp2 = (
+    stream: ServerHttp2Stream,
+    headers: IncomingHttpHeaders,
+    _flags: number,
+    rawHeaders: string[],
+  ) => {
+    stream.on("error", ignore);
+    const arrival = new Http2Arrival(stream, headers, rawHeaders);
+    state.running.set(arrival, state.round);
+    watchStream(state, arrival);
+    if (headers.expect === "100-continue" && !arrival.isGone) {
+      stream.additionalHeaders({ ":status": 100 });
+    }
+    listeners.onRequest(arrival);
   };
   const { onUpgrade } = listeners;
   const upgrade: typeof onUpgrade =
@@ -131,11 +154,12 @@ export function createOnePort({
       state.fresh.delete(socket);
       onUpgrade(request, socket, head);
     });
-  const http1 = createHttp1(limits, accept, upgrade);
-  const http2 = createHttp2(accept);
+  const http1 = createHttp1(limits, acceptHttp1, upgrade);
+  const http2 = createHttp2();
   http2.on("session", (session: ServerHttp2Session) =>
     watchSession(state, session, limits.sessionIdleTimeoutMs),
   );
+  http2.on("stream", acceptHttp2);
   const server = createListener(state, { http1, http2, limits, tls });
   let timer: NodeJS.Timeout | undefined;
 
@@ -238,8 +262,8 @@ async function drain(
 ): Promise<void> {
   state.closing = true;
   const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-  for (const response of state.running.keys()) {
-    announceClose(response);
+  for (const arrival of state.running.keys()) {
+    announceClose(arrival);
   }
   for (const [session, known] of state.sessions) {
     leaveBusy(session, known);
@@ -278,18 +302,6 @@ function watchSession(state: State, session: ServerHttp2Session, idleTimeoutMs: 
   const known: Session = { streams: 0, left: false };
   state.sessions.set(session, known);
   session.once("close", () => state.sessions.delete(session));
-  session.on("stream", (stream) => {
-    known.streams++;
-    if (state.closing) {
-      leaveBusy(session, known);
-    }
-    stream.once("close", () => {
-      known.streams--;
-      if (known.streams === 0 && state.closing) {
-        session.close();
-      }
-    });
-  });
   session.setTimeout(idleTimeoutMs, () => {
     if (session.closed) {
       // Node never ends a session, nor its streams, whose client sent GOAWAY and then left.
@@ -300,9 +312,28 @@ function watchSession(state: State, session: ServerHttp2Session, idleTimeoutMs: 
   });
 }
 
+function watchStream(state: State, arrival: Http2Arrival): void {
+  const { session } = arrival.stream;
+  const known = session && state.sessions.get(session as ServerHttp2Session);
+  if (known === undefined) {
+    return;
+  }
+  known.streams++;
+  if (state.closing) {
+    leaveBusy(session as ServerHttp2Session, known);
+  }
+  arrival.onceClosed(() => {
+    state.running.delete(arrival);
+    known.streams--;
+    if (known.streams === 0 && state.closing) {
+      session?.close();
+    }
+  });
+}
+
 function createHttp1(
   limits: PortLimits,
-  onRequest: (request: HttpRequest, response: HttpResponse) => void,
+  onRequest: (request: IncomingMessage, response: ServerResponse) => void,
   onUpgrade: PortListeners["onUpgrade"],
 ): Http1Server {
   const server = createHttp1Server(
@@ -327,23 +358,20 @@ function createHttp1(
   return server;
 }
 
-function createHttp2(onRequest: (request: HttpRequest, response: HttpResponse) => void) {
-  const server = createHttp2Server(
-    {
-      maxSessionInvalidFrames: 100,
-      maxSessionRejectedStreams: 100,
-      streamResetBurst: 200,
-      streamResetRate: 20,
-      Http2ServerResponse: SensitiveResponse,
-      settings: {
-        enablePush: false,
-        initialWindowSize: windowBytes,
-        maxConcurrentStreams: streamsPerSessionMax,
-        maxHeaderListSize: headerBytesMax,
-      },
+function createHttp2() {
+  const server = createHttp2Server({
+    maxSessionInvalidFrames: 100,
+    maxSessionRejectedStreams: 100,
+    maxSessionMemory: sessionMegabytesMax,
+    streamResetBurst: 200,
+    streamResetRate: 20,
+    settings: {
+      enablePush: false,
+      initialWindowSize: windowBytes,
+      maxConcurrentStreams: streamsPerSessionMax,
+      maxHeaderListSize: headerBytesMax,
     },
-    onRequest,
-  );
+  });
   server.on("sessionError", ignore);
   server.on("session", (session: ServerHttp2Session) => {
     session.on("error", ignore);
@@ -353,9 +381,9 @@ function createHttp2(onRequest: (request: HttpRequest, response: HttpResponse) =
   return server;
 }
 
-function announceClose(response: HttpResponse): void {
-  if (!("stream" in response) && !response.headersSent) {
-    response.setHeader("connection", "close");
+function announceClose(arrival: Arrival): void {
+  if (arrival instanceof Http1Arrival && !arrival.headersSent) {
+    arrival.setHeader("connection", "close");
   }
 }
 

@@ -2,43 +2,37 @@ import { promisify } from "node:util";
 import { brotliDecompress, gunzip, inflate, zstdDecompress } from "node:zlib";
 import { Code } from "@connectrpc/connect";
 import { reasoned } from "../rpc/errors.ts";
-import { type HttpRequest, headerOf, isCutOff } from "./http-message.ts";
+import type { Arrival } from "./arrival.ts";
 import { HttpError } from "./rest/errors.ts";
+import { collect } from "./unary/read.ts";
 
 /** Most bytes of a request's body, before and after decompression. */
 export const bodyBytesMax = 4 * 1024 * 1024;
-
-/** Whether the request brings a body, by its headers. */
-export function hasBody(request: HttpRequest): boolean {
-  if ("stream" in request) {
-    return !request.stream.endAfterHeaders && request.headers["content-length"] !== "0";
-  }
-  const { "content-length": length, "transfer-encoding": encoding } = request.headers;
-  return encoding !== undefined || (length !== undefined && length !== "0");
-}
 
 /**
  * Read a whole body and undo its Content-Encoding. Throws HttpError 413 if it is too large, at once
  * when Content-Length says so; 415 for an unknown encoding.
  */
-export async function readBody(
-  request: HttpRequest,
+export function readBody(
+  arrival: Arrival,
   { bytesMax = bodyBytesMax }: { bytesMax?: number } = {},
 ): Promise<Uint8Array> {
-  if (!hasBody(request)) {
-    return new Uint8Array();
+  if (Number(arrival.header("content-length") ?? 0) > bytesMax) {
+    throw tooLarge(bytesMax);
   }
-  const encoding = (headerOf(request, "content-encoding") ?? "identity").trim().toLowerCase();
+  const read = () => collect(arrival, (size) => (size > bytesMax ? tooLarge(bytesMax) : undefined));
+  const contentEncoding = arrival.header("content-encoding");
+  if (contentEncoding === undefined) {
+    return read();
+  }
+  const encoding = contentEncoding.trim().toLowerCase();
   const decompress = decompressors[encoding];
   if (decompress === undefined) {
     throw new HttpError(415, "Cannot read body: its Content-Encoding is not known", {
       "accept-encoding": "gzip, br, zstd, deflate",
     });
   }
-  if (Number(headerOf(request, "content-length") ?? 0) > bytesMax) {
-    throw tooLarge(bytesMax);
-  }
-  return decompress(await collect(request, bytesMax), bytesMax);
+  return read().then((bytes) => decompress(bytes, bytesMax));
 }
 
 type Decompress = (bytes: Buffer, bytesMax: number) => Promise<Uint8Array>;
@@ -67,46 +61,6 @@ function bounded(
       throw reasoned(Code.InvalidArgument, { reason: "REQUEST_INVALID", message });
     }
   };
-}
-
-function collect(request: HttpRequest, bytesMax: number): Promise<Buffer> {
-  const { promise, resolve, reject } = Promise.withResolvers<Buffer>();
-  const chunks: Buffer[] = [];
-  let size = 0;
-  const onData = (chunk: Buffer) => {
-    size += chunk.length;
-    if (size > bytesMax) {
-      stop();
-      // What still comes is dropped, so that the client gets to read the reply.
-      request.resume();
-      reject(tooLarge(bytesMax));
-    } else {
-      chunks.push(chunk);
-    }
-  };
-  const onEnd = () => {
-    if (isCutOff(request)) {
-      onBroken();
-      return;
-    }
-    stop();
-    resolve(chunks.length === 1 && chunks[0] ? chunks[0] : Buffer.concat(chunks, size));
-  };
-  const onBroken = () => {
-    stop();
-    reject(reasoned(Code.Canceled, { reason: "CANCELED", message: "canceled" }));
-  };
-  const stop = () => {
-    request.off("data", onData);
-    request.off("end", onEnd);
-    request.off("error", onBroken);
-    request.off("close", onBroken);
-  };
-  request.on("data", onData);
-  request.on("end", onEnd);
-  request.on("error", onBroken);
-  request.on("close", onBroken);
-  return promise;
 }
 
 function tooLarge(bytesMax: number): HttpError {

@@ -1,11 +1,12 @@
 import { create, type Message } from "@bufbuild/protobuf";
 import { createServiceImplSpec, type MethodImplSpec } from "@connectrpc/connect";
 import { methodName } from "../rpc/policy.ts";
+import type { Arrival } from "./arrival.ts";
 import { compressReply } from "./compress.ts";
 import { deadlineOf } from "./deadline.ts";
 import type { Endpoint, Hit } from "./endpoint.ts";
-import { headerOf, sendReply } from "./http-message.ts";
-import { hasBody, readBody } from "./read-body.ts";
+import { sendReply } from "./http-message.ts";
+import { readBody } from "./read-body.ts";
 import { sandboxHeaders } from "./rest/active-content.ts";
 import { decodeBody, encodeBody } from "./rest/body.ts";
 import { HttpError } from "./rest/errors.ts";
@@ -58,7 +59,10 @@ function restEndpoint(rule: RestRule, spec: UnarySpec, deps: HandlerDeps): Endpo
 type UnarySpec = Extract<MethodImplSpec, { kind: "unary" }>;
 
 /** Compile what makes the request message: the body first, then the query, then the path. */
-function compileRead(rule: RestRule, { registry }: HandlerDeps): (hit: Hit) => Promise<Message> {
+function compileRead(
+  rule: RestRule,
+  { registry }: HandlerDeps,
+): (hit: Hit, bytes: Uint8Array) => Message {
   const { input } = rule.rpc;
   const { body } = rule;
   const paths = rule.pathFields.map(({ path }) => path);
@@ -67,16 +71,14 @@ function compileRead(rule: RestRule, { registry }: HandlerDeps): (hit: Hit) => P
   const bindPath = compilePath(rule.pathFields);
   const isRaw = body !== undefined && isHttpBody(input, body);
 
-  return async ({ request, bindings, query }) => {
+  return ({ arrival, bindings, query }, bytes) => {
     let message: Message;
     if (isRaw) {
-      const contentType = headerOf(request, "content-type") ?? "";
+      const contentType = arrival.header("content-type") ?? "";
       message = create(input);
-      setHttpBody(message, body, { contentType, data: await readBody(request) });
-    } else if (hasBody(request)) {
-      const hasCookie = headerOf(request, "cookie") !== undefined;
-      requireJson(headerOf(request, "content-type"), { hasCookie });
-      message = decodeBody(input, body, await readBody(request), { registry });
+      setHttpBody(message, body, { contentType, data: bytes });
+    } else if (bytes.length > 0) {
+      message = decodeBody(input, body, bytes, { registry });
     } else {
       message = create(input);
     }
@@ -92,34 +94,53 @@ interface Serving {
   readonly hit: Hit;
   readonly rule: RestRule;
   readonly unary: UnaryMethod;
-  readonly read: (hit: Hit) => Promise<Message>;
+  readonly read: (hit: Hit, bytes: Uint8Array) => Message;
   readonly deps: HandlerDeps;
 }
 
 async function serveUnary({ hit, rule, unary, read, deps }: Serving): Promise<void> {
-  const { request, response } = hit;
+  const { arrival } = hit;
   const { output } = rule.rpc;
   const isRaw = isHttpBody(output, rule.responseBody);
-  const timeoutMs = deadlineOf(request.headers);
+  const timeoutMs = deadlineOf(arrival.headers);
   const call = new UnaryCall(unary, hit, timeoutMs);
   try {
-    await call.admit();
-    const message = await read(hit);
-    if (!isRaw && negotiate(headerOf(request, "accept")) === "none") {
+    const admitted = call.admit();
+    if (admitted !== undefined) {
+      await admitted;
+    }
+    let bytes: Uint8Array = nothing;
+    if (arrival.hasBody) {
+      requireType(rule, arrival);
+      bytes = await readBody(arrival);
+    }
+    const message = read(hit, bytes);
+    if (!isRaw && negotiate(arrival.header("accept")) === "none") {
       throw new HttpError(406, "Cannot answer in another form than application/json");
     }
-    const answer = await call.invoke(message);
-    sendHeaders(call, response);
-    sendTrailersAsHeaders(call, response);
+    const answering = call.invoke(message);
+    const answer = answering instanceof Promise ? await answering : answering;
+    sendHeaders(call, arrival);
+    sendTrailersAsHeaders(call, arrival);
     const { contentType, data } = isRaw
       ? getHttpBody(answer, rule.responseBody)
       : { contentType: "application/json", data: toText({ rule, deps }, answer) };
     const status = unary.policy.successStatus || 200;
     const headers = { "content-type": contentType, ...(isRaw ? sandboxHeaders(contentType) : {}) };
-    const reply = compressReply(request, response, { status, headers, body: data });
-    sendReply(request, response, reply instanceof Promise ? await reply : reply);
+    const reply = compressReply(arrival, { status, headers, body: data });
+    sendReply(arrival, reply instanceof Promise ? await reply : reply);
   } finally {
     call.close();
+  }
+}
+
+const nothing = new Uint8Array();
+
+/** A body is JSON, unless it is taken as it comes. */
+function requireType({ rpc, body }: RestRule, arrival: Arrival): void {
+  if (body === undefined || !isHttpBody(rpc.input, body)) {
+    const hasCookie = arrival.header("cookie") !== undefined;
+    requireJson(arrival.header("content-type"), { hasCookie });
   }
 }
 

@@ -14,8 +14,8 @@ import { readParts } from "./body-stream.ts";
 import { addVary, compressReply } from "./compress.ts";
 import { deadlineOf } from "./deadline.ts";
 import type { Endpoint, Hit } from "./endpoint.ts";
-import { copyHeaders, headerOf, sendReply, toHeaders } from "./http-message.ts";
-import { bodyBytesMax, hasBody, readBody } from "./read-body.ts";
+import { copyHeaders, sendReply, toHeaders } from "./http-message.ts";
+import { bodyBytesMax, readBody } from "./read-body.ts";
 import { sandboxHeaders } from "./rest/active-content.ts";
 import { decodeBody, encodeBody } from "./rest/body.ts";
 import { BindError, HttpError } from "./rest/errors.ts";
@@ -93,9 +93,9 @@ function compileRead(
   const decode = (bytes: Uint8Array) => decodeBody(input, body, bytes, { registry });
 
   return async (hit) => {
-    const { request } = hit;
-    const hasCookie = headerOf(request, "cookie") !== undefined;
-    const contentType = headerOf(request, "content-type");
+    const { arrival, request } = hit;
+    const hasCookie = arrival.header("cookie") !== undefined;
+    const contentType = arrival.header("content-type");
     // A path or query that does not fit is refused before the handler begins.
     bind(create(input), hit);
     const bound = (message: Message) => {
@@ -104,18 +104,18 @@ function compileRead(
     };
     if (kind === "server_streaming" || body === undefined) {
       if (isRaw) {
-        const raw = { contentType: contentType ?? "", data: await readBody(request) };
+        const raw = { contentType: contentType ?? "", data: await readAny(hit) };
         return createAsyncIterable([bound(withRaw(rule, raw))]);
       }
-      if (hasBody(request)) {
+      if (arrival.hasBody) {
         requireJson(contentType, { hasCookie });
       }
-      return createAsyncIterable([bound(decode(await readBody(request)))]);
+      return createAsyncIterable([bound(decode(await readAny(hit)))]);
     }
     if (isRaw) {
       return told(rawMessages(hit, rule, bound));
     }
-    if (!hasBody(request)) {
+    if (!arrival.hasBody) {
       return createAsyncIterable<Message>([]);
     }
     const format = messagesFormatOf(contentType, { hasCookie });
@@ -125,6 +125,10 @@ function compileRead(
     const messages = jsonMessages(readParts(request, limits), { splitter, decode, bound });
     return isHalfDuplex ? createAsyncIterable(await collect(messages)) : told(messages);
   };
+}
+
+async function readAny({ arrival }: Hit): Promise<Uint8Array> {
+  return arrival.hasBody ? readBody(arrival) : new Uint8Array();
 }
 
 function compileBind(rule: RestRule): (message: Message, hit: Hit) => void {
@@ -167,13 +171,13 @@ async function* jsonMessages(
 
 /** A message for each part of the body as it arrives, and one at least: the path may say it all. */
 async function* rawMessages(
-  { request }: Hit,
+  { arrival, request }: Hit,
   rule: RestRule,
   bound: (message: Message) => Message,
 ): AsyncIterable<Message> {
   let isFirst = true;
   const toMessage = (data: Uint8Array) => {
-    const contentType = isFirst ? (headerOf(request, "content-type") ?? "") : "";
+    const contentType = isFirst ? (arrival.header("content-type") ?? "") : "";
     const message = withRaw(rule, { contentType, data });
     const whole = isFirst ? bound(message) : message;
     isFirst = false;
@@ -254,17 +258,17 @@ function invoke({ spec, deps, requests, context }: Serving): AsyncIterable<Messa
 /** Answer a stream of requests. */
 async function sendOne(serving: Serving): Promise<void> {
   const { hit, rule, deps, context } = serving;
-  const { request, response } = hit;
+  const { arrival } = hit;
   const isRaw = isHttpBody(rule.rpc.output, rule.responseBody);
-  if (!isRaw && negotiate(headerOf(request, "accept")) === "none") {
+  if (!isRaw && negotiate(arrival.header("accept")) === "none") {
     throw new HttpError(406, "Cannot answer in another form than application/json");
   }
   const [answer] = await collect(invoke(serving));
   if (answer === undefined) {
     throw new Error(`Cannot answer ${methodName(rule.rpc)}: its handler gave nothing`);
   }
-  copyHeaders(context.responseHeader, response);
-  copyHeaders(context.responseTrailer, response, "trailer-");
+  copyHeaders(context.responseHeader, arrival);
+  copyHeaders(context.responseTrailer, arrival, "trailer-");
   const { contentType, data } = isRaw
     ? getHttpBody(answer, rule.responseBody)
     : { contentType: "application/json", data: toText(serving, answer) };
@@ -273,18 +277,18 @@ async function sendOne(serving: Serving): Promise<void> {
     headers: { "content-type": contentType, ...(isRaw ? sandboxHeaders(contentType) : {}) },
     body: data,
   };
-  sendReply(request, response, await compressReply(request, response, reply));
+  sendReply(arrival, await compressReply(arrival, reply));
 }
 
 /** Answer with a stream. */
 async function sendAll(serving: Serving): Promise<void> {
   const { hit, rule, deps, context } = serving;
-  const { request, response } = hit;
+  const { arrival, request, response } = hit;
   const target = {
     request,
     response,
     signal: context.signal,
-    begin: () => copyHeaders(context.responseHeader, response),
+    begin: () => copyHeaders(context.responseHeader, arrival),
     trailer: context.responseTrailer,
   };
   if (isHttpBody(rule.rpc.output, rule.responseBody)) {
@@ -292,8 +296,8 @@ async function sendAll(serving: Serving): Promise<void> {
     await sendBytes(target, parts);
     return;
   }
-  addVary(response, "accept");
-  const format = negotiateStream(headerOf(request, "accept"));
+  addVary(arrival, "accept");
+  const format = negotiateStream(arrival.header("accept"));
   if (format === "none") {
     const forms = "application/x-ndjson, application/json or text/event-stream";
     throw new HttpError(406, `Cannot answer in another form than ${forms}`);

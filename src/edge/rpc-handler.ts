@@ -18,6 +18,7 @@ import {
 import { type Exchange, exchangeKey } from "../rpc/call.ts";
 import { reasoned } from "../rpc/errors.ts";
 import { methodName } from "../rpc/policy.ts";
+import type { Arrival } from "./arrival.ts";
 import type { Endpoint, Hit } from "./endpoint.ts";
 import type { Protocol } from "./exchange.ts";
 import {
@@ -81,31 +82,30 @@ export function rpcEndpoints(entries: readonly ServiceEntry[], deps: HandlerDeps
 }
 
 /** Whether the client speaks gRPC or gRPC-Web, and so reads nothing but a gRPC status. */
-export function isGrpc(request: HttpRequest): boolean {
-  return headerOf(request, "content-type")?.startsWith("application/grpc") ?? false;
+export function isGrpc(arrival: Arrival): boolean {
+  return arrival.header("content-type")?.startsWith("application/grpc") ?? false;
 }
 
 /** Answer a gRPC client that the method is not there. */
-export function sendUnimplemented(request: HttpRequest, response: HttpResponse): void {
-  response.statusCode = 200;
-  response.setHeader("content-type", headerOf(request, "content-type") ?? "application/grpc");
-  response.setHeader("grpc-status", "12");
-  response.setHeader("grpc-message", "Cannot find the method");
-  response.end();
+export function sendUnimplemented(arrival: Arrival): void {
+  const headers = {
+    "content-type": arrival.header("content-type") ?? "application/grpc",
+    "grpc-status": "12",
+    "grpc-message": "Cannot find the method",
+  };
+  arrival.send(200, headers, undefined);
 }
 
-function protocolOf(request: HttpRequest): Protocol {
-  const contentType = headerOf(request, "content-type") ?? "";
+function protocolOf(arrival: Arrival): Protocol {
+  const contentType = arrival.header("content-type") ?? "";
   if (!contentType.startsWith("application/grpc")) {
     return "connect";
   }
   return contentType.startsWith("application/grpc-web") ? "grpc-web" : "grpc";
 }
 
-async function serve(
-  handler: UniversalHandler,
-  { request, response, exchange }: Hit,
-): Promise<void> {
+async function serve(handler: UniversalHandler, hit: Hit): Promise<void> {
+  const { request, response, exchange } = hit;
   const contentType = headerOf(request, "content-type") ?? null;
   if (request.method === "POST" && !handler.supportedContentType(contentType)) {
     throw new HttpError(415, "Cannot read body: its Content-Type is not one of this method");

@@ -6,7 +6,7 @@ import {
 } from "node:http2";
 
 /** Reply headers that hold credentials: HTTP/2 must keep them out of its compression tables. */
-const credentialHeaders = ["set-cookie", "authorization", "proxy-authorization"];
+export const credentialHeaders = ["set-cookie", "authorization", "proxy-authorization"];
 
 /**
  * A reply over HTTP/2 that marks its credentials as never to be indexed, by no hop on its way.

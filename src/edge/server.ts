@@ -9,13 +9,14 @@ import { ServerReflection as ServerReflectionAlpha } from "../../gen/grpc/reflec
 import type { Exchange } from "../rpc/call.ts";
 import { methodName, openPolicy } from "../rpc/policy.ts";
 import { admitRpc, type Steps, stepsInterceptor } from "../rpc/steps.ts";
+import { type Arrival, Http1Arrival } from "./arrival.ts";
 import { createCors } from "./cors.ts";
 import { createDispatcher } from "./dispatch.ts";
 import type { DocsRoute } from "./docs.ts";
 import type { Endpoint, Hit } from "./endpoint.ts";
 import { createExchanges } from "./exchange.ts";
 import { type HealthSource, healthService } from "./health.ts";
-import { type HttpRequest, headerOf, sendReply } from "./http-message.ts";
+import { sendReply } from "./http-message.ts";
 import { type Mount, mountEndpoints } from "./mount.ts";
 import { createOnePort, type PortLimits } from "./one-port.ts";
 import { reflectionService } from "./reflection.ts";
@@ -134,7 +135,7 @@ export function createEdge(options: EdgeOptions): Edge {
   const port = createOnePort({
     onRequest: createDispatcher({ ...shared, endpoints }),
     onUpgrade: (request, socket, head) =>
-      dispatchUpgrade(request, bridge.open(request, socket, head)),
+      dispatchUpgrade(new Http1Arrival(request, bridge.open(request, socket, head))),
     mayBeSlow: streamedRequests(services, endpoints),
     tls: options.tls,
     ...(options.limits === undefined ? {} : { limits: options.limits }),
@@ -173,7 +174,7 @@ function withBuiltIns({ services, health }: EdgeOptions, closing: AbortSignal): 
 function streamedRequests(
   services: readonly ServiceEntry[],
   endpoints: readonly Endpoint[],
-): (request: HttpRequest) => boolean {
+): (arrival: Arrival) => boolean {
   const streamed = new Set(
     services.flatMap(({ service }) =>
       service.methods
@@ -187,8 +188,7 @@ function streamedRequests(
       return { method, template: parseTemplate(path), name: rpc, value: rpc };
     });
   const table = createRouteTable(routes);
-  return ({ method = "", url = "/" }) =>
-    table.match(method, splitTarget(url).path).kind === "match";
+  return ({ method, url }) => table.match(method, splitTarget(url).path).kind === "match";
 }
 
 function docsEndpoint({ method, path, respond }: DocsRoute): Endpoint {
@@ -198,9 +198,8 @@ function docsEndpoint({ method, path, respond }: DocsRoute): Endpoint {
     rpc: undefined,
     policy: openPolicy,
     protocolOf: () => "http",
-    serve({ request, response }: Hit) {
-      const ifNoneMatch = headerOf(request, "if-none-match");
-      sendReply(request, response, respond({ ifNoneMatch }));
+    serve({ arrival }: Hit) {
+      sendReply(arrival, respond({ ifNoneMatch: arrival.header("if-none-match") }));
     },
   };
 }

@@ -1,5 +1,5 @@
 import { constants } from "node:http2";
-import { type HttpRequest, type HttpResponse, headerOf } from "./http-message.ts";
+import { type Arrival, Http2Arrival } from "./arrival.ts";
 
 const cancel = 0x8;
 
@@ -11,31 +11,29 @@ const open = constants.NGHTTP2_STREAM_STATE_OPEN;
  * arrived as a whole. Over HTTP/1.1 Node does the same by itself.
  */
 export function cutSlowBodies(
-  running: ReadonlyMap<HttpResponse, number>,
+  running: ReadonlyMap<Arrival, number>,
   round: number,
-  mayBeSlow: (request: HttpRequest) => boolean = () => false,
+  mayBeSlow: (arrival: Arrival) => boolean = () => false,
 ): void {
-  for (const [response, began] of running) {
+  for (const [arrival, began] of running) {
     if (began >= round) {
       // In the order of their beginning.
       return;
     }
-    if ("stream" in response && response.stream.state?.state === open) {
-      const request = response.req;
-      if (!mayBeSlow(request)) {
-        cut(request, response);
+    if (arrival instanceof Http2Arrival && arrival.stream.state?.state === open) {
+      if (!mayBeSlow(arrival)) {
+        cut(arrival);
       }
     }
   }
 }
 
-function cut(request: HttpRequest, response: Extract<HttpResponse, { stream: unknown }>): void {
-  const { stream } = response;
-  if (response.headersSent || headerOf(request, "content-type")?.startsWith("application/grpc")) {
+function cut(arrival: Http2Arrival): void {
+  const { stream } = arrival;
+  if (arrival.headersSent || arrival.header("content-type")?.startsWith("application/grpc")) {
     stream.close(cancel);
     return;
   }
-  response.statusCode = 408;
-  response.end();
   stream.once("finish", () => stream.close(cancel));
+  arrival.send(408, {}, undefined);
 }

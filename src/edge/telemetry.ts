@@ -1,6 +1,5 @@
 import {
   type Context,
-  context,
   ProxyTracerProvider,
   propagation,
   ROOT_CONTEXT,
@@ -10,8 +9,8 @@ import {
   type TextMapGetter,
   trace,
 } from "@opentelemetry/api";
+import type { Arrival } from "./arrival.ts";
 import type { Protocol } from "./exchange.ts";
-import type { HttpRequest, HttpResponse } from "./http-message.ts";
 
 /** What is known of a request once its reply has ended. */
 export interface Finish {
@@ -36,12 +35,8 @@ export interface Observed {
   readonly rpc?: string | undefined;
 }
 
-/** Runs the work of one request under its span and tells of its end. */
-export type Observe = (
-  exchange: { request: HttpRequest; response: HttpResponse },
-  observed: Observed,
-  work: () => void,
-) => void;
+/** Opens the span of a request and tells of its end. The work is to run in the context that it returns. */
+export type Observe = (arrival: Arrival, observed: Observed) => Context | undefined;
 
 const clientLeft = 499;
 
@@ -56,20 +51,20 @@ export function createObserver({ onFinish }: { onFinish: (finish: Finish) => voi
     return !(provider instanceof ProxyTracerProvider) || provider.getDelegate() !== nothing;
   }
 
-  return ({ request, response }, observed, work) => {
+  return (arrival, observed) => {
     const startMs = performance.now();
-    const parent = isTracing() ? parentOf(request) : undefined;
-    const span = parent && tracer.startSpan(nameOf(request, observed), spanOptions, parent);
+    const parent = isTracing() ? parentOf(arrival) : undefined;
+    const span = parent && tracer.startSpan(nameOf(arrival, observed), spanOptions, parent);
     if (span?.isRecording()) {
-      describe(span, request, observed);
+      describe(span, arrival, observed);
     }
-    response.once("close", () => {
-      const statusCode = response.headersSent ? response.statusCode : clientLeft;
+    arrival.onceClosed(() => {
+      const statusCode = arrival.headersSent ? arrival.status : clientLeft;
       if (span !== undefined) {
         endSpan(span, statusCode);
       }
       onFinish({
-        method: request.method ?? "",
+        method: arrival.method,
         route: observed.route,
         statusCode,
         durationMs: performance.now() - startMs,
@@ -78,34 +73,30 @@ export function createObserver({ onFinish }: { onFinish: (finish: Finish) => voi
         traceId: span?.spanContext().traceId ?? "",
       });
     });
-    if (parent === undefined || span === undefined) {
-      work();
-    } else {
-      context.with(trace.setSpan(parent, span), work);
-    }
+    return parent && span && trace.setSpan(parent, span);
   };
 }
 
 const spanOptions = { kind: SpanKind.SERVER };
 
-const headerGetter: TextMapGetter<HttpRequest["headers"]> = {
+const headerGetter: TextMapGetter<Arrival["headers"]> = {
   keys: (headers) => Object.keys(headers),
   get: (headers, name) => headers[name],
 };
 
-function parentOf(request: HttpRequest): Context {
-  return propagation.extract(ROOT_CONTEXT, request.headers, headerGetter);
+function parentOf({ headers }: Arrival): Context {
+  return propagation.extract(ROOT_CONTEXT, headers, headerGetter);
 }
 
-function nameOf(request: HttpRequest, { protocol, route, rpc }: Observed): string {
+function nameOf({ method }: Arrival, { protocol, route, rpc }: Observed): string {
   if (rpc !== undefined && protocol !== "rest") {
     return rpc;
   }
-  return route === "unmatched" ? `${request.method}` : `${request.method} ${route}`;
+  return route === "unmatched" ? method : `${method} ${route}`;
 }
 
-function describe(span: Span, request: HttpRequest, { protocol, route, rpc }: Observed): void {
-  span.setAttribute("http.request.method", request.method ?? "");
+function describe(span: Span, { method }: Arrival, { protocol, route, rpc }: Observed): void {
+  span.setAttribute("http.request.method", method);
   if (rpc !== undefined) {
     span.setAttribute("rpc.method", rpc);
   }

@@ -51,7 +51,7 @@ export interface SocketBridge {
   /** Serve upgrades, and refuse those of all other paths. */
   readonly upgradeEndpoints: Endpoint[];
   /** The reply of an upgrade, to be handed on with its request. */
-  open(request: IncomingMessage, socket: Socket, head: Buffer): HttpResponse;
+  open(request: IncomingMessage, socket: Socket, head: Buffer): ServerResponse;
 }
 
 const defaultLimits: SocketLimits = {

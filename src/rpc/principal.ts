@@ -18,7 +18,7 @@ export type Principal =
   | { kind: "key"; id: string; accountId: string; apiId: string; mode: Mode };
 
 /** Find who presents a credential. Undefined when the headers carry none that it knows. */
-export type Authenticator = (call: Call) => Promise<Principal | undefined>;
+export type Authenticator = (call: Call) => Principal | undefined | Promise<Principal | undefined>;
 
 /** The caller. Throws UNAUTHENTICATED when there is none. */
 export function requirePrincipal(context: { values: ContextValues }): Principal {
@@ -54,9 +54,9 @@ export function tenantFor(
 }
 
 /** Throws UNAUTHENTICATED or PERMISSION_DENIED unless the principal may call what asks for `access`. */
-export function checkAccess(access: Access, principal: Principal | undefined): void {
+export function checkAccess(access: Access, principal: Principal | undefined): undefined {
   if (access === Access.PUBLIC) {
-    return;
+    return undefined;
   }
   if (principal === undefined) {
     throw unauthenticated();
@@ -64,6 +64,7 @@ export function checkAccess(access: Access, principal: Principal | undefined): v
   if (!admits(access, principal)) {
     throw permissionDenied("ACCESS_DENIED", "Cannot call this: the credential does not allow it");
   }
+  return undefined;
 }
 
 /** The least role of a person that each kind of access asks for. Null: not for people. */

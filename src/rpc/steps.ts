@@ -1,4 +1,4 @@
-import { toBinary } from "@bufbuild/protobuf";
+import { type DescMessage, type Message, toBinary } from "@bufbuild/protobuf";
 import { pathToString } from "@bufbuild/protobuf/reflect";
 import {
   createValidator,
@@ -39,31 +39,51 @@ export interface Steps {
    *
    * A stranger is turned away here, and so learns nothing of what a request must look like.
    */
-  admit(call: Call): Promise<void>;
+  admit(call: Call): void | Promise<void>;
   /** Around the handler, outermost first: telemetry, errors, audit, validate. */
-  around<T>(call: Call, handler: () => Promise<T>): Promise<T>;
+  around<T>(call: Call, handler: () => T | Promise<T>): T | Promise<T>;
+  /** The messages of a stream of requests, each of them valid. Throws INVALID_ARGUMENT at the first that is not. */
+  validated<T extends Message>(desc: DescMessage, messages: AsyncIterable<T>): AsyncIterable<T>;
 }
 
 /** Make the steps. */
 export function createSteps(deps: StepDeps): Steps {
   const validator = createValidator();
+  const refuse = (call: Call) => async (thrown: unknown) => {
+    throw await explain(deps, call, thrown);
+  };
   return {
-    async admit(call) {
+    // No promise is made before one is needed: most calls are admitted from memory.
+    admit(call) {
       try {
-        await authenticate(deps, call);
-        limit(deps, call);
+        const authenticated = authenticate(deps, call, 0);
+        if (authenticated === undefined) {
+          limit(deps, call);
+          return undefined;
+        }
+        return authenticated.then(() => limit(deps, call)).catch(refuse(call));
       } catch (thrown) {
-        throw await explain(deps, call, thrown);
+        return refuse(call)(thrown);
       }
     },
-    async around(call, handler) {
+    around(call, handler) {
       try {
-        validate(validator, call);
-        const result = await handler();
-        requireAudit(call);
-        return result;
+        if (call.request !== undefined) {
+          validate(validator, call.request);
+        }
+        const result = handler();
+        if (result instanceof Promise) {
+          return result.then((value) => pass(call, value)).catch(refuse(call));
+        }
+        return pass(call, result);
       } catch (thrown) {
-        throw await explain(deps, call, thrown);
+        return refuse(call)(thrown);
+      }
+    },
+    async *validated(desc, messages) {
+      for await (const message of messages) {
+        validate(validator, { desc, message });
+        yield message;
       }
     },
   };
@@ -95,9 +115,20 @@ export function stepsInterceptor(steps: Steps): Interceptor {
     const call = callOf({ values: req.contextValues });
     if (!req.stream) {
       call.request = { desc: req.method.input, message: req.message };
+      return steps.around(call, () => next(req));
     }
-    return steps.around(call, () => next(req));
+    call.streams = req.method.methodKind !== "client_streaming";
+    const message = steps.validated(req.method.input, req.message);
+    const response = await steps.around(call, () => next({ ...req, message }));
+    return response.stream
+      ? { ...response, message: untilAudited(call, response.message) }
+      : response;
   };
+}
+
+async function* untilAudited<T>(call: Call, messages: AsyncIterable<T>): AsyncIterable<T> {
+  yield* messages;
+  requireAudit(call);
 }
 
 /** What the caller is told of what was thrown. Before, it is written down wherever it must be. */
@@ -141,25 +172,43 @@ async function auditRefusal(deps: StepDeps, call: Call, error: ConnectError): Pr
   await deps.auditRefusal(call, error);
 }
 
+function pass<T>(call: Call, value: T): T {
+  if (call.streams !== true) {
+    requireAudit(call);
+  }
+  return value;
+}
+
 function requireAudit(call: Call): void {
   if (call.policy.auditAction !== "" && !call.audited) {
     throw new Error(`Cannot answer ${call.name}: its change is not in the audit log`);
   }
 }
 
-async function authenticate({ authenticators }: StepDeps, call: Call): Promise<void> {
+/** Ask the authenticators from the given one on. */
+function authenticate(deps: StepDeps, call: Call, first: number): undefined | Promise<undefined> {
   const { access } = call.policy;
+  const { authenticators } = deps;
   if (access === Access.METRICS_KEY) {
-    return;
+    return undefined;
   }
-  for (const authenticator of authenticators) {
-    const principal = await authenticator(call);
-    if (principal !== undefined) {
-      call.principal = principal;
+  for (let index = first; index < authenticators.length; index++) {
+    const found = authenticators[index]?.(call);
+    if (found instanceof Promise) {
+      return found.then((principal) => {
+        if (principal === undefined) {
+          return authenticate(deps, call, index + 1);
+        }
+        call.principal = principal;
+        return checkAccess(access, principal);
+      });
+    }
+    if (found !== undefined) {
+      call.principal = found;
       break;
     }
   }
-  checkAccess(access, call.principal);
+  return checkAccess(access, call.principal);
 }
 
 /** Classes that count addresses even when the caller is known. */
@@ -191,10 +240,7 @@ function addressBlock(ip: string): string {
   return ip.split(":").slice(0, 4).join(":");
 }
 
-function validate(validator: Validator, { request }: Call): void {
-  if (request === undefined) {
-    return;
-  }
+function validate(validator: Validator, request: { desc: DescMessage; message: Message }): void {
   const result = validator.validate(request.desc, request.message);
   if (result.kind === "error") {
     throw result.error;

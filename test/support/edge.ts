@@ -81,7 +81,11 @@ export async function startEdge({
 }
 
 /** Steps that let everything pass. */
-export const noSteps: Steps = { admit: async () => {}, around: (_call, handler) => handler() };
+export const noSteps: Steps = {
+  admit: async () => {},
+  around: (_call, handler) => handler(),
+  validated: (_desc, messages) => messages,
+};
 
 /** A plain route, open to all, that answers "mounted" unless told otherwise. */
 export function mount(method: Mount["method"], pattern: string, more: Partial<Mount> = {}): Mount {

@@ -1,3 +1,4 @@
+import { isUtf8 } from "node:buffer";
 import {
   create,
   type DescField,
@@ -75,13 +76,11 @@ function unsetValue(field: DescField): JsonValue {
 
 /** Parse a request's body. Throws BindError if it is not UTF-8, not JSON, or too deep. */
 export function parseJson(bytes: Uint8Array): JsonValue {
-  let text: string;
-  try {
-    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-  } catch {
+  if (!isUtf8(bytes)) {
     throw bodyError("body is not UTF-8");
   }
-  if (isTooDeep(text)) {
+  const text = decodeUtf8(bytes);
+  if (countOf(text, "{") + countOf(text, "[") > jsonDepthMax && isTooDeep(text)) {
     throw bodyError(`body has more than ${jsonDepthMax} levels`);
   }
   try {
@@ -94,8 +93,23 @@ export function parseJson(bytes: Uint8Array): JsonValue {
   }
 }
 
+/** Drops a byte order mark, as a TextDecoder does. */
+function decodeUtf8(bytes: Uint8Array): string {
+  const text = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString();
+  return text.charCodeAt(0) === byteOrderMark ? text.slice(1) : text;
+}
+
+const byteOrderMark = 0xfeff;
 const quote = 0x22;
 const backslash = 0x5c;
+
+function countOf(text: string, character: string): number {
+  let count = 0;
+  for (let at = text.indexOf(character); at >= 0; at = text.indexOf(character, at + 1)) {
+    count++;
+  }
+  return count;
+}
 
 // Before parsing, since what recurses over the value later would be the one to run out of stack.
 function isTooDeep(text: string): boolean {

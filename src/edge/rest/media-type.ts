@@ -12,6 +12,9 @@ export function requireJson(
   contentType: string | undefined,
   { hasCookie = false }: { hasCookie?: boolean } = {},
 ): void {
+  if (contentType === "application/json") {
+    return;
+  }
   if (!hasCookie && (contentType === undefined || contentType === "")) {
     return;
   }

@@ -12,7 +12,7 @@ import {
   type Serialization,
 } from "@connectrpc/connect/protocol";
 import { compressionBrotli, compressionGzip } from "@connectrpc/connect-node";
-import { type HttpRequest, headerOf } from "../http-message.ts";
+import type { Arrival } from "../arrival.ts";
 import { bodyBytesMax } from "../read-body.ts";
 
 /** How the messages of a method are read and written in one format. */
@@ -66,11 +66,11 @@ export function codecsOf(
 
 /** What a request's compression is, what its reply's may be, and why it cannot be read. */
 export function negotiateCompression(
-  request: HttpRequest,
+  arrival: Arrival,
   names: { encoding: string; accept: string },
 ): ReturnType<typeof compressionNegotiate> {
-  const encoding = headerOf(request, names.encoding) ?? null;
-  const accept = headerOf(request, names.accept) ?? null;
+  const encoding = arrival.header(names.encoding) ?? null;
+  const accept = arrival.header(names.accept) ?? null;
   return encoding === null && accept === null
     ? nothing
     : compressionNegotiate(compressions, encoding, accept, names.accept);

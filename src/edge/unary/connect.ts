@@ -5,15 +5,8 @@ import {
   errorToJsonBytes,
   parseTimeout,
 } from "@connectrpc/connect/protocol-connect";
+import type { Arrival } from "../arrival.ts";
 import type { Hit } from "../endpoint.ts";
-import {
-  discardBody,
-  endResponse,
-  type HttpRequest,
-  type HttpResponse,
-  headerOf,
-  isGone,
-} from "../http-message.ts";
 import { bodyBytesMax } from "../read-body.ts";
 import {
   asBytes,
@@ -45,25 +38,29 @@ export function connectUnary(
   const errorOptions = jsonOptions(registry);
 
   return async (hit, format) => {
-    const { request, response } = hit;
+    const { arrival } = hit;
     const codec = codecs[format];
-    const timeout = parseTimeout(headerOf(request, "connect-timeout-ms") ?? null, timeoutMsMax);
+    const timeout = parseTimeout(arrival.header("connect-timeout-ms") ?? null, timeoutMsMax);
     const { timeoutMs } = timeout;
     const call = new UnaryCall(unary, hit, timeoutMs);
-    const compression = negotiateCompression(request, compressionNames);
+    const compression = negotiateCompression(arrival, compressionNames);
     let body: string | Uint8Array;
     let error: ConnectError | undefined;
     try {
-      await call.admit();
+      const admitted = call.admit();
+      if (admitted !== undefined) {
+        await admitted;
+      }
       const problem = compression.error ?? timeout.error;
       if (problem !== undefined) {
         throw problem;
       }
-      const sent = await readBody(request, response);
+      const sent = await readBody(arrival);
       const message = codec.input.parse(
         compression.request === null ? sent : await decompress(compression.request, sent),
       );
-      const answer = await call.invoke(message);
+      const answering = call.invoke(message);
+      const answer = answering instanceof Promise ? await answering : answering;
       body = codec.text?.(answer) ?? codec.output.serialize(answer);
     } catch (thrown) {
       error = shownError(thrown);
@@ -76,32 +73,28 @@ export function connectUnary(
     if (packing !== null) {
       body = await packing.compress(Buffer.from(body));
     }
-    if (isGone(response)) {
+    if (arrival.isGone) {
       return;
     }
-    sendHeaders(call, response, error);
-    sendTrailersAsHeaders(call, response);
+    sendHeaders(call, arrival, error);
+    sendTrailersAsHeaders(call, arrival);
     if (packing !== null) {
-      response.setHeader("content-encoding", packing.name);
+      arrival.setHeader("content-encoding", packing.name);
     }
-    response.setHeader("content-type", `application/${error === undefined ? format : "json"}`);
-    response.setHeader("content-length", packing === null ? size : body.length);
+    arrival.setHeader("content-type", `application/${error === undefined ? format : "json"}`);
+    arrival.setHeader("content-length", String(packing === null ? size : body.length));
+    const status = error === undefined ? 200 : codeToHttpStatus(error.code);
+    arrival.send(status, {}, body);
     if (error !== undefined) {
-      response.statusCode = codeToHttpStatus(error.code);
-    }
-    endResponse(response, body);
-    if (error !== undefined) {
-      discardBody(request);
+      arrival.discard();
     }
   };
 }
 
-async function readBody(request: HttpRequest, response: HttpResponse) {
-  const length = Number(headerOf(request, "content-length"));
+async function readBody(arrival: Arrival) {
+  const length = Number(arrival.header("content-length"));
   if (length > bodyBytesMax) {
     throw tooLarge(length);
   }
-  return asBytes(
-    await collect({ request, response }, (size) => (size > bodyBytesMax ? tooLarge() : undefined)),
-  );
+  return asBytes(await collect(arrival, (size) => (size > bodyBytesMax ? tooLarge() : undefined)));
 }

@@ -1,17 +1,11 @@
 import type { DescMethodUnary, DescService } from "@bufbuild/protobuf";
-import {
-  Code,
-  ConnectError,
-  type ContextKey,
-  type ContextValues,
-  type HandlerContext,
-} from "@connectrpc/connect";
+import { Code, ConnectError, type ContextValues, type HandlerContext } from "@connectrpc/connect";
 import type { Hit } from "../endpoint.ts";
-import { isGone, toHeaders } from "../http-message.ts";
+import { toHeaders } from "../http-message.ts";
 import type { LiveCalls } from "./live-calls.ts";
 
 /** One request for a unary method. */
-export type UnaryRequest = Pick<Hit, "request" | "response" | "exchange">;
+export type UnaryRequest = Pick<Hit, "arrival" | "exchange">;
 
 // Shared, since an error with a stack for each call that ends costs more than most calls.
 const finished = Object.freeze(new ConnectError("the call has ended", Code.Canceled));
@@ -23,7 +17,7 @@ const clientLeft = Object.freeze(new ConnectError("the client left", Code.Cancel
  */
 export class UnaryContext implements HandlerContext {
   readonly method: DescMethodUnary;
-  readonly values: ContextValues = new Values();
+  readonly values: ContextValues;
   readonly #hit: UnaryRequest;
   readonly #live: LiveCalls;
   readonly #deadlineMs: number;
@@ -39,7 +33,9 @@ export class UnaryContext implements HandlerContext {
     { method, live }: { readonly method: DescMethodUnary; readonly live: LiveCalls },
     hit: UnaryRequest,
     timeoutMs: number | undefined,
+    values: ContextValues,
   ) {
+    this.values = values;
     this.method = method;
     this.#live = live;
     this.#hit = hit;
@@ -55,20 +51,18 @@ export class UnaryContext implements HandlerContext {
   }
 
   get requestMethod(): string {
-    return this.#hit.request.method ?? "";
+    return this.#hit.arrival.method;
   }
 
   /** As connect-node gives it, with the host that the client named. */
   get url(): string {
-    const { request } = this.#hit;
-    const isEncrypted = "encrypted" in request.socket && request.socket.encrypted === true;
-    const host = "authority" in request ? request.authority : request.headers.host;
-    const path = request.url ?? "";
-    return URL.parse(path, `${isEncrypted ? "https" : "http"}://${host}`)?.href ?? path;
+    const { socket, authority, url } = this.#hit.arrival;
+    const isEncrypted = socket !== undefined && "encrypted" in socket && socket.encrypted === true;
+    return URL.parse(url, `${isEncrypted ? "https" : "http"}://${authority}`)?.href ?? url;
   }
 
   get requestHeader(): Headers {
-    this.#requestHeader ??= toHeaders(this.#hit.request);
+    this.#requestHeader ??= toHeaders(this.#hit.arrival);
     return this.#requestHeader;
   }
 
@@ -120,17 +114,17 @@ export class UnaryContext implements HandlerContext {
   }
 
   #watch(): void {
-    const { response } = this.#hit;
+    const { arrival } = this.#hit;
     const leftMs = this.#deadlineMs - Date.now();
     if (this.#isClosed) {
       this.abort(finished);
     } else if (leftMs <= 0) {
       this.abort(timedOut());
-    } else if (isGone(response)) {
+    } else if (arrival.isGone) {
       this.abort(clientLeft);
     } else {
       this.#onClose = () => this.abort(clientLeft);
-      response.on("close", this.#onClose);
+      arrival.onceClosed(this.#onClose);
       if (leftMs !== Infinity) {
         this.#timer = setTimeout(() => this.abort(timedOut()), leftMs);
       }
@@ -141,7 +135,7 @@ export class UnaryContext implements HandlerContext {
   #unwatch(): void {
     if (this.#onClose !== undefined) {
       clearTimeout(this.#timer);
-      this.#hit.response.off("close", this.#onClose);
+      this.#hit.arrival.offClosed(this.#onClose);
       this.#live.delete(this);
     }
   }
@@ -149,23 +143,4 @@ export class UnaryContext implements HandlerContext {
 
 function timedOut(): ConnectError {
   return new ConnectError("the operation timed out", Code.DeadlineExceeded);
-}
-
-/** Context values, as createContextValues() makes them, without three new functions for each call. */
-class Values implements ContextValues {
-  [id: symbol]: unknown;
-
-  get<T>(key: ContextKey<T>): T {
-    return key.id in this ? (this[key.id] as T) : key.defaultValue;
-  }
-
-  set<T>(key: ContextKey<T>, value: T): this {
-    this[key.id] = value;
-    return this;
-  }
-
-  delete(key: ContextKey<unknown>): this {
-    delete this[key.id];
-    return this;
-  }
 }

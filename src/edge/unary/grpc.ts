@@ -3,14 +3,6 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import { type Compression, compressedFlag } from "@connectrpc/connect/protocol";
 import { parseTimeout, setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
 import type { Hit } from "../endpoint.ts";
-import {
-  beginReply,
-  discardBody,
-  endResponse,
-  type HttpResponse,
-  headerOf,
-  isGone,
-} from "../http-message.ts";
 import { bodyBytesMax } from "../read-body.ts";
 import {
   asBytes,
@@ -37,24 +29,28 @@ export function grpcUnary(
   const codecs = codecsOf(unary.method, registry);
 
   return async (hit, format) => {
-    const { request, response } = hit;
+    const { arrival } = hit;
     const codec = codecs[format];
-    const timeout = parseTimeout(headerOf(request, "grpc-timeout") ?? null, Infinity);
+    const timeout = parseTimeout(arrival.header("grpc-timeout") ?? null, Infinity);
     const timeoutMs =
       timeout.timeoutMs === undefined ? undefined : Math.min(timeout.timeoutMs, timeoutMsMax);
     const call = new UnaryCall(unary, hit, timeoutMs);
-    const compression = negotiateCompression(request, compressionNames);
+    const compression = negotiateCompression(arrival, compressionNames);
     let frame: Uint8Array | undefined;
     let error: ConnectError | undefined;
     try {
-      await call.admit();
+      const admitted = call.admit();
+      if (admitted !== undefined) {
+        await admitted;
+      }
       const problem = compression.error ?? timeout.error;
       if (problem !== undefined) {
         throw problem;
       }
-      const body = await collect({ request, response }, refuseFrames);
+      const body = await collect(arrival, refuseFrames);
       const message = readPlain(body, codec) ?? (await readOnly(body, codec, compression.request));
-      const answer = await call.invoke(message);
+      const answering = call.invoke(message);
+      const answer = answering instanceof Promise ? await answering : answering;
       const bytes = codec.output.serialize(answer);
       frame =
         compression.response !== null && bytes.byteLength >= rpcOptions.compressMinBytes
@@ -65,20 +61,17 @@ export function grpcUnary(
     } finally {
       call.close();
     }
-    if (isGone(response)) {
+    if (arrival.isGone) {
       return;
     }
-    sendHeaders(call, response);
-    response.setHeader("content-type", `application/grpc+${format}`);
+    sendHeaders(call, arrival);
+    arrival.setHeader("content-type", `application/grpc+${format}`);
     if (compression.response !== null) {
-      response.setHeader("grpc-encoding", compression.response.name);
+      arrival.setHeader("grpc-encoding", compression.response.name);
     }
-    // Else a reply without a body would end with its headers, and have no trailers.
-    beginReply(response);
-    sendTrailers(call, response, error);
-    endResponse(response, frame);
+    arrival.send(200, {}, frame, trailersOf(call, error));
     if (error !== undefined) {
-      discardBody(request);
+      arrival.discard();
     }
   };
 }
@@ -170,17 +163,10 @@ function envelope(bytes: Uint8Array, flags: number): Uint8Array {
   return frame;
 }
 
-function sendTrailers(
-  { context }: UnaryCall,
-  response: HttpResponse,
-  error: ConnectError | undefined,
-): void {
-  if (error === undefined && context.sentTrailer === undefined) {
-    response.addTrailers(statusOk);
-    return;
-  }
-  const trailer = setTrailerStatus(new Headers(context.sentTrailer), error);
-  response.addTrailers(Object.fromEntries(trailer));
+function trailersOf({ context }: UnaryCall, error: ConnectError | undefined) {
+  return error === undefined && context.sentTrailer === undefined
+    ? statusOk
+    : Object.fromEntries(setTrailerStatus(new Headers(context.sentTrailer), error));
 }
 
 const statusOk = { "grpc-status": "0" };

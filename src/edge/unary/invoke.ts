@@ -1,5 +1,17 @@
-import { create, type DescMessage, type DescMethodUnary, type Message } from "@bufbuild/protobuf";
-import { Code, ConnectError, type MethodImplSpec } from "@connectrpc/connect";
+import {
+  create,
+  type DescMessage,
+  type DescMethodUnary,
+  type Message,
+  type MessageInitShape,
+} from "@bufbuild/protobuf";
+import {
+  Code,
+  ConnectError,
+  type ContextKey,
+  type ContextValues,
+  type MethodImplSpec,
+} from "@connectrpc/connect";
 import { mergeNonProtocolHeaders } from "@connectrpc/connect/protocol";
 import {
   type Call,
@@ -10,7 +22,8 @@ import {
 } from "../../rpc/call.ts";
 import { methodName, type Policy } from "../../rpc/policy.ts";
 import type { Steps } from "../../rpc/steps.ts";
-import { copyHeaders, type HttpRequest, type HttpResponse } from "../http-message.ts";
+import type { Arrival } from "../arrival.ts";
+import { copyHeaders } from "../http-message.ts";
 import { UnaryContext, type UnaryRequest } from "./context.ts";
 import type { LiveCalls } from "./live-calls.ts";
 
@@ -60,12 +73,11 @@ export class UnaryCall implements Call {
     this.policy = unary.policy;
     this.name = unary.name;
     this.exchange = hit.exchange;
-    this.context = new UnaryContext(unary, hit, timeoutMs);
-    this.context.values.set(exchangeKey, hit.exchange).set(callKey, this);
+    this.context = new UnaryContext(unary, hit, timeoutMs, new CallValues(this));
   }
 
   get header(): HeaderReader {
-    this.#header ??= new RequestHeaders(this.#hit.request);
+    this.#header ??= new RequestHeaders(this.#hit.arrival.headers);
     return this.#header;
   }
 
@@ -74,15 +86,20 @@ export class UnaryCall implements Call {
   }
 
   /** Pass the steps that come before the body. Throws what the caller is told. */
-  admit(): Promise<void> {
+  admit(): void | Promise<void> {
     return this.#unary.steps.admit(this);
   }
 
   /** Have the handler answer, within the steps. Throws what the caller is told. */
-  invoke(message: Message): Promise<Message> {
+  invoke(message: Message): Message | Promise<Message> {
     const { method, impl, steps } = this.#unary;
     this.request = { desc: method.input, message };
-    return steps.around(this, async () => create(method.output, await impl(message, this.context)));
+    return steps.around(this, () => {
+      const answer = impl(message, this.context);
+      return answer instanceof Promise
+        ? answer.then((init) => create(method.output, init))
+        : create(method.output, answer as MessageInitShape<typeof method.output>);
+    });
   }
 
   /** The call has ended. */
@@ -92,24 +109,20 @@ export class UnaryCall implements Call {
 }
 
 /** Copy the headers that the handler has set to the reply, and those that an error brings along. */
-export function sendHeaders(
-  { context }: UnaryCall,
-  response: HttpResponse,
-  error?: ConnectError,
-): void {
+export function sendHeaders({ context }: UnaryCall, arrival: Arrival, error?: ConnectError): void {
   if (error !== undefined && !error.isWireError) {
     const merged = new Headers(context.sentHeader);
     mergeNonProtocolHeaders(merged, error.metadata);
-    copyHeaders(merged, response);
+    copyHeaders(merged, arrival);
   } else if (context.sentHeader !== undefined) {
-    copyHeaders(context.sentHeader, response);
+    copyHeaders(context.sentHeader, arrival);
   }
 }
 
 /** Copy the trailers that the handler has set to the reply's headers, as `trailer-…`. */
-export function sendTrailersAsHeaders({ context }: UnaryCall, response: HttpResponse): void {
+export function sendTrailersAsHeaders({ context }: UnaryCall, arrival: Arrival): void {
   if (context.sentTrailer !== undefined) {
-    copyHeaders(context.sentTrailer, response, "trailer-");
+    copyHeaders(context.sentTrailer, arrival, "trailer-");
   }
 }
 
@@ -122,17 +135,47 @@ export function shownError(thrown: unknown): ConnectError {
 
 /** Headers of a request, read where they are. */
 class RequestHeaders implements HeaderReader {
-  readonly #request: HttpRequest;
+  readonly #headers: Arrival["headers"];
 
-  constructor(request: HttpRequest) {
-    this.#request = request;
+  constructor(headers: Arrival["headers"]) {
+    this.#headers = headers;
   }
 
   get(name: string): string | null {
-    const value = this.#request.headers[name.toLowerCase()];
+    const value = this.#headers[name.toLowerCase()];
     if (value === undefined) {
       return null;
     }
     return typeof value === "string" ? value : value.join(", ");
+  }
+}
+
+/** The context values of a call: itself and its exchange, and what somebody sets. */
+class CallValues implements ContextValues {
+  readonly #call: Call;
+  #others: Map<symbol, unknown> | undefined;
+
+  constructor(call: Call) {
+    this.#call = call;
+  }
+
+  get<T>(key: ContextKey<T>): T {
+    if (this.#others?.has(key.id)) {
+      return this.#others.get(key.id) as T;
+    }
+    if (key.id === callKey.id) {
+      return this.#call as T;
+    }
+    return key.id === exchangeKey.id ? (this.#call.exchange as T) : key.defaultValue;
+  }
+
+  set<T>(key: ContextKey<T>, value: T): this {
+    this.#others ??= new Map();
+    this.#others.set(key.id, value);
+    return this;
+  }
+
+  delete(key: ContextKey<unknown>): this {
+    return this.set(key, key.defaultValue);
   }
 }

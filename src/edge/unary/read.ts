@@ -1,62 +1,98 @@
+import type { Readable } from "node:stream";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { type HttpRequest, type HttpResponse, isCutOff, isGone } from "../http-message.ts";
+import type { Arrival } from "../arrival.ts";
+
+/** Says at each part of a body, from its bytes so far and the first part, whether it is too much. */
+export type Refuse = (size: number, head: Buffer) => Error | undefined;
 
 /**
- * Read a whole body. `refuse` is asked at each part, with the bytes so far and the first of them,
- * whether it is too much; what it returns is thrown, and the rest of the body dropped. Throws
- * CANCELED if the client leaves.
+ * Read a whole body. What `refuse` returns is thrown, and the rest of the body dropped. Throws CANCELED
+ * if the client leaves.
  */
-export function collect(
-  { request, response }: { request: HttpRequest; response: HttpResponse },
-  refuse: (size: number, head: Buffer) => Error | undefined,
-): Promise<Buffer> {
-  if (isGone(response)) {
+export function collect(arrival: Arrival, refuse: Refuse): Promise<Buffer> {
+  if (arrival.isGone) {
     return Promise.reject(clientLeft());
   }
-  // Over HTTP/2 straight from the stream: the request is a second stream on top of it.
-  const source = "stream" in request ? request.stream : request;
   return new Promise((resolve, reject) => {
-    let head: Buffer | undefined;
-    let rest: Buffer[] | undefined;
-    let size = 0;
-    const onData = (chunk: Buffer) => {
-      size += chunk.length;
-      if (head === undefined) {
-        head = chunk;
-      } else {
-        rest ??= [head];
-        rest.push(chunk);
-      }
-      const refusal = refuse(size, head);
-      if (refusal !== undefined) {
-        stop();
-        // What still comes is dropped, so that the client gets to read the reply.
-        source.resume();
-        reject(refusal);
-      }
-    };
-    const onEnd = () => {
-      stop();
-      if (isCutOff(request)) {
-        reject(clientLeft());
-      } else {
-        resolve(rest === undefined ? (head ?? empty) : Buffer.concat(rest, size));
-      }
-    };
-    const onClose = () => {
-      stop();
-      reject(clientLeft());
-    };
-    // Node keeps a stream of HTTP/2 until the next full collection, with all that listens to it.
-    const stop = () => {
-      source.off("data", onData);
-      source.off("end", onEnd);
-      source.off("close", onClose);
-    };
-    source.on("data", onData);
-    source.on("end", onEnd);
-    source.on("close", onClose);
+    const body: Read = arrival.body;
+    body[readerKey] = new Reader(arrival, refuse, { resolve, reject });
+    // The same functions for all requests: Node keeps a stream of HTTP/2 until the next full collection,
+    // with all that listens to it.
+    body.on("data", onData);
+    body.on("end", onEnd);
+    arrival.onceClosed(() => onClose(body));
   });
+}
+
+const readerKey = Symbol("reader");
+
+type Read = Readable & { [readerKey]?: Reader | undefined };
+
+function onData(this: Read, chunk: Buffer): void {
+  this[readerKey]?.add(chunk, this);
+}
+
+function onEnd(this: Read): void {
+  const reader = this[readerKey];
+  this[readerKey] = undefined;
+  reader?.finish();
+}
+
+function onClose(body: Read): void {
+  const reader = body[readerKey];
+  body[readerKey] = undefined;
+  reader?.fail(clientLeft());
+}
+
+interface Settle {
+  readonly resolve: (body: Buffer) => void;
+  readonly reject: (error: Error) => void;
+}
+
+class Reader {
+  readonly #arrival: Arrival;
+  readonly #refuse: Refuse;
+  readonly #settle: Settle;
+  #head: Buffer | undefined;
+  #rest: Buffer[] | undefined;
+  #size = 0;
+
+  constructor(arrival: Arrival, refuse: Refuse, settle: Settle) {
+    this.#arrival = arrival;
+    this.#refuse = refuse;
+    this.#settle = settle;
+  }
+
+  add(chunk: Buffer, body: Read): void {
+    this.#size += chunk.length;
+    if (this.#head === undefined) {
+      this.#head = chunk;
+    } else {
+      this.#rest ??= [this.#head];
+      this.#rest.push(chunk);
+    }
+    const refusal = this.#refuse(this.#size, this.#head);
+    if (refusal !== undefined) {
+      // What still comes is dropped, so that the client gets to read the reply.
+      body[readerKey] = undefined;
+      this.fail(refusal);
+    }
+  }
+
+  finish(): void {
+    if (this.#arrival.isCutOff) {
+      this.fail(clientLeft());
+    } else {
+      const { resolve } = this.#settle;
+      resolve(
+        this.#rest === undefined ? (this.#head ?? empty) : Buffer.concat(this.#rest, this.#size),
+      );
+    }
+  }
+
+  fail(error: Error): void {
+    this.#settle.reject(error);
+  }
 }
 
 const empty = Buffer.alloc(0);

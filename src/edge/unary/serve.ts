@@ -2,8 +2,8 @@ import type { Registry } from "@bufbuild/protobuf";
 import type { MethodImplSpec } from "@connectrpc/connect";
 import { contentTypeUnaryRegExp } from "@connectrpc/connect/protocol-connect";
 import { contentTypeRegExp } from "@connectrpc/connect/protocol-grpc";
+import { type Arrival, Http2Arrival } from "../arrival.ts";
 import type { Hit } from "../endpoint.ts";
-import { type HttpRequest, headerOf } from "../http-message.ts";
 import { connectUnary } from "./connect.ts";
 import { grpcUnary } from "./grpc.ts";
 import { type UnaryDeps, unaryMethod } from "./invoke.ts";
@@ -21,17 +21,16 @@ export function unaryServer(
   const connect = connectUnary(unary, deps.registry);
 
   return (hit) => {
-    const { request } = hit;
-    const contentType = headerOf(request, "content-type") ?? "";
-    const isHttp2 = "stream" in request;
+    const { arrival } = hit;
+    const contentType = arrival.header("content-type") ?? "";
     const format = formats.get(contentType) ?? parseFormat(contentType);
-    if (format === undefined || request.method !== "POST" || !hasSaneHost(request)) {
+    if (format === undefined || arrival.method !== "POST" || !hasSaneHost(arrival)) {
       return undefined;
     }
     if (format.protocol === "connect") {
       return connect(hit, format.codec);
     }
-    return isHttp2 ? grpc(hit, format.codec) : undefined;
+    return arrival instanceof Http2Arrival ? grpc(hit, format.codec) : undefined;
   };
 }
 
@@ -59,7 +58,8 @@ function parseFormat(contentType: string): Format | undefined {
 
 const plainHost = /^[\w.-]+(?::\d{1,5})?$/;
 
-function hasSaneHost(request: HttpRequest): boolean {
-  const host = "authority" in request ? request.authority : request.headers.host;
-  return host !== undefined && (plainHost.test(host) || URL.canParse(`http://${host}`));
+function hasSaneHost({ authority }: Arrival): boolean {
+  return (
+    authority !== undefined && (plainHost.test(authority) || URL.canParse(`http://${authority}`))
+  );
 }

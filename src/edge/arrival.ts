@@ -1,0 +1,413 @@
+import type { EventEmitter } from "node:events";
+import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:http";
+import {
+  type IncomingHttpHeaders as Http2Headers,
+  Http2ServerRequest,
+  type OutgoingHttpHeaders,
+  type ServerHttp2Stream,
+  sensitiveHeaders,
+} from "node:http2";
+import type { Socket } from "node:net";
+import type { Readable } from "node:stream";
+import { credentialHeaders, SensitiveResponse } from "./sensitive-response.ts";
+
+/** What Node's own classes make of a request and its reply, in either version of HTTP. */
+export interface Opened {
+  readonly request: IncomingMessage | Http2ServerRequest;
+  readonly response: ServerResponse | SensitiveResponse;
+}
+
+type HeaderValue = string | readonly string[];
+
+/**
+ * A request that has arrived, and its reply. A whole reply is sent at once, its headers with it. Whoever
+ * streams, or hands the request to a library, opens it: over HTTP/2 that makes the objects of Node that
+ * a short call has no need of, and which cost as much as the rest of it.
+ */
+export abstract class Arrival {
+  readonly method: string;
+  /** The request target, as sent. */
+  readonly url: string;
+  /** Names in lower case; over HTTP/2 with the pseudo-headers. */
+  readonly headers: IncomingHttpHeaders;
+  /** Names and values by turns: what the reply begins with. Once opened, the response has them. */
+  protected head: HeaderValue[] = [];
+  readonly #onceClosed: (() => void)[] = [];
+
+  /** `ending` says "close" once the reply has ended or the client has left. */
+  constructor(
+    { method, url, headers }: Pick<Arrival, "method" | "url" | "headers">,
+    ending: EventEmitter,
+  ) {
+    this.method = method;
+    this.url = url;
+    this.headers = headers;
+    // Not on: Node keeps a stream of HTTP/2 until the next full collection, with all that listens to it.
+    ending.once("close", () => {
+      for (const listener of this.#onceClosed) {
+        listener();
+      }
+    });
+  }
+
+  /** The host that the client named. */
+  abstract readonly authority: string | undefined;
+  abstract readonly socket: Socket | undefined;
+  /** The body. */
+  abstract readonly body: Readable;
+  /** Whether there is a body to read, by the headers. */
+  abstract readonly hasBody: boolean;
+  /** Whether nobody can read the reply any more. */
+  abstract readonly isGone: boolean;
+  /**
+   * Whether the client broke the request off. Over HTTP/2 Node shows that as an ordinary end of the body,
+   * so whoever reads one to its end must ask.
+   */
+  abstract readonly isCutOff: boolean;
+  abstract readonly headersSent: boolean;
+  /** The status of the reply, once its headers are sent. */
+  abstract readonly status: number;
+  protected abstract readonly opened: Opened | undefined;
+
+  /** Node's own objects for the request and its reply. */
+  abstract open(): Opened;
+
+  /** Send a whole reply. Header names are in lower case. Trailers are for HTTP/2 alone. */
+  abstract send(
+    status: number,
+    headers: Readonly<Record<string, string>>,
+    body: string | Uint8Array | undefined,
+    trailers?: OutgoingHttpHeaders,
+  ): void;
+
+  /** Break the reply off, unless it is whole, so that the client cannot take it for a whole one. */
+  abstract breakOff(): void;
+
+  /** Have no more of the body once the reply has ended: what still comes is dropped. */
+  abstract discard(): void;
+
+  /** The first value of a header. */
+  header(name: string): string | undefined {
+    const value = this.headers[name];
+    return typeof value === "object" ? value[0] : value;
+  }
+
+  /** Set a header of the reply, its name in lower case. Without effect once the reply has begun. */
+  setHeader(name: string, value: HeaderValue): void {
+    const { opened, head } = this;
+    if (opened !== undefined) {
+      if (!this.isGone && !opened.response.headersSent) {
+        opened.response.setHeader(name, value as string);
+      }
+      return;
+    }
+    for (let index = 0; index < head.length; index += 2) {
+      if (head[index] === name) {
+        head[index + 1] = value;
+        return;
+      }
+    }
+    head.push(name, value);
+  }
+
+  /** A header of the reply that was set. */
+  replyHeader(name: string): string | undefined {
+    const { opened, head } = this;
+    if (opened !== undefined) {
+      const value = opened.response.getHeader(name);
+      return value === undefined ? undefined : String(value);
+    }
+    const index = head.findIndex((text, at) => at % 2 === 0 && text === name);
+    return index < 0 ? undefined : String(head[index + 1]);
+  }
+
+  /** Once the reply has ended or the client has left. */
+  onceClosed(listener: () => void): void {
+    this.#onceClosed.push(listener);
+  }
+
+  offClosed(listener: () => void): void {
+    const index = this.#onceClosed.indexOf(listener);
+    if (index >= 0) {
+      this.#onceClosed.splice(index, 1);
+    }
+  }
+
+  /** Hand the headers so far to the response. */
+  protected moveHead({ response }: Opened): void {
+    const { head } = this;
+    for (let index = 0; index < head.length; index += 2) {
+      response.setHeader(head[index] as string, head[index + 1] as string);
+    }
+    this.head = [];
+  }
+}
+
+/** A request over HTTP/1.1. */
+export class Http1Arrival extends Arrival {
+  readonly #pair: Opened & { readonly request: IncomingMessage; readonly response: ServerResponse };
+  #isOpened = false;
+
+  constructor(request: IncomingMessage, response: ServerResponse) {
+    const { method = "", url = "/", headers } = request;
+    super({ method, url, headers }, response);
+    this.#pair = { request, response };
+  }
+
+  get authority(): string | undefined {
+    return this.headers.host;
+  }
+
+  get socket(): Socket {
+    return this.#pair.request.socket;
+  }
+
+  get body(): IncomingMessage {
+    return this.#pair.request;
+  }
+
+  get hasBody(): boolean {
+    const { "content-length": length, "transfer-encoding": encoding } = this.headers;
+    return encoding !== undefined || (length !== undefined && length !== "0");
+  }
+
+  get isGone(): boolean {
+    return this.#pair.response.destroyed;
+  }
+
+  get isCutOff(): boolean {
+    return false;
+  }
+
+  get headersSent(): boolean {
+    return this.#pair.response.headersSent;
+  }
+
+  get status(): number {
+    return this.#pair.response.statusCode;
+  }
+
+  protected get opened(): Opened | undefined {
+    return this.#isOpened ? this.#pair : undefined;
+  }
+
+  open(): Opened {
+    if (!this.#isOpened) {
+      this.#isOpened = true;
+      this.moveHead(this.#pair);
+    }
+    return this.#pair;
+  }
+
+  send(
+    status: number,
+    headers: Readonly<Record<string, string>>,
+    body: string | Uint8Array | undefined,
+  ): void {
+    const { response } = this.#pair;
+    const { head } = this;
+    for (const name in headers) {
+      this.setHeader(name, headers[name] ?? "");
+    }
+    response.writeHead(status, head as string[]);
+    response.end(body);
+  }
+
+  breakOff(): void {
+    if (!this.#pair.response.writableEnded) {
+      this.#pair.response.destroy();
+    }
+  }
+
+  // Node does so itself, up to the request's timeout: closing at once would make the kernel reset the
+  // connection before the client has read the reply.
+  discard(): void {}
+}
+
+const noError = 0x0;
+const internalError = 0x2;
+
+/** Bytes of a body that are dropped before its stream is reset. */
+const discardedBytesMax = 16 * 1024 * 1024;
+
+/** A request over HTTP/2. */
+export class Http2Arrival extends Arrival {
+  readonly stream: ServerHttp2Stream;
+  readonly #rawHeaders: string[];
+  #opened: Opened | undefined;
+  #status = 0;
+
+  constructor(stream: ServerHttp2Stream, headers: Http2Headers, rawHeaders: string[]) {
+    const { ":method": method = "", ":path": url = "/" } = headers;
+    super({ method, url, headers }, stream);
+    this.stream = stream;
+    this.#rawHeaders = rawHeaders;
+  }
+
+  get authority(): string | undefined {
+    const { ":authority": authority, host } = this.headers as Http2Headers;
+    return authority ?? host;
+  }
+
+  get socket(): Socket | undefined {
+    return this.stream.session?.socket as Socket | undefined;
+  }
+
+  get body(): Readable {
+    return this.stream;
+  }
+
+  get hasBody(): boolean {
+    return !this.stream.endAfterHeaders && this.headers["content-length"] !== "0";
+  }
+
+  get isGone(): boolean {
+    return this.stream.destroyed || this.stream.closed;
+  }
+
+  get isCutOff(): boolean {
+    return this.stream.aborted || this.stream.rstCode !== noError;
+  }
+
+  get headersSent(): boolean {
+    return this.stream.headersSent;
+  }
+
+  get status(): number {
+    return this.#status || Number(this.stream.sentHeaders?.[":status"]);
+  }
+
+  protected get opened(): Opened | undefined {
+    return this.#opened;
+  }
+
+  open(): Opened {
+    if (this.#opened === undefined) {
+      const { stream, headers } = this;
+      this.#opened = {
+        request: new Http2ServerRequest(stream, headers, {}, this.#rawHeaders),
+        response: new SensitiveResponse(stream),
+      };
+      if (!this.isGone) {
+        this.moveHead(this.#opened);
+      }
+    }
+    return this.#opened;
+  }
+
+  send(
+    status: number,
+    headers: Readonly<Record<string, string>>,
+    body: string | Uint8Array | undefined,
+    trailers?: OutgoingHttpHeaders,
+  ): void {
+    if (this.isGone) {
+      return;
+    }
+    if (this.#opened !== undefined) {
+      const { response } = this.#opened;
+      response.writeHead(status, headers);
+      (response as SensitiveResponse).end(body ?? "");
+      return;
+    }
+    const { stream, head } = this;
+    for (const name in headers) {
+      this.setHeader(name, headers[name] ?? "");
+    }
+    this.#status = status;
+    const fields = hasCredential(head)
+      ? markedFields(status, head)
+      : ([":status", String(status), ...head] as string[]);
+    if (trailers === undefined) {
+      stream.respond(fields, { endStream: body === undefined });
+    } else {
+      // Else a reply without a body would end with its headers, and have no trailers.
+      stream.respond(fields, { waitForTrailers: true });
+      (stream as Trailing)[trailersKey] = trailers;
+      stream.on("wantTrailers", sendTrailers);
+    }
+    if (body !== undefined) {
+      endStream(stream, body);
+    } else if (trailers !== undefined) {
+      stream.end();
+    }
+  }
+
+  breakOff(): void {
+    if (!this.stream.writableEnded) {
+      this.stream.close(internalError);
+    }
+  }
+
+  // A reset would overtake the trailers, and bytes that nobody reads would count against the session
+  // for ever.
+  discard(): void {
+    const { stream } = this;
+    if (stream.readableEnded || stream.destroyed) {
+      return;
+    }
+    stream.once("finish", () => {
+      let left = discardedBytesMax;
+      stream.on("data", (chunk: Buffer) => {
+        left -= chunk.length;
+        if (left < 0) {
+          stream.close(noError);
+        }
+      });
+      stream.resume();
+    });
+  }
+}
+
+const trailersKey = Symbol("trailers");
+
+type Trailing = ServerHttp2Stream & { [trailersKey]?: OutgoingHttpHeaders };
+
+// One function for all streams: Node keeps each of them for a while, with all that listens to it.
+function sendTrailers(this: Trailing): void {
+  if (!this.destroyed && !this.closed) {
+    this.sendTrailers(this[trailersKey] ?? {});
+  }
+}
+
+function hasCredential(head: readonly HeaderValue[]): boolean {
+  return head.some((text, at) => at % 2 === 0 && credentialHeaders.includes(text as string));
+}
+
+/** The fields of a reply with credentials, which HTTP/2 must keep out of its compression tables. */
+function markedFields(status: number, head: readonly HeaderValue[]): OutgoingHttpHeaders {
+  const fields: OutgoingHttpHeaders & { [sensitiveHeaders]: string[] } = {
+    ":status": status,
+    [sensitiveHeaders]: credentialHeaders,
+  };
+  for (let index = 0; index < head.length; index += 2) {
+    fields[head[index] as string] = head[index + 1] as string;
+  }
+  return fields;
+}
+
+/** Bytes of a reply that are handed to Node at once. */
+const chunkBytes = 64 * 1024;
+
+// What Node holds counts against the session, and that of a cancelled stream for ever: of a large reply it
+// gets the next part when it has sent the one before.
+function endStream(stream: ServerHttp2Stream, body: string | Uint8Array): void {
+  if (body.length <= chunkBytes) {
+    stream.end(body);
+    return;
+  }
+  const bytes = typeof body === "string" ? Buffer.from(body) : body;
+  let sent = 0;
+  const next = () => {
+    while (sent + chunkBytes < bytes.length) {
+      const chunk = bytes.subarray(sent, sent + chunkBytes);
+      sent += chunkBytes;
+      if (!stream.write(chunk)) {
+        stream.once("drain", next);
+        return;
+      }
+    }
+    stream.end(bytes.subarray(sent));
+  };
+  next();
+}
