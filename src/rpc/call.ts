@@ -29,6 +29,8 @@ export interface Call {
   readonly signal: AbortSignal;
   /** The request, once it is read. Never there when it is streamed or plain HTTP. */
   request?: { desc: DescMessage; message: Message };
+  /** Whether the reply is a stream, which goes on after the handler was called. */
+  streams?: boolean;
   /** Who calls. Set by `authenticate`. */
   principal?: Principal;
   /** Whether the change's record is in the audit log. Set by whoever appended it. */
