@@ -192,10 +192,6 @@ const failures: Readonly<Record<string, (app: App, options: Options) => Promise<
     const { token } = await app.admin();
     return app.client(UserService, token).createUser({ username, password }, options);
   },
-  "enabling a provider that is not there": async (app, options) => {
-    const client = app.client(SecretService, (await app.person()).token);
-    return client.setSecretEnabled({ provider: "other", enabled: true }, options);
-  },
   "credit for no account": async (app, options) => {
     const { token } = await app.admin();
     const grant = { accountId: "acc_00000000000000000000000001", amountNanos: 1n };
