@@ -3,7 +3,7 @@
 create table credentials (
   account_id text not null,
   id text not null check (id ~ '^crd_[0-9a-v]{26}$'),
-  provider text not null check (provider ~ '^[A-Za-z0-9_.:@-]{1,100}$'),
+  provider text not null check (provider ~ '^[A-Za-z0-9][A-Za-z0-9_.:@-]{0,99}$'),
   environment text not null check (environment in ('live', 'test')),
   -- The names of the fields. Their values are in `sealed` alone.
   fields text[] not null,

@@ -195,6 +195,7 @@ test("every change is in the audit log with its fields, and a removal of nothing
 test.for([
   { field: "provider", body: { provider: "a/b", keys: { token: "x" } } },
   { field: "provider", body: { provider: "", keys: { token: "x" } } },
+  { field: "provider", body: { provider: "__proto__", keys: { token: "x" } } },
   { field: "keys", body: { provider: "other", keys: {} } },
   { field: "keys", body: { provider: "other" } },
   { field: 'keys["token"]', body: { provider: "other", keys: { token: "" } } },
