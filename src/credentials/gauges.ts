@@ -1,10 +1,24 @@
 import { Gauge, type Registry } from "prom-client";
 import type { ResealProgress } from "./loop.ts";
 
-/** Register how far sealing again has come, and when it was last looked at. Returns what is told of each round. */
+/**
+ * How far sealing again has come, and when it was last looked at, as metrics. Returns what is told of each round.
+ *
+ * Before the first round they are not there: a 0 would say that all is sealed again.
+ */
 export function createResealGauges(
   registry: Registry,
 ): (progress: ResealProgress, now: Date) => void {
+  let gauges: ReturnType<typeof register> | undefined;
+  return (progress, now) => {
+    gauges ??= register(registry);
+    gauges.left.set(progress.left);
+    gauges.unreadable.set(progress.unreadable);
+    gauges.roundAt.set(now.getTime() / 1000);
+  };
+}
+
+function register(registry: Registry) {
   const registers = [registry];
   const left = new Gauge({
     name: "callora_credentials_to_reseal",
@@ -21,9 +35,5 @@ export function createResealGauges(
     help: "When sealing again last finished a round",
     registers,
   });
-  return (progress, now) => {
-    left.set(progress.left);
-    unreadable.set(progress.unreadable);
-    roundAt.set(now.getTime() / 1000);
-  };
+  return { left, unreadable, roundAt };
 }
