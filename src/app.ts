@@ -8,6 +8,7 @@ import { UserService } from "../gen/callora/accounts/v1/user_service_pb.ts";
 import { AnalyticsService } from "../gen/callora/analytics/v1/analytics_service_pb.ts";
 import { AuditService } from "../gen/callora/audit/v1/audit_service_pb.ts";
 import { CatalogService } from "../gen/callora/catalog/v1/catalog_service_pb.ts";
+import { SecretService } from "../gen/callora/credentials/v1/secret_service_pb.ts";
 import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
 import { HealthService } from "../gen/callora/health/v1/health_service_pb.ts";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
@@ -25,6 +26,10 @@ import { catalogService } from "./catalog/service.ts";
 import { existsPublishedApi } from "./catalog/store.ts";
 import type { Config } from "./config.ts";
 import { checkConservation } from "./conservation.ts";
+import { createResealGauges } from "./credentials/gauges.ts";
+import { resealNext } from "./credentials/loop.ts";
+import type { Sealer } from "./credentials/seal.ts";
+import { secretService } from "./credentials/service.ts";
 import { drainLeases } from "./credits/leases.ts";
 import { creditService } from "./credits/service.ts";
 import type { Database } from "./db/database.ts";
@@ -64,6 +69,8 @@ export interface AppDeps {
   config: Config;
   /** Keys pseudonyms. */
   secretKey: string;
+  /** Seals credentials. Its keys are checked. */
+  sealer: Sealer;
   db: Database;
   network: StellarNetwork;
   log: Logger;
@@ -178,6 +185,7 @@ function build(deps: AppDeps, parts: Parts) {
     entry(UserService, userService({ db, passwords, now })),
     entry(CatalogService, catalogService({ db, addresses, feeBasisPoints, now })),
     entry(KeyService, keyService({ db, existsPublishedApi, now })),
+    entry(SecretService, secretService({ db, sealer: deps.sealer, now })),
     entry(CreditService, creditService({ db, existsAccount, now })),
     entry(MeteringService, meteringService({ db, journal, existingAccounts, now })),
     entry(AnalyticsService, analyticsService({ db, secretKey: deps.secretKey, now })),
@@ -259,7 +267,7 @@ function startPage(): Mount {
   };
 }
 
-type LoopName = "projector" | "settlement" | "housekeeping";
+type LoopName = "projector" | "settlement" | "credentials" | "housekeeping";
 
 interface Loops {
   start(): void;
@@ -267,8 +275,15 @@ interface Loops {
   stop(): Promise<void>;
 }
 
-function createLoops({ db, network, log, now }: AppDeps): Loops {
+function createLoops({ db, sealer, network, log, metrics, now }: AppDeps): Loops {
   const running = new Map<LoopName, Loop>();
+  const reseal = {
+    db,
+    sealer,
+    onProgress: createResealGauges(metrics.registry),
+    onUnreadable: (credentialId: string) =>
+      log.error("Cannot open a credential: it was damaged", { credentialId }),
+  };
   function run(name: LoopName, intervalMs: number, tick: () => Promise<boolean>) {
     const onError = (err: unknown) =>
       log.warn("Cannot finish a round of a loop", { err, component: name });
@@ -278,6 +293,7 @@ function createLoops({ db, network, log, now }: AppDeps): Loops {
     start() {
       run("projector", 1_000, () => db.systemTransaction((tx) => projectNext(tx, now())));
       run("settlement", 500, () => settleNext({ db, network, now }));
+      run("credentials", 5_000, () => resealNext(reseal, now()));
       run("housekeeping", 1_000, async () => {
         await db.systemTransaction((tx) => deleteExpiredSessions(tx, now()));
         await db.systemTransaction((tx) => deleteOldAnswers(tx, now()));

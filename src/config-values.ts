@@ -1,11 +1,11 @@
-import { createPrivateKey, X509Certificate } from "node:crypto";
+import { createPrivateKey, randomBytes, randomInt, X509Certificate } from "node:crypto";
 import { readFileSync } from "node:fs";
 import ipaddr from "ipaddr.js";
 import { z } from "zod";
 
 /** A key that seals stored credentials. */
 export interface EncryptionKey {
-  /** The 1 of `v1`. What is sealed names it. */
+  /** The 1 of `1:…`. What is sealed names it. */
   readonly version: number;
   /** 32 bytes. */
   readonly key: Uint8Array;
@@ -83,15 +83,21 @@ export function networks() {
   return list(toNetwork, "must be a comma list of networks such as 10.0.0.0/8 or ::1/128");
 }
 
-/** `v1:<base64 of 32 bytes>,v2:…`, in the order of the versions. */
+/** `2:<base64 of 32 bytes>,1:…`. The first one seals. A version may be written `v2` as well. */
 export function encryptionKeys() {
-  const expected = "must be a comma list of v1:<base64 of 32 bytes>, each version once";
-  return list(toEncryptionKey, expected)
-    .refine((keys) => new Set(keys?.map(({ version }) => version)).size === keys?.length, {
-      message: expected,
-      when: ({ value }) => Array.isArray(value),
-    })
-    .transform((keys) => keys?.toSorted((a, b) => a.version - b.version));
+  const expected = "must be a comma list of 1:<base64 of 32 bytes>, each version and each key once";
+  const areDistinct = (keys: readonly EncryptionKey[]) =>
+    new Set(keys.map(({ version }) => version)).size === keys.length &&
+    new Set(keys.map(({ key }) => Buffer.from(key).toString("hex"))).size === keys.length;
+  return list(toEncryptionKey, expected).refine((keys) => areDistinct(keys ?? []), {
+    message: expected,
+    when: ({ value }) => Array.isArray(value),
+  });
+}
+
+/** A key of a random version, so that it never passes for another one that was made before. */
+export function makeEncryptionKeys(): string {
+  return `${randomInt(1, 1_000_000)}:${randomBytes(32).toString("base64")}`;
 }
 
 /** A Stellar account (`G`) or secret key (`S`), with its checksum. Empty counts as not set. */
@@ -160,7 +166,7 @@ function toNetwork(item: string): string | undefined {
 }
 
 function toEncryptionKey(item: string): EncryptionKey | undefined {
-  const [, version, base64] = /^v([1-9]\d{0,5}):([A-Za-z0-9+/]{43}=)$/.exec(item) ?? [];
+  const [, version, base64] = /^v?([1-9]\d{0,5}):([A-Za-z0-9+/]{43}=)$/.exec(item) ?? [];
   if (version === undefined || base64 === undefined) {
     return undefined;
   }

@@ -7,6 +7,7 @@ import { Keypair } from "@stellar/stellar-sdk";
 import { expect, onTestFinished, test } from "vitest";
 import { identity, otherKey } from "../test/support/identity.ts";
 import { ConfigError, readConfig, variableNames } from "./config.ts";
+import { makeEncryptionKeys } from "./config-values.ts";
 import { loadEnv } from "./env-file.ts";
 
 const pair = Keypair.random();
@@ -107,12 +108,20 @@ test("every value that is set is read", () => {
   expect(config.gateway).toEqual({ allowPrivateUpstreams: [], upstreamTimeoutMs: 1 });
 });
 
-test("the highest version of the encryption keys comes last, in whatever order they are given", () => {
+test("the encryption keys stay in the order in which they are given: the first one seals", () => {
   const { secrets } = readConfig({
-    ENCRYPTION_KEYS: `v10:${keyOf(5)}, v9:${keyOf(3)},v1:${keyOf(1)}`,
+    ENCRYPTION_KEYS: `9:${keyOf(3)}, 10:${keyOf(5)},v1:${keyOf(1)}`,
   });
 
-  expect(secrets.encryptionKeys.map(({ version }) => version)).toEqual([1, 9, 10]);
+  expect(secrets.encryptionKeys.map(({ version }) => version)).toEqual([9, 10, 1]);
+});
+
+test("a key that is made is one that is accepted", () => {
+  const made = makeEncryptionKeys();
+
+  const { secrets } = readConfig({ ...production, ENCRYPTION_KEYS: made });
+
+  expect(secrets.encryptionKeys).toHaveLength(1);
 });
 
 test.for([
@@ -144,7 +153,9 @@ test.for([
   ["GATEWAY_ALLOW_PRIVATE_UPSTREAMS", "localhost"],
   ["ENCRYPTION_KEYS", keyOf(1)],
   ["ENCRYPTION_KEYS", "v1:c2hvcnQ="],
-  ["ENCRYPTION_KEYS", `v1:${keyOf(1)},v1:${keyOf(3)}`],
+  ["ENCRYPTION_KEYS", `1:${keyOf(1)},v1:${keyOf(3)}`],
+  ["ENCRYPTION_KEYS", `1:${keyOf(1)},2:${keyOf(1)}`],
+  ["ENCRYPTION_KEYS", `0:${keyOf(1)}`],
   ["ENCRYPTION_KEYS", `v1:${keyOf(1).replaceAll("=", "")}`],
   ["STELLAR_NETWORK", "mainnet"],
   ["STELLAR_TREASURY_SECRET", seed.replace(/.$/, (last) => (last === "A" ? "B" : "A"))],

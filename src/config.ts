@@ -54,10 +54,7 @@ export interface Config {
      * Undefined: the app makes one and keeps it under the data directory. Never so in production.
      */
     readonly secretKey: string | undefined;
-    /**
-     * In the order of the versions: the last one seals, all of them open. Empty as `secretKey` is
-     * undefined.
-     */
+    /** The first one seals, all of them open. Empty as `secretKey` is undefined. */
     readonly encryptionKeys: readonly EncryptionKey[];
     readonly metricsApiKey: string | undefined;
   };

@@ -9,6 +9,7 @@ const fieldNames = [
   "method", "route", "path", "url", "protocol", "statusCode", "code", "durationMs", "bytes",
   "clientIp", "accountId", "actorId", "role", "mode", "apiId", "keyId", "endpointId",
   "eventId", "batchId", "jobId", "deliveryId", "providerId", "settlementId", "leaseId", "nodeId",
+  "credentialId",
   "attempt", "attemptsMax", "retryAfterMs", "count", "limit", "queueDepth",
   "shard", "offset", "lag", "fence", "amountNanos", "txHash", "ledger", "sequence",
   "host", "port", "file", "version", "environment", "network", "signal", "migration",

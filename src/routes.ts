@@ -1,7 +1,9 @@
+import { randomBytes } from "node:crypto";
 import { Keypair } from "@stellar/stellar-sdk/base";
 import { createApp } from "./app.ts";
 import { insertAudit } from "./audit/store.ts";
 import { readConfig } from "./config.ts";
+import { createSealer } from "./credentials/seal.ts";
 import { createDatabase } from "./db/database.ts";
 import type { Pool } from "./db/pool.ts";
 import type { RouteInfo } from "./edge/server.ts";
@@ -19,6 +21,7 @@ export async function listRoutes(): Promise<RouteInfo[]> {
   const app = createApp({
     config: readConfig({}),
     secretKey: "",
+    sealer: createSealer({ keys: [{ version: 1, key: randomBytes(32) }] }),
     db: createDatabase({ app: noPool, worker: noPool, appendAudit: insertAudit }),
     // Opening it connects to nothing.
     network: await openNetwork({

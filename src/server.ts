@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { link, mkdir, readFile, rename, unlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { sql } from "slonik";
 import { z } from "zod";
@@ -9,6 +9,9 @@ import { createUser } from "./accounts/users.ts";
 import { createApp } from "./app.ts";
 import { insertAudit } from "./audit/store.ts";
 import type { Config } from "./config.ts";
+import { type EncryptionKey, encryptionKeys, makeEncryptionKeys } from "./config-values.ts";
+import { checkKeys } from "./credentials/key-check.ts";
+import { createSealer } from "./credentials/seal.ts";
 import { createDatabase, type Database } from "./db/database.ts";
 import { startEmbedded } from "./db/embedded.ts";
 import { lockDirectory } from "./db/embedded-process.ts";
@@ -71,6 +74,8 @@ export async function startServer({
     await assertDurable(urls.owner);
     const db = await openDatabase(urls);
     stops.push(() => db.close());
+    const sealer = createSealer({ keys: await readEncryptionKeys(config) });
+    await checkKeys({ db, sealer });
     signal.throwIfAborted();
     await ensureAdmin({ config, db, now, onFirstAdmin });
     const network = await openNetwork(networkConfig(config, now));
@@ -80,6 +85,7 @@ export async function startServer({
     const app = createApp({
       config,
       secretKey: await readSecretKey(config),
+      sealer,
       db,
       network,
       log,
@@ -182,17 +188,59 @@ async function ensureAdmin({
 
 /** The configured key, or one that is made once and kept under the data directory. */
 async function readSecretKey({ secrets, dataDir }: Config): Promise<string> {
-  if (secrets.secretKey !== undefined) {
-    return secrets.secretKey;
+  return (
+    secrets.secretKey ??
+    keptSecret(join(dataDir, "secret-key"), () => randomBytes(32).toString("base64url"))
+  );
+}
+
+/** The configured keys, or one that is made once and kept under the data directory, in the form of the variable. */
+async function readEncryptionKeys({ secrets, dataDir }: Config): Promise<readonly EncryptionKey[]> {
+  if (secrets.encryptionKeys.length > 0) {
+    return secrets.encryptionKeys;
   }
-  const path = join(dataDir, "secret-key");
-  const kept = await readFile(path, "utf8").catch(() => null);
+  const path = join(dataDir, "encryption-keys");
+  const { data } = encryptionKeys().safeParse(await keptSecret(path, makeEncryptionKeys));
+  if (data === undefined || data.length === 0) {
+    throw new Error(`Cannot start: ${path} does not hold ENCRYPTION_KEYS`);
+  }
+  return data;
+}
+
+/** What the file holds. Without one it is made: of several processes that do so at the same time one wins. */
+async function keptSecret(path: string, make: () => string): Promise<string> {
+  const kept = await readIfThere(path);
   if (kept !== null) {
     return kept.trim();
   }
-  const made = randomBytes(32).toString("base64url");
-  await writeSecretFile(path, made);
-  return made;
+  const own = `${path}.${process.pid}`;
+  await writeFile(own, `${make()}\n`, { mode: 0o600 });
+  try {
+    await link(own, path);
+  } catch (error) {
+    if (!isCode(error, "EEXIST")) {
+      throw error;
+    }
+  } finally {
+    await unlink(own);
+  }
+  return (await readFile(path, "utf8")).trim();
+}
+
+/** A file that cannot be read is not one that is not there: what it holds may have sealed credentials. */
+async function readIfThere(path: string): Promise<string | null> {
+  try {
+    return await readFile(path, "utf8");
+  } catch (error) {
+    if (isCode(error, "ENOENT")) {
+      return null;
+    }
+    throw error;
+  }
+}
+
+function isCode(error: unknown, code: string): boolean {
+  return error instanceof Error && "code" in error && error.code === code;
 }
 
 /** Write a text that only this user may read. It appears whole or not at all. Returns its path. */

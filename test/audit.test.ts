@@ -11,6 +11,7 @@ import {
   AuditService,
 } from "../gen/callora/audit/v1/audit_service_pb.ts";
 import { CatalogService } from "../gen/callora/catalog/v1/catalog_service_pb.ts";
+import { SecretService } from "../gen/callora/credentials/v1/secret_service_pb.ts";
 import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
@@ -86,6 +87,23 @@ const deeds: Readonly<Record<string, (app: App, options: Options) => Promise<Dee
     const { actor, keyId, apiId } = await makeKey(app);
     await app.client(KeyService, actor.token).revokeKeyForApi({ apiId }, options);
     return keyDeed(actor, keyId);
+  },
+  "credentials.v1.SecretService/PutSecret": async (app, options) => {
+    const actor = await app.person();
+    const secret = { provider: "other", keys: { token: "x" } };
+    await app.client(SecretService, actor.token).putSecret(secret, options);
+    return secretDeed(actor);
+  },
+  "credentials.v1.SecretService/SetSecretEnabled": async (app, options) => {
+    const actor = await makeSecret(app);
+    const change = { provider: "other", enabled: false };
+    await app.client(SecretService, actor.token).setSecretEnabled(change, options);
+    return secretDeed(actor);
+  },
+  "credentials.v1.SecretService/DeleteSecret": async (app, options) => {
+    const actor = await makeSecret(app);
+    await app.client(SecretService, actor.token).deleteSecret({ provider: "other" }, options);
+    return secretDeed(actor);
   },
   "credits.v1.CreditService/GrantCredits": async (app, options) => {
     const actor = await app.admin();
@@ -357,6 +375,18 @@ function keyDeed(actor: Person, id: string): Deed {
     resource: `api_key:${id}`,
     row: { table: "api_keys", where: "id = $1", value: id },
   };
+}
+
+async function makeSecret(app: App): Promise<Person> {
+  const actor = await app.person();
+  const secret = { provider: "other", keys: { token: "x" } };
+  await app.client(SecretService, actor.token).putSecret(secret);
+  return actor;
+}
+
+function secretDeed(actor: Person): Deed {
+  const row = { table: "credentials", where: "account_id = $1", value: actor.accountId };
+  return { actor, resource: "secret:other", row };
 }
 
 async function makeKey(app: App) {

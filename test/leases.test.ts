@@ -17,7 +17,7 @@ import { createJournal } from "../src/metering/journal.ts";
 import { projectNext } from "../src/metering/projector.ts";
 import { createMetrics } from "../src/metrics.ts";
 import { openDatabase } from "../src/server.ts";
-import { must, type startTestApp } from "./support/app.ts";
+import { must, type startTestApp, testSealer } from "./support/app.ts";
 import { grant, newAccountId, openBooks, seeded, usage } from "./support/books.ts";
 import { newPerson } from "./support/people.ts";
 import { asSuperuser } from "./support/superuser.ts";
@@ -138,6 +138,7 @@ async function startSecond({ urls, network }: App) {
   const app = createApp({
     config: readConfig({ PORT: "0", CALLORA_DATA_DIR: directory }),
     secretKey: "a secret key of a test, long enough",
+    sealer: testSealer,
     db,
     network,
     log: createLogger({ level: "debug", stream: { write: () => {} } }),

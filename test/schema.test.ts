@@ -34,6 +34,7 @@ const workerTables: Readonly<Record<string, string>> = {
   settlement_slot_payouts: "a slot of the chain pays many accounts",
   settlement_attempts: "a transaction of the chain pays many accounts",
   settlement_attempt_payouts: "a transaction of the chain pays many accounts",
+  encryption_keys: "a key seals for all accounts",
 };
 
 /** Tables whose rows never change, and what is refused to whoever owns them. */

@@ -20,6 +20,8 @@ import { createPasswordHasher } from "../../src/accounts/password.ts";
 import { createUser } from "../../src/accounts/users.ts";
 import { createApp } from "../../src/app.ts";
 import { readConfig } from "../../src/config.ts";
+import { checkKeys } from "../../src/credentials/key-check.ts";
+import { createSealer } from "../../src/credentials/seal.ts";
 import { createLogger } from "../../src/log.ts";
 import { createMetrics } from "../../src/metrics.ts";
 import { openDatabase } from "../../src/server.ts";
@@ -29,6 +31,9 @@ import { createDatabase } from "./cluster.ts";
 
 /** The password of everybody in tests. */
 export const password = "correct horse battery";
+
+/** Seals in tests, under version 1. */
+export const testSealer = createSealer({ keys: [{ version: 1, key: Buffer.alloc(32, "test") }] });
 
 /** A person in a test, with the token that signs their calls. */
 export interface Person extends User {
@@ -46,6 +51,7 @@ export async function startTestApp(env: Record<string, string> = {}) {
   const db = await openDatabase(database.urls);
   const network = await openNetwork({ name: "embedded", directory, port: 0, now });
   await enterTreasury({ db, network }, now());
+  await checkKeys({ db, sealer: testSealer });
   const passwords = createPasswordHasher();
   const passwordHash = await passwords.hash(password);
   await db.systemTransaction((tx) =>
@@ -54,6 +60,7 @@ export async function startTestApp(env: Record<string, string> = {}) {
   const app = createApp({
     config,
     secretKey: "a secret key of a test, long enough",
+    sealer: testSealer,
     db,
     network,
     log,

@@ -121,6 +121,15 @@ export const tenantRows: Readonly<Record<string, (account_id: string) => Record<
     revenue_nanos: 1,
   }),
   revenue_totals: (account_id) => ({ account_id, mode: "test", fee_basis_points: 1 }),
+  credentials: (account_id) => ({
+    account_id,
+    id: id("crd"),
+    provider: text(),
+    environment: "live",
+    fields: "{x}",
+    // Sealed with version 1, as its header says.
+    sealed: `\\x0100000001${randomBytes(40).toString("hex")}`,
+  }),
   payout_addresses: (account_id) => ({ account_id, address: `G${"A".repeat(55)}` }),
   payouts: (account_id) => ({
     account_id,

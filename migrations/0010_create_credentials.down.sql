@@ -1,0 +1,2 @@
+drop table encryption_keys;
+drop table credentials;
