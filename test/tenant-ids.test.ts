@@ -7,7 +7,8 @@ import { AnalyticsService } from "../gen/callora/analytics/v1/analytics_service_
 import { AuditService } from "../gen/callora/audit/v1/audit_service_pb.ts";
 import { CatalogService } from "../gen/callora/catalog/v1/catalog_service_pb.ts";
 import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
-import { KeyService, Mode } from "../gen/callora/keys/v1/key_service_pb.ts";
+import { Mode } from "../gen/callora/keys/v1/key_pb.ts";
+import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
 import { must, type Person, type startTestApp } from "./support/app.ts";
