@@ -117,6 +117,8 @@ test("a key is refused when its time is over", async ({ app }) => {
   await asSuperuser(app, (client) =>
     client.query("update api_keys set expire_at = now() where id = $1", [must(key).id]),
   );
+  // So that what is remembered of the key is forgotten.
+  await keys.updateKey({ keyId: must(key).id, displayName: "expired" });
 
   expect(await gatewayStatus(app, slug, secret)).toBe(401);
 });
@@ -140,6 +142,7 @@ test("the verdict on a key says the first thing that is wrong with it", async ({
   await asSuperuser(app, (client) =>
     client.query("update api_keys set expire_at = now() where id = $1", [keyId]),
   );
+  await keys.updateKey({ keyId, displayName: "expired" });
   expect(await verify({ secret, apiId: other.id })).toEqual([false, VerifyCode.EXPIRED]);
   await keys.revokeKey({ keyId });
   expect(await verify({ secret, apiId: other.id })).toEqual([false, VerifyCode.DISABLED]);
