@@ -3,7 +3,7 @@ import type { Tx } from "../db/pool.ts";
 import type { Trust } from "./stand-ins.ts";
 
 /** Say, in the transaction, that what is remembered of the secrets with these hashes no longer holds. */
-export type Forget = (hashes: readonly string[]) => Promise<void>;
+export type Forget = (hashes: readonly string[]) => void;
 
 /**
  * Run a change of keys, and wait until no process acts on what was before: then a revoked key is refused everywhere.
@@ -15,13 +15,12 @@ export async function changeKeys<T>(
   { tenant, topic }: { tenant: Tenant; topic: string },
   work: (tx: Tx, audit: Audit, forget: Forget) => Promise<T>,
 ): Promise<T> {
-  const epochs: bigint[] = [];
-  const result = await db.tenantTransaction(tenant, async (tx, audit) => {
-    epochs.length = 0;
-    return work(tx, audit, async (hashes) => {
-      epochs.push(await trust.announce(tx, topic, hashes));
-    });
+  const { result, epoch } = await db.tenantTransaction(tenant, async (tx, audit) => {
+    const forgotten: string[] = [];
+    const result = await work(tx, audit, (hashes) => forgotten.push(...hashes));
+    // Last: from here to the commit nobody else can announce.
+    return { result, epoch: await trust.announce(tx, topic, forgotten) };
   });
-  await Promise.all(epochs.map((epoch) => trust.settled(epoch)));
+  await trust.settled(epoch);
   return result;
 }

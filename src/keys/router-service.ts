@@ -82,7 +82,7 @@ function makers(
         await lockRouterKey(tx, accountId);
         const old = await findRouterKey(tx, accountId);
         const key = await makeRouterKey(tx, tenant, now());
-        await forget(old === null ? [] : [old.hash]);
+        forget(old === null ? [] : [old.hash]);
         audit.record(`router_key:${key.id}`);
         return { key };
       });
@@ -101,7 +101,7 @@ function changers(
       return changeKeys(deps, { tenant, topic: routerTopic }, async (tx, audit, forget) => {
         const row = await lockedKey(tx, accountId);
         await updateRouterKey(tx, accountId, enabled);
-        await forget([row.hash]);
+        forget([row.hash]);
         audit.record(`router_key:${row.id}`, enabled ? "enabled" : "disabled");
         return { key: toRouterKey({ ...row, enabled }) };
       });
@@ -113,7 +113,7 @@ function changers(
       return changeKeys(deps, { tenant, topic: routerTopic }, async (tx, audit, forget) => {
         const row = await lockedKey(tx, accountId);
         await deleteRouterKey(tx, accountId, now());
-        await forget([row.hash]);
+        forget([row.hash]);
         audit.record(`router_key:${row.id}`);
         return { success: true };
       });

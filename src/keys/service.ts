@@ -130,7 +130,7 @@ function makers(deps: Deps): Pick<ServiceImpl<typeof KeyService>, Making> {
           ];
           return { key: toKey(key), secret: made.plain, oldKey: toKey(oldKey) };
         });
-        await forget(await listFamilyHashes(tx, { accountId, familyId, keyId, now: now() }));
+        forget(await listFamilyHashes(tx, { accountId, familyId, keyId, now: now() }));
         return answer;
       });
     },
@@ -181,7 +181,7 @@ function enders(deps: Deps): Pick<ServiceImpl<typeof KeyService>, Ending> {
         if (revoked.length === 0) {
           throw notFound("a live key for the API");
         }
-        await forget(revoked.map(({ hash }) => hash));
+        forget(revoked.map(({ hash }) => hash));
         const keys: ReturnType<typeof toKey>[] = [];
         for (const { id } of revoked) {
           audit.record(`api_key:${id}`);
@@ -199,7 +199,7 @@ function enders(deps: Deps): Pick<ServiceImpl<typeof KeyService>, Ending> {
         if (deleted === null) {
           throw notFound("the key");
         }
-        await forget([deleted.hash]);
+        forget([deleted.hash]);
         audit.record(`api_key:${keyId}`);
         return {};
       });
@@ -225,7 +225,7 @@ function changeKey(
     const row = await lockKey(tx, accountId, keyId);
     await work(tx, row);
     const family = { accountId, familyId: row.family_id, keyId, now: deps.now() };
-    await forget(await listFamilyHashes(tx, family));
+    forget(await listFamilyHashes(tx, family));
     audit.record(`api_key:${keyId}`);
     return { key: toKey(await getKey(tx, accountId, keyId)) };
   });

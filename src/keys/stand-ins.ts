@@ -42,6 +42,8 @@ export interface Limit {
   readonly id: string;
   readonly rate: Rate;
   readonly cost?: number;
+  /** Whether to refuse when processes share their counts and the shared ones cannot be had. */
+  readonly isStrict?: boolean;
 }
 
 /** Counts calls: takes from all of the limits, or from none. The verdict is that of the tightest. */

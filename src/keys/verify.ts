@@ -173,10 +173,11 @@ const dayMs = 24 * 60 * minuteMs;
 function limitsOf({ familyId, minuteMax, dayMax }: KnownKey): Limit[] {
   const limits: Limit[] = [];
   if (minuteMax !== null) {
-    limits.push({ id: `key_minute:${familyId}`, rate: rateOf(minuteMs, minuteMax) });
+    const rate = rateOf(minuteMs, minuteMax);
+    limits.push({ id: `key_minute:${familyId}`, rate, isStrict: true });
   }
   if (dayMax !== null) {
-    limits.push({ id: `key_day:${familyId}`, rate: rateOf(dayMs, dayMax) });
+    limits.push({ id: `key_day:${familyId}`, rate: rateOf(dayMs, dayMax), isStrict: true });
   }
   return limits;
 }
