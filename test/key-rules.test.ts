@@ -155,12 +155,12 @@ test("a revoked key can be renamed, and changed in no other way", async ({ app }
   const renamed = await keys.updateKey({ keyId, displayName: "gone" });
   expect(renamed.key).toMatchObject({ displayName: "gone", state: KeyState.REVOKED });
   for (const attempt of [
-    keys.updateKey({ keyId, scopes: ["a"] }),
-    keys.enableKey({ keyId }),
-    keys.disableKey({ keyId }),
-    keys.rotateKey({ keyId }),
+    () => keys.updateKey({ keyId, scopes: ["a"] }),
+    () => keys.enableKey({ keyId }),
+    () => keys.disableKey({ keyId }),
+    () => keys.rotateKey({ keyId }),
   ]) {
-    await expect(attempt).rejects.toMatchObject({ code: Code.FailedPrecondition });
+    await expect(attempt()).rejects.toMatchObject({ code: Code.FailedPrecondition });
   }
 });
 
@@ -174,13 +174,13 @@ test("a deleted key is nowhere any more, and its secret stays refused", async ({
   expect((await keys.listKeys({})).keys).toEqual([]);
   expect(await verify({ secret })).toMatchObject({ code: VerifyCode.NOT_FOUND, keyId: "" });
   for (const attempt of [
-    keys.getKey({ keyId }),
-    keys.revokeKey({ keyId }),
-    keys.updateKey({ keyId, displayName: "x" }),
-    keys.rotateKey({ keyId }),
-    keys.deleteKey({ keyId }),
+    () => keys.getKey({ keyId }),
+    () => keys.revokeKey({ keyId }),
+    () => keys.updateKey({ keyId, displayName: "x" }),
+    () => keys.rotateKey({ keyId }),
+    () => keys.deleteKey({ keyId }),
   ]) {
-    await expect(attempt).rejects.toMatchObject({ code: Code.NotFound });
+    await expect(attempt()).rejects.toMatchObject({ code: Code.NotFound });
   }
   const { rows } = await asSuperuser(app, (client) =>
     client.query("select key_id from api_key_directory where key_id = $1", [keyId]),
