@@ -100,6 +100,7 @@ const deeds: Readonly<Record<string, (app: App, options: Options) => Promise<Dee
   },
   "keys.v1.KeyService/EnableKey": async (app, options) => {
     const { actor, keyId } = await makeKey(app);
+    await app.client(KeyService, actor.token).disableKey({ keyId });
     await app.client(KeyService, actor.token).enableKey({ keyId }, options);
     return keyDeed(actor, keyId);
   },

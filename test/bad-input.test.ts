@@ -179,7 +179,6 @@ const wrongMessages: {
   { what: "the character U+0000", request: { displayName: "\0" }, names: "display_name" },
   { what: "too long a text", request: { displayName: "x".repeat(101) }, names: "display_name" },
   { what: "an id that is none", request: { apiId: "api_1'" }, names: "api_id" },
-  { what: "no id", request: { apiId: "" }, names: "api_id" },
 ];
 
 test.for(
