@@ -1,11 +1,13 @@
 // Figures beside their peers, measured in one run: `npm run bench -- [name] [--json] [--quick]`.
 import { edgeBench } from "./edge.ts";
 import { type Figure, isMet, ratioOf } from "./figure.ts";
+import { keysBench } from "./keys.ts";
 import { startBench } from "./start.ts";
 
 const benches: Record<string, (options: { quick: boolean }) => Promise<Figure[]>> = {
   start: startBench,
   edge: edgeBench,
+  keys: keysBench,
 };
 
 const args = process.argv.slice(2);

@@ -12,6 +12,7 @@ import { SecretService } from "../gen/callora/credentials/v1/secret_service_pb.t
 import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
 import { HealthService } from "../gen/callora/health/v1/health_service_pb.ts";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
+import { RouterKeyService } from "../gen/callora/keys/v1/router_key_service_pb.ts";
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
 import { Access, RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
@@ -30,6 +31,7 @@ import { createResealGauges } from "./credentials/gauges.ts";
 import { resealNext } from "./credentials/loop.ts";
 import type { Sealer } from "./credentials/seal.ts";
 import { secretService } from "./credentials/service.ts";
+import { enabledProviders } from "./credentials/store.ts";
 import { drainLeases } from "./credits/leases.ts";
 import { creditService } from "./credits/service.ts";
 import type { Database } from "./db/database.ts";
@@ -44,8 +46,12 @@ import { createLeaseBook } from "./gateway/lease-book.ts";
 import { gatewayHandler } from "./gateway/proxy.ts";
 import { createUpstreamClient } from "./gateway/upstream.ts";
 import { createReadiness, healthService, type Readiness } from "./health.ts";
+import { createQuotas } from "./keys/quota.ts";
+import { routerKeyService } from "./keys/router-service.ts";
 import { keyService } from "./keys/service.ts";
-import { keyAuthenticator } from "./keys/verify.ts";
+import { createDirectLimiter, createDirectTrust } from "./keys/stand-ins.ts";
+import { createUseLog, type UseLog } from "./keys/use-log.ts";
+import { createVerifier } from "./keys/verify.ts";
 import { createAddressPolicy } from "./lib/address.ts";
 import { type Loop, startLoop } from "./lib/loop.ts";
 import type { Logger } from "./log.ts";
@@ -102,8 +108,9 @@ export function createApp(deps: AppDeps): App {
       await deps.network.horizon.latestLedger();
     },
   });
-  const loops = createLoops(deps);
-  const parts = { readiness, loops, holder, ownPorts: () => ownPorts };
+  const useLog = createUseLog({ db });
+  const loops = createLoops(deps, useLog);
+  const parts = { readiness, loops, useLog, holder, ownPorts: () => ownPorts };
   const edge = createEdge({
     ...build(deps, parts),
     docs: docsRoutes({ openapi: describeApi() }),
@@ -137,6 +144,7 @@ export function createApp(deps: AppDeps): App {
       // in time is left to other processes, or to the next start.
       const deadline = performance.now() + closingWorkMs;
       const inTime = () => performance.now() < deadline;
+      while (inTime() && (await useLog.flush())) {}
       while (inTime() && (await db.systemTransaction((tx) => drainAll(tx, holder, now())))) {}
       while (inTime() && (await db.systemTransaction((tx) => projectNext(tx, now())))) {}
     },
@@ -154,6 +162,7 @@ async function drainAll(tx: Tx, holder: string, now: Date): Promise<boolean> {
 interface Parts {
   readiness: Readiness;
   loops: Loops;
+  useLog: UseLog;
   holder: string;
   ownPorts: () => readonly number[];
 }
@@ -166,8 +175,12 @@ function build(deps: AppDeps, parts: Parts) {
   });
   const passwords = createPasswordHasher();
   const journal = createJournal({ db, onAppended: () => parts.loops.wake("projector") });
+  const trust = createDirectTrust();
+  const limiter = createDirectLimiter();
+  const quotas = createQuotas({ db, now });
+  const verifier = createVerifier({ db, trust, limiter, quotas, useLog: parts.useLog, now });
   const steps = createSteps({
-    authenticators: [sessionAuthenticator({ db, now }), keyAuthenticator({ db, now })],
+    authenticators: [sessionAuthenticator({ db, now }), verifier.authenticate],
     limiter: createLimiter(),
     now,
     auditRefusal: (call) => auditRefusal(db, call),
@@ -184,8 +197,18 @@ function build(deps: AppDeps, parts: Parts) {
     entry(AuthService, authService({ db, passwords, now })),
     entry(UserService, userService({ db, passwords, now })),
     entry(CatalogService, catalogService({ db, addresses, feeBasisPoints, now })),
-    entry(KeyService, keyService({ db, existsPublishedApi, now })),
     entry(SecretService, secretService({ db, sealer: deps.sealer, now })),
+    entry(KeyService, keyService({ db, trust, verifier, limiter, existsPublishedApi, now })),
+    entry(
+      RouterKeyService,
+      routerKeyService({
+        db,
+        trust,
+        enabledProviders: (accountId) =>
+          db.tenantRead(accountId, (tx) => enabledProviders(tx, accountId)),
+        now,
+      }),
+    ),
     entry(CreditService, creditService({ db, existsAccount, now })),
     entry(MeteringService, meteringService({ db, journal, existingAccounts, now })),
     entry(AnalyticsService, analyticsService({ db, secretKey: deps.secretKey, now })),
@@ -207,6 +230,7 @@ function build(deps: AppDeps, parts: Parts) {
     journal,
     leases: createLeaseBook({ db, holder: parts.holder, callMsMax: timeoutMs, now }),
     client: createUpstreamClient({ addresses, timeoutMs }),
+    countUse: (key) => verifier.count(key),
     now,
   });
   return { services, steps, mounts: [gatewayMount(gateway), metricsMount(deps), startPage()] };
@@ -267,7 +291,7 @@ function startPage(): Mount {
   };
 }
 
-type LoopName = "projector" | "settlement" | "credentials" | "housekeeping";
+type LoopName = "projector" | "settlement" | "credentials" | "housekeeping" | "key uses";
 
 interface Loops {
   start(): void;
@@ -275,7 +299,10 @@ interface Loops {
   stop(): Promise<void>;
 }
 
-function createLoops({ db, sealer, network, log, metrics, now }: AppDeps): Loops {
+function createLoops(
+  { db, sealer, network, log, metrics, now }: AppDeps,
+  useLog: UseLog,
+): Loops {
   const running = new Map<LoopName, Loop>();
   const reseal = {
     db,
@@ -292,6 +319,7 @@ function createLoops({ db, sealer, network, log, metrics, now }: AppDeps): Loops
   return {
     start() {
       run("projector", 1_000, () => db.systemTransaction((tx) => projectNext(tx, now())));
+      run("key uses", 5_000, () => useLog.flush());
       run("settlement", 500, () => settleNext({ db, network, now }));
       run("credentials", 5_000, () => resealNext(reseal, now()));
       run("housekeeping", 1_000, async () => {

@@ -14,6 +14,7 @@ import { CatalogService } from "../gen/callora/catalog/v1/catalog_service_pb.ts"
 import { SecretService } from "../gen/callora/credentials/v1/secret_service_pb.ts";
 import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
+import { RouterKeyService } from "../gen/callora/keys/v1/router_key_service_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
 import { methodName, methodPolicy } from "../src/rpc/policy.ts";
 import { must, type Person, password, startTestApp } from "./support/app.ts";
@@ -104,6 +105,60 @@ const deeds: Readonly<Record<string, (app: App, options: Options) => Promise<Dee
     const actor = await makeSecret(app);
     await app.client(SecretService, actor.token).deleteSecret({ provider: "other" }, options);
     return secretDeed(actor);
+  },
+  "keys.v1.KeyService/UpdateKey": async (app, options) => {
+    const { actor, keyId } = await makeKey(app);
+    await app.client(KeyService, actor.token).updateKey({ keyId, displayName: "x" }, options);
+    return keyDeed(actor, keyId);
+  },
+  "keys.v1.KeyService/DisableKey": async (app, options) => {
+    const { actor, keyId } = await makeKey(app);
+    await app.client(KeyService, actor.token).disableKey({ keyId }, options);
+    return keyDeed(actor, keyId);
+  },
+  "keys.v1.KeyService/EnableKey": async (app, options) => {
+    const { actor, keyId } = await makeKey(app);
+    await app.client(KeyService, actor.token).disableKey({ keyId });
+    await app.client(KeyService, actor.token).enableKey({ keyId }, options);
+    return keyDeed(actor, keyId);
+  },
+  "keys.v1.KeyService/RotateKey": async (app, options) => {
+    const { actor, keyId } = await makeKey(app);
+    await app.client(KeyService, actor.token).rotateKey({ keyId }, options);
+    return keyDeed(actor, keyId);
+  },
+  "keys.v1.KeyService/DeleteKey": async (app, options) => {
+    const { actor, keyId } = await makeKey(app);
+    await app.client(KeyService, actor.token).deleteKey({ keyId }, options);
+    return keyDeed(actor, keyId);
+  },
+  "keys.v1.RouterKeyService/CreateRouterKey": async (app, options) => {
+    const actor = await app.person();
+    const client = app.client(RouterKeyService, actor.token);
+
+    await client.createRouterKey({}, options);
+    return routerKeyDeed(app, actor);
+  },
+  "keys.v1.RouterKeyService/RegenerateRouterKey": async (app, options) => {
+    const actor = await app.person();
+    const client = app.client(RouterKeyService, actor.token);
+    await client.createRouterKey({});
+    await client.regenerateRouterKey({}, options);
+    return routerKeyDeed(app, actor);
+  },
+  "keys.v1.RouterKeyService/SetRouterKeyEnabled": async (app, options) => {
+    const actor = await app.person();
+    const client = app.client(RouterKeyService, actor.token);
+    await client.createRouterKey({});
+    await client.setRouterKeyEnabled({ enabled: false }, options);
+    return routerKeyDeed(app, actor);
+  },
+  "keys.v1.RouterKeyService/DeleteRouterKeys": async (app, options) => {
+    const actor = await app.person();
+    const client = app.client(RouterKeyService, actor.token);
+    await client.createRouterKey({});
+    await client.deleteRouterKeys({}, options);
+    return routerKeyDeed(app, actor);
   },
   "credits.v1.CreditService/GrantCredits": async (app, options) => {
     const actor = await app.admin();
@@ -387,6 +442,16 @@ async function makeSecret(app: App): Promise<Person> {
 function secretDeed(actor: Person): Deed {
   const row = { table: "credentials", where: "account_id = $1", value: actor.accountId };
   return { actor, resource: "secret:other", row };
+}
+
+async function routerKeyDeed(app: App, actor: Person): Promise<Deed> {
+  const where = "account_id = $1";
+  const row = { table: "router_keys", where, value: actor.accountId };
+  const [found] = await asSuperuser(app, async (client) => {
+    const query = `select id from router_keys where ${where}`;
+    return (await client.query(query, [actor.accountId])).rows;
+  });
+  return { actor, resource: `router_key:${found.id}`, row };
 }
 
 async function makeKey(app: App) {

@@ -2,7 +2,9 @@ import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { Code } from "@connectrpc/connect";
 import { expect } from "vitest";
 import { CatalogService } from "../gen/callora/catalog/v1/catalog_service_pb.ts";
-import { KeyService, KeyState, Mode, VerifyCode } from "../gen/callora/keys/v1/key_service_pb.ts";
+import { KeyState, Mode } from "../gen/callora/keys/v1/key_pb.ts";
+import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
+import { VerifyCode } from "../gen/callora/keys/v1/verification_pb.ts";
 import { hashSecret, mintSecret } from "../src/keys/secret.ts";
 import { must, type startTestApp } from "./support/app.ts";
 import { newPerson } from "./support/people.ts";
@@ -115,6 +117,8 @@ test("a key is refused when its time is over", async ({ app }) => {
   await asSuperuser(app, (client) =>
     client.query("update api_keys set expire_at = now() where id = $1", [must(key).id]),
   );
+  // So that what is remembered of the key is forgotten.
+  await keys.updateKey({ keyId: must(key).id, displayName: "expired" });
 
   expect(await gatewayStatus(app, slug, secret)).toBe(401);
 });
@@ -138,6 +142,7 @@ test("the verdict on a key says the first thing that is wrong with it", async ({
   await asSuperuser(app, (client) =>
     client.query("update api_keys set expire_at = now() where id = $1", [keyId]),
   );
+  await keys.updateKey({ keyId, displayName: "expired" });
   expect(await verify({ secret, apiId: other.id })).toEqual([false, VerifyCode.EXPIRED]);
   await keys.revokeKey({ keyId });
   expect(await verify({ secret, apiId: other.id })).toEqual([false, VerifyCode.DISABLED]);

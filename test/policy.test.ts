@@ -33,6 +33,7 @@ const admitted = {
   [Access.USER_OR_API_KEY]: ["key", "user", "developer", "admin", "superAdmin"],
   [Access.SERVICE]: ["admin", "superAdmin"],
   [Access.METRICS_KEY]: [],
+  [Access.CREDENTIAL]: ["key", "user", "developer", "admin", "superAdmin"],
 } satisfies Record<Access, readonly CallerName[]>;
 
 const admittedTo: Readonly<Record<number, readonly CallerName[]>> = admitted;
@@ -40,6 +41,9 @@ const admittedTo: Readonly<Record<number, readonly CallerName[]>> = admitted;
 /** Methods that change something and leave no audit record. */
 const unaudited: Readonly<Record<string, string>> = {
   "callora.metering.v1.MeteringService/RecordUsage": "the journal is the record",
+  "callora.keys.v1.KeyService/VerifyKey": "a use is counted with the key",
+  "callora.keys.v1.RouterKeyService/VerifyRouterKey":
+    "it changes nothing, but a key must not be in an address",
 };
 
 /** Plain routes that are not open to all. */

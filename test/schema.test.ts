@@ -16,6 +16,7 @@ const bookkeeping = "callora_migrations";
 /** Tables that start a look-up before the account is known: their key is what is looked up. */
 const directoryTables: Readonly<Record<string, string>> = {
   api_key_directory: "whose a key's hash is",
+  router_key_directory: "whose a router key's hash is",
   user_directory: "whose a name is",
   email_directory: "whose a mail address is",
   sessions: "whose a session token's hash is",

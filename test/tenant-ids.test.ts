@@ -7,7 +7,9 @@ import { AnalyticsService } from "../gen/callora/analytics/v1/analytics_service_
 import { AuditService } from "../gen/callora/audit/v1/audit_service_pb.ts";
 import { CatalogService } from "../gen/callora/catalog/v1/catalog_service_pb.ts";
 import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
-import { KeyService, Mode } from "../gen/callora/keys/v1/key_service_pb.ts";
+import { Mode } from "../gen/callora/keys/v1/key_pb.ts";
+import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
+import { VerifyCode } from "../gen/callora/keys/v1/verification_pb.ts";
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
 import { must, type Person, type startTestApp } from "./support/app.ts";
@@ -64,8 +66,38 @@ const attempts: Readonly<Record<string, { expected: Code | object; attempt: Atte
     attempt: ({ app, me, target: { apiId } }) =>
       app.client(KeyService, me.token).revokeKeyForApi({ apiId }),
   },
+  "keys.v1.KeyService/UpdateKey": {
+    expected: Code.NotFound,
+    attempt: ({ app, me, target: { keyId } }) =>
+      app.client(KeyService, me.token).updateKey({ keyId, displayName: "stolen" }),
+  },
+  "keys.v1.KeyService/DisableKey": {
+    expected: Code.NotFound,
+    attempt: ({ app, me, target: { keyId } }) =>
+      app.client(KeyService, me.token).disableKey({ keyId }),
+  },
+  "keys.v1.KeyService/EnableKey": {
+    expected: Code.NotFound,
+    attempt: ({ app, me, target: { keyId } }) =>
+      app.client(KeyService, me.token).enableKey({ keyId }),
+  },
+  "keys.v1.KeyService/RotateKey": {
+    expected: Code.NotFound,
+    attempt: ({ app, me, target: { keyId } }) =>
+      app.client(KeyService, me.token).rotateKey({ keyId }),
+  },
+  "keys.v1.KeyService/DeleteKey": {
+    expected: Code.NotFound,
+    attempt: ({ app, me, target: { keyId } }) =>
+      app.client(KeyService, me.token).deleteKey({ keyId }),
+  },
+  "keys.v1.KeyService/ListKeys": {
+    expected: { keys: [], nextPageToken: "" },
+    attempt: ({ app, me, target: { apiId } }) =>
+      app.client(KeyService, me.token).listKeys({ apiId }),
+  },
   "keys.v1.KeyService/VerifyKey": {
-    expected: Code.PermissionDenied,
+    expected: { valid: false, code: VerifyCode.NOT_FOUND, keyId: "", accountId: "", scopes: [] },
     attempt: ({ app, me, target: { keySecret: secret } }) =>
       app.client(KeyService, me.token).verifyKey({ secret }),
   },

@@ -1,7 +1,7 @@
 import { create, type JsonObject, type MessageInitShape } from "@bufbuild/protobuf";
 import { expect, test } from "vitest";
 import { FieldRulesSchema } from "../../gen/buf/validate/validate_pb.ts";
-import { ModeSchema } from "../../gen/callora/keys/v1/key_service_pb.ts";
+import { ModeSchema } from "../../gen/callora/keys/v1/key_pb.ts";
 import { limitsOf } from "./limits.ts";
 
 type Type = NonNullable<MessageInitShape<typeof FieldRulesSchema>["type"]>;

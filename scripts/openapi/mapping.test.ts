@@ -87,7 +87,7 @@ test("methods that OpenAPI 3.1 lacks stand in an extension", () => {
 test("a comment gives the summary, the description and the tag", () => {
   expect(operation("/api/keys", "post")).toMatchObject({
     tags: ["KeyService"],
-    summary: "Create a key for a published API",
+    summary: "Create a key for a published API, or for all APIs",
     description: expect.stringMatching(/^The response carries the secret\. It is shown once/),
   });
   expect(withTests.tags).toContainEqual({
@@ -268,7 +268,7 @@ test("limits of 64-bit integers are told in words, as they are strings", () => {
 });
 
 test("a field that is refused when it is not set is required", () => {
-  expect(schema("keys.v1.CreateKeyRequest").required).toEqual(["apiId"]);
+  expect(schema("keys.v1.VerifyKeyRequest").required).toEqual(["secret"]);
   expect(schema("credits.v1.GrantCreditsRequest").required).toEqual(["accountId", "amountNanos"]);
   expect(schema("metering.v1.RecordUsageRequest").required).toEqual(["events"]);
 });

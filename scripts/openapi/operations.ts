@@ -62,6 +62,7 @@ const security = {
   USER_OR_API_KEY: ["bearerAuth", "apiKeyHeader"],
   SERVICE: ["bearerAuth"],
   METRICS_KEY: ["bearerAuth"],
+  CREDENTIAL: ["bearerAuth", "apiKeyHeader"],
 } satisfies Record<AccessName, readonly string[]>;
 
 function describeWords(rpc: DescMethod, policy: PolicyText | undefined): JsonObject {

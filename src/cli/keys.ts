@@ -2,7 +2,7 @@ import { KeyService } from "../../gen/callora/keys/v1/key_service_pb.ts";
 import { existingAccounts } from "../accounts/store.ts";
 import { findApiTarget } from "../catalog/store.ts";
 import { mintSecret } from "../keys/secret.ts";
-import { insertKey } from "../keys/store.ts";
+import { insertKey, type NewKey as NewKeyRow } from "../keys/store.ts";
 import { isId, newId } from "../lib/id.ts";
 import { methodPolicy } from "../rpc/policy.ts";
 import type { Mode } from "../rpc/principal.ts";
@@ -39,24 +39,27 @@ export async function createKey(context: Context, options: NewKey): Promise<void
     }
     const tenant = operator(accountId, methodPolicy(KeyService.method.createKey).auditAction);
     return db.tenantTransaction(tenant, async (tx, audit) => {
-      const row = await insertKey(tx, {
-        accountId,
-        id: newId("key", now()),
-        userId: tenant.actor,
-        apiId: api.id,
-        mode,
-        displayName: name,
-        prefix: secret.prefix,
-        hash: secret.hash,
-        expireAt: null,
-      });
-      if (row === null) {
+      const id = newId("key", now());
+      const owner = { accountId, id, familyId: id, userId: tenant.actor, apiId: api.id, mode };
+      const rules = { ...noRules, displayName: name };
+      const made: NewKeyRow = { ...owner, ...rules, ...secret, state: "active" };
+      if (!(await insertKey(tx, made))) {
         throw new Error(`Cannot create a key: the account has an active ${mode} key for it`);
       }
-      audit.record(`api_key:${row.id}`);
-      return row;
+      audit.record(`api_key:${id}`);
+      return made;
     });
   });
-  print(`Made ${key.id} for ${accountId} and API ${key.api_id} (${mode})`);
+  print(`Made ${key.id} for ${accountId} and API ${key.apiId} (${mode})`);
   print(`Its secret, shown this once: ${secret.plain}`);
 }
+
+/** Neither limited nor allowed anything in particular. */
+const noRules = {
+  expireAt: null,
+  scopes: [],
+  allowedCidrs: [],
+  rateLimitPerMinute: null,
+  rateLimitPerDay: null,
+  metadata: {},
+};

@@ -1,5 +1,4 @@
 import {
-  clearField,
   create,
   type DescMessage,
   fromBinary,
@@ -7,6 +6,7 @@ import {
   type MessageShape,
   toBinary,
 } from "@bufbuild/protobuf";
+import { type ReflectMessage, reflect } from "@bufbuild/protobuf/reflect";
 import { sql } from "slonik";
 import { z } from "zod";
 import type { Audit } from "./database.ts";
@@ -117,10 +117,21 @@ function redacted<Desc extends DescMessage>(
   message: MessageShape<Desc>,
 ): MessageShape<Desc> {
   const copy = fromBinary(desc, toBinary(desc, message));
-  for (const field of desc.fields) {
+  redact(reflect(desc, copy));
+  return copy;
+}
+
+/** Clear what is marked, in the message and in those within it. */
+function redact(message: ReflectMessage): void {
+  for (const field of message.fields) {
     if (field.proto.options?.debugRedact) {
-      clearField(copy, field);
+      message.clear(field);
+    } else if (field.fieldKind === "message" && message.isSet(field)) {
+      redact(message.get(field));
+    } else if (field.fieldKind === "list" && field.listKind === "message") {
+      for (const item of message.get(field)) {
+        redact(item as ReflectMessage);
+      }
     }
   }
-  return copy;
 }

@@ -26,6 +26,8 @@ interface Deps {
   journal: Journal;
   leases: LeaseBook;
   client: Dispatcher;
+  /** Count one use of a key against its own limits and its quota. Throws RESOURCE_EXHAUSTED. */
+  countUse: (key: KeyPrincipal) => Promise<void>;
   now: () => Date;
 }
 
@@ -62,6 +64,10 @@ export function gatewayHandler(deps: Deps) {
       throw reasoned(Code.InvalidArgument, { reason: "PATH_INVALID", message });
     }
     const reservation = await reserve(deps, key, api);
+    await deps.countUse(key).catch((error: unknown) => {
+      reservation.release(api.call_nanos);
+      throw error;
+    });
     const endpoint = endpointName(request.method ?? "GET", rest);
     await pass(deps, { request, response, url }, { call, key, api, reservation, endpoint });
   };
@@ -73,7 +79,7 @@ async function findTarget({ db }: Deps, name: string, key: KeyPrincipal): Promis
     const message = "Cannot find the API";
     throw reasoned(Code.NotFound, { reason: "API_NOT_FOUND", message });
   }
-  if (api.id !== key.apiId) {
+  if (key.apiId !== null && api.id !== key.apiId) {
     throw permissionDenied("KEY_NOT_FOR_API", "Cannot call the API: the key is for another one");
   }
   return api;

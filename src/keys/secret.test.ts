@@ -1,5 +1,13 @@
 import { expect, test } from "vitest";
-import { hashSecret, isWellFormed, mintSecret } from "./secret.ts";
+import {
+  hashSecret,
+  hexOfSecret,
+  isSameHash,
+  isWellFormed,
+  isWellFormedRouter,
+  mintRouterSecret,
+  mintSecret,
+} from "./secret.ts";
 
 test.for(["live", "test"] as const)("a %s secret says so, and is well formed", (mode) => {
   const { plain, prefix, hash } = mintSecret(mode);
@@ -44,4 +52,29 @@ test("a secret with anything around it is none", () => {
   expect(isWellFormed(` ${plain}`)).toBe(false);
   expect(isWellFormed(`${plain}\n`)).toBe(false);
   expect(isWellFormed(plain + plain)).toBe(false);
+});
+
+test("a router secret is ef_ and 64 letters, and any changed letter is noticed", () => {
+  const { plain, prefix, hash } = mintRouterSecret();
+
+  expect(plain).toMatch(/^ef_[A-Za-z]{64}$/);
+  expect(prefix).toBe(plain.slice(0, 6));
+  expect(hash).toEqual(hashSecret(plain));
+  expect(isWellFormedRouter(plain)).toBe(true);
+  expect(isWellFormed(plain)).toBe(false);
+  expect(isWellFormedRouter(mintSecret("live").plain)).toBe(false);
+  for (let index = 0; index < plain.length; index++) {
+    const other = plain[index] === "x" ? "y" : "x";
+    const changed = plain.slice(0, index) + other + plain.slice(index + 1);
+    expect(isWellFormedRouter(changed), changed).toBe(false);
+  }
+});
+
+test("a hash is compared as a whole", () => {
+  const [one, other] = [hexOfSecret("a"), hexOfSecret("b")];
+
+  expect(one).toBe(hashSecret("a").toString("hex"));
+  expect(isSameHash(one, hexOfSecret("a"))).toBe(true);
+  expect(isSameHash(one, other)).toBe(false);
+  expect(isSameHash(one, one.slice(1))).toBe(false);
 });

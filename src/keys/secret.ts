@@ -1,11 +1,11 @@
-import { createHash, randomBytes } from "node:crypto";
+import { createHash, hash, randomBytes, timingSafeEqual } from "node:crypto";
 import { crc32 } from "node:zlib";
 
 /** Whether calls made with a key move real money. */
 export type Mode = "live" | "test";
 
 const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-const randomLength = 43;
+const letters = base62.slice(10);
 const checksumLength = 6;
 
 /** A freshly minted secret: the only moment its plain text exists. */
@@ -22,15 +22,24 @@ export interface NewSecret {
  * The checksum lets garbage be refused without a look-up, and lets scanners recognise a leak.
  */
 export function mintSecret(mode: Mode): NewSecret {
-  const body = `ck_${mode}_${randomText()}`;
-  const plain = body + checksum(body);
-  return { plain, prefix: plain.slice(0, 16), hash: hashSecret(plain) };
+  return mint(`ck_${mode}_`, { alphabet: base62, randomLength: 43, shownLength: 16 });
+}
+
+/** Mint the secret of a router key: `ef_`, 58 random letters (330 bits), and a checksum of six letters. */
+export function mintRouterSecret(): NewSecret {
+  return mint("ef_", { alphabet: letters, randomLength: 58, shownLength: 6 });
 }
 
 /** Whether the text has the form and the checksum of a secret. */
 export function isWellFormed(text: string): boolean {
   const match = /^(ck_(?:live|test)_[0-9A-Za-z]{43})([0-9A-Za-z]{6})$/.exec(text);
-  return match !== null && checksum(match[1] ?? "") === match[2];
+  return match !== null && checksum(match[1] ?? "", base62) === match[2];
+}
+
+/** Whether the text has the form and the checksum of a router key's secret. */
+export function isWellFormedRouter(text: string): boolean {
+  const match = /^(ef_[A-Za-z]{58})([A-Za-z]{6})$/.exec(text);
+  return match !== null && checksum(match[1] ?? "", letters) === match[2];
 }
 
 /** Hash a secret for look-up. It has 256 random bits, so no salt and no slow hash. */
@@ -38,25 +47,49 @@ export function hashSecret(plain: string): Buffer {
   return createHash("sha256").update(plain).digest();
 }
 
-/** Characters above the largest multiple of 62 are thrown away, so that all are equally likely. */
-function randomText(): string {
+/** The hash of a secret in hexadecimal digits, as it is remembered under. */
+export function hexOfSecret(plain: string): string {
+  return hash("sha256", plain, "hex");
+}
+
+/** Whether two hashes in hexadecimal digits are the same, in a time that does not say where they differ. */
+export function isSameHash(one: string, other: string): boolean {
+  return one.length === other.length && timingSafeEqual(Buffer.from(one), Buffer.from(other));
+}
+
+function mint(
+  start: string,
+  {
+    alphabet,
+    randomLength,
+    shownLength,
+  }: { alphabet: string; randomLength: number; shownLength: number },
+): NewSecret {
+  const body = start + randomText(randomLength, alphabet);
+  const plain = body + checksum(body, alphabet);
+  return { plain, prefix: plain.slice(0, shownLength), hash: hashSecret(plain) };
+}
+
+/** Bytes above the largest multiple of the alphabet are thrown away, so that all characters are equally likely. */
+function randomText(length: number, alphabet: string): string {
+  const byteMax = 256 - (256 % alphabet.length);
   let text = "";
-  while (text.length < randomLength) {
-    for (const byte of randomBytes(randomLength)) {
-      if (byte < 248 && text.length < randomLength) {
-        text += base62[byte % 62];
+  while (text.length < length) {
+    for (const byte of randomBytes(length)) {
+      if (byte < byteMax && text.length < length) {
+        text += alphabet[byte % alphabet.length];
       }
     }
   }
   return text;
 }
 
-function checksum(body: string): string {
+function checksum(body: string, alphabet: string): string {
   let rest = crc32(body);
   let text = "";
   for (let i = 0; i < checksumLength; i++) {
-    text = base62[rest % 62] + text;
-    rest = Math.floor(rest / 62);
+    text = alphabet[rest % alphabet.length] + text;
+    rest = Math.floor(rest / alphabet.length);
   }
   return text;
 }

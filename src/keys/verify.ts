@@ -1,62 +1,192 @@
+import { Code } from "@connectrpc/connect";
 import type { Database } from "../db/database.ts";
 import { apiKeyOf } from "../rpc/credentials.ts";
-import type { Authenticator } from "../rpc/principal.ts";
-import { hashSecret, isWellFormed } from "./secret.ts";
-import { findKeyByHash, type KeyRow } from "./store.ts";
+import { rateLimited, reasoned } from "../rpc/errors.ts";
+import type { Rate, Verdict } from "../rpc/limiter.ts";
+import type { Authenticator, Principal } from "../rpc/principal.ts";
+import { type Fault, findFault, type Use } from "./judge.ts";
+import { type KnownKey, toKnownKey } from "./known-key.ts";
+import type { Quotas } from "./quota.ts";
+import { hexOfSecret, isSameHash, isWellFormed } from "./secret.ts";
+import type { Limit, Limiter, Memory, Trust } from "./stand-ins.ts";
+import type { UseLog } from "./use-log.ts";
+import { listKeysByHash } from "./use-store.ts";
 
-/** The verdict on a presented key. */
-export type Verdict =
+/** What is remembered of keys, by the hash of their secret in hexadecimal digits. */
+export const keyTopic = "api_key";
+
+/** The verdict on a use of a key. */
+export type Verification =
   | { code: "NOT_FOUND" }
-  | { code: "VALID" | "DISABLED" | "EXPIRED" | "FORBIDDEN"; key: KeyRow };
-
-/**
- * Judge a presented key: known, not revoked, not expired, and for that API (null: any), in this order.
- *
- * Garbage is refused by its checksum, without a look-up.
- */
-export async function verifySecret(
-  { db, now }: { db: Database; now: () => Date },
-  { secret, apiId }: { secret: string; apiId: string | null },
-): Promise<Verdict> {
-  if (!isWellFormed(secret)) {
-    return { code: "NOT_FOUND" };
-  }
-  const key = await db.systemTransaction((tx) => findKeyByHash(tx, hashSecret(secret)));
-  return key === null ? { code: "NOT_FOUND" } : judge(key, { apiId, now: now() });
-}
-
-/** Judge a known key. */
-export function judge(key: KeyRow, { apiId, now }: { apiId: string | null; now: Date }): Verdict {
-  if (key.revoked_at !== null) {
-    return { code: "DISABLED", key };
-  }
-  if (key.expire_at !== null && key.expire_at <= now.getTime()) {
-    return { code: "EXPIRED", key };
-  }
-  if (apiId !== null && apiId !== key.api_id) {
-    return { code: "FORBIDDEN", key };
-  }
-  return { code: "VALID", key };
-}
-
-/** Find whose API key `X-API-Key` or the bearer token is. */
-export function keyAuthenticator(deps: { db: Database; now: () => Date }): Authenticator {
-  return async ({ header }) => {
-    const secret = apiKeyOf(header);
-    if (secret === undefined) {
-      return undefined;
-    }
-    const verdict = await verifySecret(deps, { secret, apiId: null });
-    if (verdict.code !== "VALID") {
-      return undefined;
-    }
-    const { key } = verdict;
-    return {
-      kind: "key",
-      id: key.id,
-      accountId: key.account_id,
-      apiId: key.api_id,
-      mode: key.mode,
+  | {
+      code: "VALID" | Fault | "RATE_LIMITED";
+      key: KnownKey;
+      /** Null: the key has no quota, or the verdict did not come to it. */
+      usesLeft: number | null;
+      /** Null: the key has no rate limit, or the verdict did not come to it. */
+      rate: Verdict | null;
     };
+
+type KeyPrincipal = Extract<Principal, { kind: "key" }>;
+type MaybePromise<T> = T | Promise<T>;
+
+/** Judges keys from memory, and counts their use. */
+export interface Verifier {
+  /** Judge a secret that was presented, and count the use when it is valid. Not a promise when memory tells. */
+  verify(secret: string, use: Use, maySee: (key: KnownKey) => boolean): MaybePromise<Verification>;
+  /** Find whose API key `X-API-Key` or the bearer token is. Counts nothing. */
+  authenticate: Authenticator;
+  /**
+   * Count one use of the key of a principal that `authenticate` made.
+   *
+   * Throws RESOURCE_EXHAUSTED with reason RATE_LIMITED or KEY_USAGE_EXCEEDED.
+   */
+  count(principal: KeyPrincipal): Promise<void>;
+}
+
+interface Deps {
+  db: Database;
+  trust: Trust;
+  limiter: Limiter;
+  quotas: Quotas;
+  useLog: UseLog;
+  now: () => Date;
+}
+
+const keysMax = 200_000;
+
+/** Make the verifier of a process. */
+export function createVerifier(deps: Deps): Verifier {
+  const memory = rememberKeys(deps);
+  const keyOf = new WeakMap<KeyPrincipal, KnownKey>();
+  const { useLog, now } = deps;
+  return {
+    verify(secret, use, maySee) {
+      return then(find(memory, secret), (key) =>
+        key === null || !maySee(key) ? { code: "NOT_FOUND" } : decide(deps, key, use),
+      );
+    },
+
+    async authenticate({ header, exchange }) {
+      const secret = apiKeyOf(header);
+      if (secret === undefined) {
+        return undefined;
+      }
+      const found = find(memory, secret);
+      const key = found instanceof Promise ? await found : found;
+      const use = { apiId: null, clientIp: exchange.clientIp, permission: null, cost: 0 };
+      const at = now();
+      if (key === null || findFault(key, use, at.getTime()) !== null) {
+        return undefined;
+      }
+      useLog.note(key, at);
+      const { id, accountId, apiId, mode, scopes } = key;
+      const principal: KeyPrincipal = { kind: "key", id, accountId, apiId, mode, scopes };
+      keyOf.set(principal, key);
+      return principal;
+    },
+
+    async count(principal) {
+      const key = keyOf.get(principal);
+      if (key === undefined) {
+        throw new Error(`Cannot count a use of ${principal.id}: it was not authenticated here`);
+      }
+      const outcome = await spend(deps, key, 1);
+      if (outcome.code === "RATE_LIMITED") {
+        throw rateLimited(outcome.rate?.retryAfterMs ?? 0);
+      }
+      if (outcome.code === "USAGE_EXCEEDED") {
+        const message = "Cannot use the key: its quota is used up";
+        throw reasoned(Code.ResourceExhausted, { reason: "KEY_USAGE_EXCEEDED", message });
+      }
+    },
   };
+}
+
+function rememberKeys({ db, trust }: Deps): Memory<KnownKey> {
+  return trust.remember(keyTopic, {
+    entriesMax: keysMax,
+    async load(hashes) {
+      const rows = await db.systemTransaction((tx) => listKeysByHash(tx, hashes));
+      return new Map(rows.map((row) => [row.hash, toKnownKey(row)]));
+    },
+  });
+}
+
+/** Find the key of a secret. Garbage is told by its checksum, without a look-up. */
+function find(memory: Memory<KnownKey>, secret: string): MaybePromise<KnownKey | null> {
+  if (!isWellFormed(secret)) {
+    return null;
+  }
+  const hash = hexOfSecret(secret);
+  return then(memory.get(hash), (key) => (key !== null && isSameHash(key.hash, hash) ? key : null));
+}
+
+function decide(deps: Deps, key: KnownKey, use: Use): MaybePromise<Verification> {
+  const fault = findFault(key, use, deps.now().getTime());
+  if (fault !== null) {
+    const usesLeft = fault === "USAGE_EXCEEDED" ? (key.quota?.leftMax ?? null) : null;
+    return { code: fault, key, usesLeft, rate: null };
+  }
+  return spend(deps, key, use.cost);
+}
+
+/** Take from the rate limits, then from the quota: what is refused by a rate limit uses nothing up. */
+function spend(deps: Deps, key: KnownKey, cost: number): MaybePromise<Spent> {
+  const limits = limitsOf(key);
+  if (limits.length === 0) {
+    return takeUses(deps, key, { cost, rate: null });
+  }
+  return then(deps.limiter.take(limits, deps.now()), (rate) =>
+    rate.allowed
+      ? takeUses(deps, key, { cost, rate })
+      : { code: "RATE_LIMITED", key, usesLeft: null, rate },
+  );
+}
+
+type Spent = Exclude<Verification, { code: "NOT_FOUND" }>;
+
+function takeUses(
+  { quotas, useLog, now }: Deps,
+  key: KnownKey,
+  { cost, rate }: { cost: number; rate: Verdict | null },
+): MaybePromise<Spent> {
+  const { quota, accountId, familyId } = key;
+  if (quota === null) {
+    useLog.note(key, now());
+    return { code: "VALID", key, usesLeft: null, rate };
+  }
+  return quotas.take({ accountId, familyId, cost }).then(({ isGranted, left, refillAtMs }) => {
+    quota.leftMax = left ?? Number.POSITIVE_INFINITY;
+    quota.refillAtMs = refillAtMs;
+    if (isGranted) {
+      useLog.note(key, now());
+    }
+    return { code: isGranted ? "VALID" : "USAGE_EXCEEDED", key, usesLeft: left, rate };
+  });
+}
+
+const minuteMs = 60_000;
+const dayMs = 24 * 60 * minuteMs;
+
+/** The limits of a key. Whatever replaces it has the same budgets. */
+function limitsOf({ familyId, minuteMax, dayMax }: KnownKey): Limit[] {
+  const limits: Limit[] = [];
+  if (minuteMax !== null) {
+    const rate = rateOf(minuteMs, minuteMax);
+    limits.push({ id: `key_minute:${familyId}`, rate, isStrict: true });
+  }
+  if (dayMax !== null) {
+    limits.push({ id: `key_day:${familyId}`, rate: rateOf(dayMs, dayMax), isStrict: true });
+  }
+  return limits;
+}
+
+function rateOf(spanMs: number, callsMax: number): Rate {
+  return { intervalMs: spanMs / callsMax, burst: callsMax };
+}
+
+/** Go on at once with a value, or later with a promised one. */
+function then<T, U>(value: MaybePromise<T>, next: (value: T) => MaybePromise<U>): MaybePromise<U> {
+  return value instanceof Promise ? value.then(next) : next(value);
 }

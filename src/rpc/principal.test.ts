@@ -4,10 +4,12 @@ import { Access } from "../../gen/callora/policy/v1/policy_pb.ts";
 import { checkAccess, type Principal, type Role, roles } from "./principal.ts";
 
 const account = { id: "x_1", accountId: "acc_1" };
-const key: Principal = { kind: "key", ...account, apiId: "api_1", mode: "live" };
+const key: Principal = { kind: "key", ...account, apiId: "api_1", mode: "live", scopes: [] };
+const service: Principal = { kind: "service", ...account, mode: "live", scopes: [] };
 const callers: Readonly<Record<string, Principal | undefined>> = {
   nobody: undefined,
   key,
+  service,
   ...Object.fromEntries(roles.map((role) => [role, person(role)])),
 };
 
@@ -18,15 +20,16 @@ function person(role: Role): Principal {
 const people = ["user", "developer", "admin", "super_admin"];
 const admitted = {
   [Access.UNSPECIFIED]: [],
-  [Access.PUBLIC]: ["nobody", "key", ...people],
+  [Access.PUBLIC]: ["nobody", "key", "service", ...people],
   [Access.USER]: people,
   [Access.DEVELOPER]: people.slice(1),
   [Access.ADMIN]: people.slice(2),
   [Access.SUPER_ADMIN]: people.slice(3),
   [Access.API_KEY]: ["key"],
   [Access.USER_OR_API_KEY]: ["key", ...people],
-  [Access.SERVICE]: people.slice(2),
+  [Access.SERVICE]: ["service", ...people.slice(2)],
   [Access.METRICS_KEY]: [],
+  [Access.CREDENTIAL]: ["key", "service", ...people],
 } satisfies Record<Access, string[]>;
 
 const rows = Object.entries(admitted).flatMap(([access, names]) =>

@@ -15,7 +15,16 @@ export type Mode = "live" | "test";
 /** Who calls, whichever credential said so. */
 export type Principal =
   | { kind: "user"; id: string; accountId: string; role: Role; mode: "live" }
-  | { kind: "key"; id: string; accountId: string; apiId: string; mode: Mode };
+  | {
+      kind: "key";
+      id: string;
+      accountId: string;
+      /** Null: every API. */
+      apiId: string | null;
+      mode: Mode;
+      scopes: readonly string[];
+    }
+  | { kind: "service"; id: string; accountId: string; scopes: readonly string[]; mode: "live" };
 
 /** Find who presents a credential. Undefined when the headers carry none that it knows. */
 export type Authenticator = (call: Call) => Principal | undefined | Promise<Principal | undefined>;
@@ -79,11 +88,22 @@ const leastRole: Readonly<Record<number, Role | null>> = {
   [Access.USER_OR_API_KEY]: "user",
   [Access.SERVICE]: "admin",
   [Access.METRICS_KEY]: null,
+  [Access.CREDENTIAL]: "user",
 } satisfies Record<Access, Role | null>;
+
+/** What the holder of an API key may call. */
+const keyAccess: ReadonlySet<Access> = new Set<Access>([
+  Access.API_KEY,
+  Access.USER_OR_API_KEY,
+  Access.CREDENTIAL,
+]);
 
 function admits(access: Access, principal: Principal): boolean {
   if (principal.kind === "key") {
-    return access === Access.API_KEY || access === Access.USER_OR_API_KEY;
+    return keyAccess.has(access);
+  }
+  if (principal.kind === "service") {
+    return access === Access.SERVICE || access === Access.CREDENTIAL;
   }
   const least = leastRole[access] ?? null;
   return least !== null && roles.indexOf(principal.role) >= roles.indexOf(least);

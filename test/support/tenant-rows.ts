@@ -45,6 +45,7 @@ export const tenantRows: Readonly<Record<string, (account_id: string) => Record<
   api_keys: (account_id) => ({
     account_id,
     id: id("key"),
+    family_id: id("key"),
     user_id: "x",
     api_id: id("api"),
     mode: "live",
@@ -52,6 +53,15 @@ export const tenantRows: Readonly<Record<string, (account_id: string) => Record<
     key_hash: hash(),
   }),
   api_key_directory: (account_id) => ({ account_id, key_hash: hash(), key_id: id("key") }),
+  key_quotas: (account_id) => ({ account_id, family_id: id("key") }),
+  router_keys: (account_id) => ({
+    account_id,
+    id: id("rky"),
+    user_id: "x",
+    start: "x",
+    key_hash: hash(),
+  }),
+  router_key_directory: (account_id) => ({ account_id, key_hash: hash() }),
   vaults: (account_id) => ({ account_id, network: text() }),
   apis: (account_id) => ({ account_id, id: id("api"), slug: text(), name: "x", state: "draft" }),
   api_directory: (account_id) => ({ account_id, api_id: id("api"), slug: text() }),

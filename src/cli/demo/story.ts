@@ -1,5 +1,6 @@
 import type { Api } from "../../../gen/callora/catalog/v1/catalog_service_pb.ts";
-import { KeyService, KeyState } from "../../../gen/callora/keys/v1/key_service_pb.ts";
+import { KeyState } from "../../../gen/callora/keys/v1/key_pb.ts";
+import { KeyService } from "../../../gen/callora/keys/v1/key_service_pb.ts";
 import { usdcText } from "../../lib/money.ts";
 import { checkAudit } from "./audit.ts";
 import { type CallPlan, callGateway, makeCalls } from "./calls.ts";

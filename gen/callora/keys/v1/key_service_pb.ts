@@ -2,97 +2,24 @@
 // @generated from file callora/keys/v1/key_service.proto (package callora.keys.v1, syntax proto3)
 /* eslint-disable */
 
-import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
-import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
+import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "../../../buf/validate/validate_pb.ts";
+import type { Key, KeyQuota, KeyState, Mode } from "./key_pb.ts";
+import { file_callora_keys_v1_key } from "./key_pb.ts";
+import type { VerifyKeyRequestSchema, VerifyKeyResponseSchema } from "./verification_pb.ts";
+import { file_callora_keys_v1_verification } from "./verification_pb.ts";
 import { file_callora_policy_v1_policy } from "../../policy/v1/policy_pb.ts";
 import { file_google_api_annotations } from "../../../google/api/annotations_pb.ts";
-import type { Timestamp } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
-import type { Message, UnknownEnum } from "@bufbuild/protobuf";
+import type { Duration, FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file callora/keys/v1/key_service.proto.
  */
 export const file_callora_keys_v1_key_service: GenFile = /*@__PURE__*/
-  fileDesc("CiFjYWxsb3JhL2tleXMvdjEva2V5X3NlcnZpY2UucHJvdG8SD2NhbGxvcmEua2V5cy52MSKpAgoDS2V5EgoKAmlkGAEgASgJEi8KC2NyZWF0ZV90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZhcGlfaWQYAyABKAkSFAoMZGlzcGxheV9uYW1lGAQgASgJEg4KBnByZWZpeBgFIAEoCRIjCgRtb2RlGAYgASgOMhUuY2FsbG9yYS5rZXlzLnYxLk1vZGUSKAoFc3RhdGUYByABKA4yGS5jYWxsb3JhLmtleXMudjEuS2V5U3RhdGUSLwoLZXhwaXJlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3Jldm9rZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJMCg9MaXN0S2V5c1JlcXVlc3QSGwoJcGFnZV9zaXplGAEgASgNQgi6SAUqAxj6ARIcCgpwYWdlX3Rva2VuGAIgASgJQgi6SAVyAxiABCJPChBMaXN0S2V5c1Jlc3BvbnNlEiIKBGtleXMYASADKAsyFC5jYWxsb3JhLmtleXMudjEuS2V5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI6Cg1HZXRLZXlSZXF1ZXN0EikKBmtleV9pZBgBIAEoCUIZukgWchQyEl5rZXlfWzAtOWEtdl17MjZ9JCIzCg5HZXRLZXlSZXNwb25zZRIhCgNrZXkYASABKAsyFC5jYWxsb3JhLmtleXMudjEuS2V5IucBChBDcmVhdGVLZXlSZXF1ZXN0Eh8KCnJlcXVlc3RfaWQYASABKAlCC7pICNgBAXIDsAEBEikKBmFwaV9pZBgCIAEoCUIZukgWchQyEl5hcGlfWzAtOWEtdl17MjZ9JBIdCgxkaXNwbGF5X25hbWUYAyABKAlCB7pIBHICGGQSLQoEbW9kZRgEIAEoDjIVLmNhbGxvcmEua2V5cy52MS5Nb2RlQgi6SAWCAQIQARI5CgtleHBpcmVfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCCLpIBbIBAkABIksKEUNyZWF0ZUtleVJlc3BvbnNlEiEKA2tleRgBIAEoCzIULmNhbGxvcmEua2V5cy52MS5LZXkSEwoGc2VjcmV0GAIgASgJQgOAAQEiPQoQUmV2b2tlS2V5UmVxdWVzdBIpCgZrZXlfaWQYASABKAlCGbpIFnIUMhJea2V5X1swLTlhLXZdezI2fSQiNgoRUmV2b2tlS2V5UmVzcG9uc2USIQoDa2V5GAEgASgLMhQuY2FsbG9yYS5rZXlzLnYxLktleSJDChZSZXZva2VLZXlGb3JBcGlSZXF1ZXN0EikKBmFwaV9pZBgBIAEoCUIZukgWchQyEl5hcGlfWzAtOWEtdl17MjZ9JCI9ChdSZXZva2VLZXlGb3JBcGlSZXNwb25zZRIiCgRrZXlzGAEgAygLMhQuY2FsbG9yYS5rZXlzLnYxLktleSJfChBWZXJpZnlLZXlSZXF1ZXN0Eh0KBnNlY3JldBgBIAEoCUINgAEBukgHcgUQARiABBIsCgZhcGlfaWQYAiABKAlCHLpIGdgBAXIUMhJeYXBpX1swLTlhLXZdezI2fSQicQoRVmVyaWZ5S2V5UmVzcG9uc2USDQoFdmFsaWQYASABKAgSKQoEY29kZRgCIAEoDjIbLmNhbGxvcmEua2V5cy52MS5WZXJpZnlDb2RlEg4KBmtleV9pZBgDIAEoCRISCgphY2NvdW50X2lkGAQgASgJKjoKBE1vZGUSFAoQTU9ERV9VTlNQRUNJRklFRBAAEg0KCU1PREVfTElWRRABEg0KCU1PREVfVEVTVBACKlIKCEtleVN0YXRlEhkKFUtFWV9TVEFURV9VTlNQRUNJRklFRBAAEhQKEEtFWV9TVEFURV9BQ1RJVkUQARIVChFLRVlfU1RBVEVfUkVWT0tFRBACKqkBCgpWZXJpZnlDb2RlEhsKF1ZFUklGWV9DT0RFX1VOU1BFQ0lGSUVEEAASFQoRVkVSSUZZX0NPREVfVkFMSUQQARIZChVWRVJJRllfQ09ERV9OT1RfRk9VTkQQAhIYChRWRVJJRllfQ09ERV9ESVNBQkxFRBADEhcKE1ZFUklGWV9DT0RFX0VYUElSRUQQBBIZChVWRVJJRllfQ09ERV9GT1JCSURERU4QBTLFBgoKS2V5U2VydmljZRJxCghMaXN0S2V5cxIgLmNhbGxvcmEua2V5cy52MS5MaXN0S2V5c1JlcXVlc3QaIS5jYWxsb3JhLmtleXMudjEuTGlzdEtleXNSZXNwb25zZSIgkAIBqu0YBAgCGAKC0+STAg8SDS9hcGkvYXBpLWtleXMSdAoGR2V0S2V5Eh4uY2FsbG9yYS5rZXlzLnYxLkdldEtleVJlcXVlc3QaHy5jYWxsb3JhLmtleXMudjEuR2V0S2V5UmVzcG9uc2UiKZACAartGAQIAhgCgtPkkwIYEhYvYXBpL2FwaS1rZXlzL3trZXlfaWR9EpoBCglDcmVhdGVLZXkSIS5jYWxsb3JhLmtleXMudjEuQ3JlYXRlS2V5UmVxdWVzdBoiLmNhbGxvcmEua2V5cy52MS5DcmVhdGVLZXlSZXNwb25zZSJGkAICqu0YFwgCEg5hcGlfa2V5LmNyZWF0ZRgCIMkBgtPkkwIiOgEqWhI6ASoiDS9hcGkvYXBpLWtleXMiCS9hcGkva2V5cxKNAQoJUmV2b2tlS2V5EiEuY2FsbG9yYS5rZXlzLnYxLlJldm9rZUtleVJlcXVlc3QaIi5jYWxsb3JhLmtleXMudjEuUmV2b2tlS2V5UmVzcG9uc2UiOZACAqrtGBQIAhIOYXBpX2tleS5yZXZva2UYAoLT5JMCGCoWL2FwaS9hcGkta2V5cy97a2V5X2lkfRKlAQoPUmV2b2tlS2V5Rm9yQXBpEicuY2FsbG9yYS5rZXlzLnYxLlJldm9rZUtleUZvckFwaVJlcXVlc3QaKC5jYWxsb3JhLmtleXMudjEuUmV2b2tlS2V5Rm9yQXBpUmVzcG9uc2UiP5ACAKrtGBQIAhIOYXBpX2tleS5yZXZva2UYAoLT5JMCHjoBKiIZL2FwaS9rZXlzL3thcGlfaWR9L3Jldm9rZRJ5CglWZXJpZnlLZXkSIS5jYWxsb3JhLmtleXMudjEuVmVyaWZ5S2V5UmVxdWVzdBoiLmNhbGxvcmEua2V5cy52MS5WZXJpZnlLZXlSZXNwb25zZSIlkAIBqu0YBAgIGAiC0+STAhQ6ASoiDy92MS9rZXlzOnZlcmlmeWIGcHJvdG8z", [file_buf_validate_validate, file_callora_policy_v1_policy, file_google_api_annotations, file_google_protobuf_timestamp]);
-
-/**
- * An API key. Never carries the secret.
- *
- * @generated from message callora.keys.v1.Key
- */
-export type Key = Message<"callora.keys.v1.Key"> & {
-  /**
-   * Assigned by the server, for example `key_01j9x0c5m2...`.
-   *
-   * @generated from field: string id = 1;
-   */
-  id: string;
-
-  /**
-   * When the key was created.
-   *
-   * @generated from field: google.protobuf.Timestamp create_time = 2;
-   */
-  createTime?: Timestamp | undefined;
-
-  /**
-   * The API that the key opens.
-   *
-   * @generated from field: string api_id = 3;
-   */
-  apiId: string;
-
-  /**
-   * Shown in the console. Need not be unique.
-   *
-   * @generated from field: string display_name = 4;
-   */
-  displayName: string;
-
-  /**
-   * The first characters of the secret, enough to recognise it.
-   *
-   * @generated from field: string prefix = 5;
-   */
-  prefix: string;
-
-  /**
-   * Whether calls made with the key move real money.
-   *
-   * @generated from field: callora.keys.v1.Mode mode = 6;
-   */
-  mode: Mode;
-
-  /**
-   * Whether the gateway accepts the key.
-   *
-   * @generated from field: callora.keys.v1.KeyState state = 7;
-   */
-  state: KeyState;
-
-  /**
-   * When the gateway stops accepting the key. Unset means never.
-   *
-   * @generated from field: google.protobuf.Timestamp expire_time = 8;
-   */
-  expireTime?: Timestamp | undefined;
-
-  /**
-   * When the key was revoked. Unset means that it was not.
-   *
-   * @generated from field: google.protobuf.Timestamp revoke_time = 9;
-   */
-  revokeTime?: Timestamp | undefined;
-};
-
-/**
- * Describes the message callora.keys.v1.Key.
- * Use `create(KeySchema)` to create a new message.
- */
-export const KeySchema: GenMessage<Key> = /*@__PURE__*/
-  messageDesc(file_callora_keys_v1_key_service, 0);
+  fileDesc("CiFjYWxsb3JhL2tleXMvdjEva2V5X3NlcnZpY2UucHJvdG8SD2NhbGxvcmEua2V5cy52MSLnAQoPTGlzdEtleXNSZXF1ZXN0EhsKCXBhZ2Vfc2l6ZRgBIAEoDUIIukgFKgMY+gESHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMYgAQSLAoGYXBpX2lkGAMgASgJQhy6SBnYAQFyFDISXmFwaV9bMC05YS12XXsyNn0kEi0KBG1vZGUYBCABKA4yFS5jYWxsb3JhLmtleXMudjEuTW9kZUIIukgFggECEAESPAoGc3RhdGVzGAUgAygOMhkuY2FsbG9yYS5rZXlzLnYxLktleVN0YXRlQhG6SA6SAQsYASIHggEEEAEgACJPChBMaXN0S2V5c1Jlc3BvbnNlEiIKBGtleXMYASADKAsyFC5jYWxsb3JhLmtleXMudjEuS2V5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI6Cg1HZXRLZXlSZXF1ZXN0EikKBmtleV9pZBgBIAEoCUIZukgWchQyEl5rZXlfWzAtOWEtdl17MjZ9JCIzCg5HZXRLZXlSZXNwb25zZRIhCgNrZXkYASABKAsyFC5jYWxsb3JhLmtleXMudjEuS2V5IvAEChBDcmVhdGVLZXlSZXF1ZXN0Eh8KCnJlcXVlc3RfaWQYASABKAlCC7pICNgBAXIDsAEBEiwKBmFwaV9pZBgCIAEoCUIcukgZ2AEBchQyEl5hcGlfWzAtOWEtdl17MjZ9JBIdCgxkaXNwbGF5X25hbWUYAyABKAlCB7pIBHICGGQSLQoEbW9kZRgEIAEoDjIVLmNhbGxvcmEua2V5cy52MS5Nb2RlQgi6SAWCAQIQARI5CgtleHBpcmVfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCCLpIBbIBAkABEkwKBnNjb3BlcxgGIAMoCUI8ukg5kgE2EEAYASIwci4YZDIqXihbMC05QS1aYS16XzotXStcLikqKFswLTlBLVphLXpfOi1dK3xcKikkEigKDWFsbG93ZWRfY2lkcnMYByADKAlCEbpIDpIBCxAgGAEiBXID6AEBEioKFXJhdGVfbGltaXRfcGVyX21pbnV0ZRgIIAEoBUILukgIGgYYwIQ9KAASKQoScmF0ZV9saW1pdF9wZXJfZGF5GAkgASgFQg26SAoaCBiAlOvcAygAEigKBXF1b3RhGAogASgLMhkuY2FsbG9yYS5rZXlzLnYxLktleVF1b3RhEloKCG1ldGFkYXRhGAsgAygLMi8uY2FsbG9yYS5rZXlzLnYxLkNyZWF0ZUtleVJlcXVlc3QuTWV0YWRhdGFFbnRyeUIXukgUmgEREBAiBnIEEAEYKCoFcgMYyAEaLwoNTWV0YWRhdGFFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIksKEUNyZWF0ZUtleVJlc3BvbnNlEiEKA2tleRgBIAEoCzIULmNhbGxvcmEua2V5cy52MS5LZXkSEwoGc2VjcmV0GAIgASgJQgOAAQEizgQKEFVwZGF0ZUtleVJlcXVlc3QSKQoGa2V5X2lkGAEgASgJQhm6SBZyFDISXmtleV9bMC05YS12XXsyNn0kEi8KC3VwZGF0ZV9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxIdCgxkaXNwbGF5X25hbWUYAyABKAlCB7pIBHICGGQSOQoLZXhwaXJlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQgi6SAWyAQJAARJMCgZzY29wZXMYBSADKAlCPLpIOZIBNhBAGAEiMHIuGGQyKl4oWzAtOUEtWmEtel86LV0rXC4pKihbMC05QS1aYS16XzotXSt8XCopJBIoCg1hbGxvd2VkX2NpZHJzGAYgAygJQhG6SA6SAQsQIBgBIgVyA+gBARIqChVyYXRlX2xpbWl0X3Blcl9taW51dGUYByABKAVCC7pICBoGGMCEPSgAEikKEnJhdGVfbGltaXRfcGVyX2RheRgIIAEoBUINukgKGggYgJTr3AMoABIoCgVxdW90YRgJIAEoCzIZLmNhbGxvcmEua2V5cy52MS5LZXlRdW90YRJaCghtZXRhZGF0YRgKIAMoCzIvLmNhbGxvcmEua2V5cy52MS5VcGRhdGVLZXlSZXF1ZXN0Lk1ldGFkYXRhRW50cnlCF7pIFJoBERAQIgZyBBABGCgqBXIDGMgBGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASI2ChFVcGRhdGVLZXlSZXNwb25zZRIhCgNrZXkYASABKAsyFC5jYWxsb3JhLmtleXMudjEuS2V5Ij4KEURpc2FibGVLZXlSZXF1ZXN0EikKBmtleV9pZBgBIAEoCUIZukgWchQyEl5rZXlfWzAtOWEtdl17MjZ9JCI3ChJEaXNhYmxlS2V5UmVzcG9uc2USIQoDa2V5GAEgASgLMhQuY2FsbG9yYS5rZXlzLnYxLktleSI9ChBFbmFibGVLZXlSZXF1ZXN0EikKBmtleV9pZBgBIAEoCUIZukgWchQyEl5rZXlfWzAtOWEtdl17MjZ9JCI2ChFFbmFibGVLZXlSZXNwb25zZRIhCgNrZXkYASABKAsyFC5jYWxsb3JhLmtleXMudjEuS2V5IpsBChBSb3RhdGVLZXlSZXF1ZXN0Eh8KCnJlcXVlc3RfaWQYASABKAlCC7pICNgBAXIDsAEBEikKBmtleV9pZBgCIAEoCUIZukgWchQyEl5rZXlfWzAtOWEtdl17MjZ9JBI7CgdvdmVybGFwGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQg+6SAyqAQkiBQiAmp4BMgAicgoRUm90YXRlS2V5UmVzcG9uc2USIQoDa2V5GAEgASgLMhQuY2FsbG9yYS5rZXlzLnYxLktleRITCgZzZWNyZXQYAiABKAlCA4ABARIlCgdvbGRfa2V5GAMgASgLMhQuY2FsbG9yYS5rZXlzLnYxLktleSI9ChBSZXZva2VLZXlSZXF1ZXN0EikKBmtleV9pZBgBIAEoCUIZukgWchQyEl5rZXlfWzAtOWEtdl17MjZ9JCI2ChFSZXZva2VLZXlSZXNwb25zZRIhCgNrZXkYASABKAsyFC5jYWxsb3JhLmtleXMudjEuS2V5IkMKFlJldm9rZUtleUZvckFwaVJlcXVlc3QSKQoGYXBpX2lkGAEgASgJQhm6SBZyFDISXmFwaV9bMC05YS12XXsyNn0kIj0KF1Jldm9rZUtleUZvckFwaVJlc3BvbnNlEiIKBGtleXMYASADKAsyFC5jYWxsb3JhLmtleXMudjEuS2V5Ij0KEERlbGV0ZUtleVJlcXVlc3QSKQoGa2V5X2lkGAEgASgJQhm6SBZyFDISXmtleV9bMC05YS12XXsyNn0kIhMKEURlbGV0ZUtleVJlc3BvbnNlMsgMCgpLZXlTZXJ2aWNlEnEKCExpc3RLZXlzEiAuY2FsbG9yYS5rZXlzLnYxLkxpc3RLZXlzUmVxdWVzdBohLmNhbGxvcmEua2V5cy52MS5MaXN0S2V5c1Jlc3BvbnNlIiCQAgGq7RgECAIYAoLT5JMCDxINL2FwaS9hcGkta2V5cxJ0CgZHZXRLZXkSHi5jYWxsb3JhLmtleXMudjEuR2V0S2V5UmVxdWVzdBofLmNhbGxvcmEua2V5cy52MS5HZXRLZXlSZXNwb25zZSIpkAIBqu0YBAgCGAKC0+STAhgSFi9hcGkvYXBpLWtleXMve2tleV9pZH0SmgEKCUNyZWF0ZUtleRIhLmNhbGxvcmEua2V5cy52MS5DcmVhdGVLZXlSZXF1ZXN0GiIuY2FsbG9yYS5rZXlzLnYxLkNyZWF0ZUtleVJlc3BvbnNlIkaQAgKq7RgXCAISDmFwaV9rZXkuY3JlYXRlGAIgyQGC0+STAiI6ASpaEjoBKiINL2FwaS9hcGkta2V5cyIJL2FwaS9rZXlzEpABCglVcGRhdGVLZXkSIS5jYWxsb3JhLmtleXMudjEuVXBkYXRlS2V5UmVxdWVzdBoiLmNhbGxvcmEua2V5cy52MS5VcGRhdGVLZXlSZXNwb25zZSI8kAICqu0YFAgCEg5hcGlfa2V5LnVwZGF0ZRgCgtPkkwIbOgEqMhYvYXBpL2FwaS1rZXlzL3trZXlfaWR9EpwBCgpEaXNhYmxlS2V5EiIuY2FsbG9yYS5rZXlzLnYxLkRpc2FibGVLZXlSZXF1ZXN0GiMuY2FsbG9yYS5rZXlzLnYxLkRpc2FibGVLZXlSZXNwb25zZSJFkAICqu0YFQgCEg9hcGlfa2V5LmRpc2FibGUYAoLT5JMCIzoBKiIeL2FwaS9hcGkta2V5cy97a2V5X2lkfS9kaXNhYmxlEpcBCglFbmFibGVLZXkSIS5jYWxsb3JhLmtleXMudjEuRW5hYmxlS2V5UmVxdWVzdBoiLmNhbGxvcmEua2V5cy52MS5FbmFibGVLZXlSZXNwb25zZSJDkAICqu0YFAgCEg5hcGlfa2V5LmVuYWJsZRgCgtPkkwIiOgEqIh0vYXBpL2FwaS1rZXlzL3trZXlfaWR9L2VuYWJsZRKaAQoJUm90YXRlS2V5EiEuY2FsbG9yYS5rZXlzLnYxLlJvdGF0ZUtleVJlcXVlc3QaIi5jYWxsb3JhLmtleXMudjEuUm90YXRlS2V5UmVzcG9uc2UiRpACAqrtGBcIAhIOYXBpX2tleS5yb3RhdGUYAiDJAYLT5JMCIjoBKiIdL2FwaS9hcGkta2V5cy97a2V5X2lkfS9yb3RhdGUSjQEKCVJldm9rZUtleRIhLmNhbGxvcmEua2V5cy52MS5SZXZva2VLZXlSZXF1ZXN0GiIuY2FsbG9yYS5rZXlzLnYxLlJldm9rZUtleVJlc3BvbnNlIjmQAgKq7RgUCAISDmFwaV9rZXkucmV2b2tlGAKC0+STAhgqFi9hcGkvYXBpLWtleXMve2tleV9pZH0SpQEKD1Jldm9rZUtleUZvckFwaRInLmNhbGxvcmEua2V5cy52MS5SZXZva2VLZXlGb3JBcGlSZXF1ZXN0GiguY2FsbG9yYS5rZXlzLnYxLlJldm9rZUtleUZvckFwaVJlc3BvbnNlIj+QAgCq7RgUCAISDmFwaV9rZXkucmV2b2tlGAKC0+STAh46ASoiGS9hcGkva2V5cy97YXBpX2lkfS9yZXZva2USlwEKCURlbGV0ZUtleRIhLmNhbGxvcmEua2V5cy52MS5EZWxldGVLZXlSZXF1ZXN0GiIuY2FsbG9yYS5rZXlzLnYxLkRlbGV0ZUtleVJlc3BvbnNlIkOQAgKq7RgUCAISDmFwaV9rZXkuZGVsZXRlGAKC0+STAiI6ASoiHS9hcGkvYXBpLWtleXMve2tleV9pZH0vZGVsZXRlEnkKCVZlcmlmeUtleRIhLmNhbGxvcmEua2V5cy52MS5WZXJpZnlLZXlSZXF1ZXN0GiIuY2FsbG9yYS5rZXlzLnYxLlZlcmlmeUtleVJlc3BvbnNlIiWQAgCq7RgECAoYCILT5JMCFDoBKiIPL3YxL2tleXM6dmVyaWZ5YgZwcm90bzM", [file_buf_validate_validate, file_callora_keys_v1_key, file_callora_keys_v1_verification, file_callora_policy_v1_policy, file_google_api_annotations, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp]);
 
 /**
  * @generated from message callora.keys.v1.ListKeysRequest
@@ -111,6 +38,27 @@ export type ListKeysRequest = Message<"callora.keys.v1.ListKeysRequest"> & {
    * @generated from field: string page_token = 2;
    */
   pageToken: string;
+
+  /**
+   * Only keys of this API. Empty means all.
+   *
+   * @generated from field: string api_id = 3;
+   */
+  apiId: string;
+
+  /**
+   * Only keys of this mode. Unspecified means both.
+   *
+   * @generated from field: callora.keys.v1.Mode mode = 4;
+   */
+  mode: Mode;
+
+  /**
+   * Only keys in these states. Empty means all.
+   *
+   * @generated from field: repeated callora.keys.v1.KeyState states = 5;
+   */
+  states: KeyState[];
 };
 
 /**
@@ -118,7 +66,7 @@ export type ListKeysRequest = Message<"callora.keys.v1.ListKeysRequest"> & {
  * Use `create(ListKeysRequestSchema)` to create a new message.
  */
 export const ListKeysRequestSchema: GenMessage<ListKeysRequest> = /*@__PURE__*/
-  messageDesc(file_callora_keys_v1_key_service, 1);
+  messageDesc(file_callora_keys_v1_key_service, 0);
 
 /**
  * @generated from message callora.keys.v1.ListKeysResponse
@@ -144,7 +92,7 @@ export type ListKeysResponse = Message<"callora.keys.v1.ListKeysResponse"> & {
  * Use `create(ListKeysResponseSchema)` to create a new message.
  */
 export const ListKeysResponseSchema: GenMessage<ListKeysResponse> = /*@__PURE__*/
-  messageDesc(file_callora_keys_v1_key_service, 2);
+  messageDesc(file_callora_keys_v1_key_service, 1);
 
 /**
  * @generated from message callora.keys.v1.GetKeyRequest
@@ -163,7 +111,7 @@ export type GetKeyRequest = Message<"callora.keys.v1.GetKeyRequest"> & {
  * Use `create(GetKeyRequestSchema)` to create a new message.
  */
 export const GetKeyRequestSchema: GenMessage<GetKeyRequest> = /*@__PURE__*/
-  messageDesc(file_callora_keys_v1_key_service, 3);
+  messageDesc(file_callora_keys_v1_key_service, 2);
 
 /**
  * @generated from message callora.keys.v1.GetKeyResponse
@@ -182,7 +130,7 @@ export type GetKeyResponse = Message<"callora.keys.v1.GetKeyResponse"> & {
  * Use `create(GetKeyResponseSchema)` to create a new message.
  */
 export const GetKeyResponseSchema: GenMessage<GetKeyResponse> = /*@__PURE__*/
-  messageDesc(file_callora_keys_v1_key_service, 4);
+  messageDesc(file_callora_keys_v1_key_service, 3);
 
 /**
  * @generated from message callora.keys.v1.CreateKeyRequest
@@ -196,7 +144,7 @@ export type CreateKeyRequest = Message<"callora.keys.v1.CreateKeyRequest"> & {
   requestId: string;
 
   /**
-   * The API that the key opens.
+   * The API that the key opens. Empty means all.
    *
    * @generated from field: string api_id = 2;
    */
@@ -222,6 +170,48 @@ export type CreateKeyRequest = Message<"callora.keys.v1.CreateKeyRequest"> & {
    * @generated from field: google.protobuf.Timestamp expire_time = 5;
    */
   expireTime?: Timestamp | undefined;
+
+  /**
+   * What the key may do: dotted names, the last part of which may be `*`.
+   *
+   * @generated from field: repeated string scopes = 6;
+   */
+  scopes: string[];
+
+  /**
+   * The addresses from which the key is accepted, for example `192.0.2.0/24`. Empty means all.
+   *
+   * @generated from field: repeated string allowed_cidrs = 7;
+   */
+  allowedCidrs: string[];
+
+  /**
+   * Most uses in a minute. Zero means not limited.
+   *
+   * @generated from field: int32 rate_limit_per_minute = 8;
+   */
+  rateLimitPerMinute: number;
+
+  /**
+   * Most uses in a day. Zero means not limited.
+   *
+   * @generated from field: int32 rate_limit_per_day = 9;
+   */
+  rateLimitPerDay: number;
+
+  /**
+   * How many uses the key has. Unset means any number.
+   *
+   * @generated from field: callora.keys.v1.KeyQuota quota = 10;
+   */
+  quota?: KeyQuota | undefined;
+
+  /**
+   * What the account notes on the key. A verification shows it to whoever may see the key.
+   *
+   * @generated from field: map<string, string> metadata = 11;
+   */
+  metadata: { [key: string]: string };
 };
 
 /**
@@ -229,7 +219,7 @@ export type CreateKeyRequest = Message<"callora.keys.v1.CreateKeyRequest"> & {
  * Use `create(CreateKeyRequestSchema)` to create a new message.
  */
 export const CreateKeyRequestSchema: GenMessage<CreateKeyRequest> = /*@__PURE__*/
-  messageDesc(file_callora_keys_v1_key_service, 5);
+  messageDesc(file_callora_keys_v1_key_service, 4);
 
 /**
  * @generated from message callora.keys.v1.CreateKeyResponse
@@ -255,7 +245,250 @@ export type CreateKeyResponse = Message<"callora.keys.v1.CreateKeyResponse"> & {
  * Use `create(CreateKeyResponseSchema)` to create a new message.
  */
 export const CreateKeyResponseSchema: GenMessage<CreateKeyResponse> = /*@__PURE__*/
+  messageDesc(file_callora_keys_v1_key_service, 5);
+
+/**
+ * @generated from message callora.keys.v1.UpdateKeyRequest
+ */
+export type UpdateKeyRequest = Message<"callora.keys.v1.UpdateKeyRequest"> & {
+  /**
+   * The key to change.
+   *
+   * @generated from field: string key_id = 1;
+   */
+  keyId: string;
+
+  /**
+   * The fields to change, by their names here. Empty means those that are set.
+   *
+   * @generated from field: google.protobuf.FieldMask update_mask = 2;
+   */
+  updateMask?: FieldMask | undefined;
+
+  /**
+   * The new name.
+   *
+   * @generated from field: string display_name = 3;
+   */
+  displayName: string;
+
+  /**
+   * When the key stops working. In the mask and unset means never.
+   *
+   * @generated from field: google.protobuf.Timestamp expire_time = 4;
+   */
+  expireTime?: Timestamp | undefined;
+
+  /**
+   * What the key may do: dotted names, the last part of which may be `*`.
+   *
+   * @generated from field: repeated string scopes = 5;
+   */
+  scopes: string[];
+
+  /**
+   * The addresses from which the key is accepted, for example `192.0.2.0/24`. Empty means all.
+   *
+   * @generated from field: repeated string allowed_cidrs = 6;
+   */
+  allowedCidrs: string[];
+
+  /**
+   * Most uses in a minute. Zero means not limited.
+   *
+   * @generated from field: int32 rate_limit_per_minute = 7;
+   */
+  rateLimitPerMinute: number;
+
+  /**
+   * Most uses in a day. Zero means not limited.
+   *
+   * @generated from field: int32 rate_limit_per_day = 8;
+   */
+  rateLimitPerDay: number;
+
+  /**
+   * How many uses the key has. Unset means any number.
+   *
+   * @generated from field: callora.keys.v1.KeyQuota quota = 9;
+   */
+  quota?: KeyQuota | undefined;
+
+  /**
+   * What the account notes on the key. A verification shows it to whoever may see the key.
+   *
+   * @generated from field: map<string, string> metadata = 10;
+   */
+  metadata: { [key: string]: string };
+};
+
+/**
+ * Describes the message callora.keys.v1.UpdateKeyRequest.
+ * Use `create(UpdateKeyRequestSchema)` to create a new message.
+ */
+export const UpdateKeyRequestSchema: GenMessage<UpdateKeyRequest> = /*@__PURE__*/
   messageDesc(file_callora_keys_v1_key_service, 6);
+
+/**
+ * @generated from message callora.keys.v1.UpdateKeyResponse
+ */
+export type UpdateKeyResponse = Message<"callora.keys.v1.UpdateKeyResponse"> & {
+  /**
+   * The changed key.
+   *
+   * @generated from field: callora.keys.v1.Key key = 1;
+   */
+  key?: Key | undefined;
+};
+
+/**
+ * Describes the message callora.keys.v1.UpdateKeyResponse.
+ * Use `create(UpdateKeyResponseSchema)` to create a new message.
+ */
+export const UpdateKeyResponseSchema: GenMessage<UpdateKeyResponse> = /*@__PURE__*/
+  messageDesc(file_callora_keys_v1_key_service, 7);
+
+/**
+ * @generated from message callora.keys.v1.DisableKeyRequest
+ */
+export type DisableKeyRequest = Message<"callora.keys.v1.DisableKeyRequest"> & {
+  /**
+   * The key to disable.
+   *
+   * @generated from field: string key_id = 1;
+   */
+  keyId: string;
+};
+
+/**
+ * Describes the message callora.keys.v1.DisableKeyRequest.
+ * Use `create(DisableKeyRequestSchema)` to create a new message.
+ */
+export const DisableKeyRequestSchema: GenMessage<DisableKeyRequest> = /*@__PURE__*/
+  messageDesc(file_callora_keys_v1_key_service, 8);
+
+/**
+ * @generated from message callora.keys.v1.DisableKeyResponse
+ */
+export type DisableKeyResponse = Message<"callora.keys.v1.DisableKeyResponse"> & {
+  /**
+   * The disabled key.
+   *
+   * @generated from field: callora.keys.v1.Key key = 1;
+   */
+  key?: Key | undefined;
+};
+
+/**
+ * Describes the message callora.keys.v1.DisableKeyResponse.
+ * Use `create(DisableKeyResponseSchema)` to create a new message.
+ */
+export const DisableKeyResponseSchema: GenMessage<DisableKeyResponse> = /*@__PURE__*/
+  messageDesc(file_callora_keys_v1_key_service, 9);
+
+/**
+ * @generated from message callora.keys.v1.EnableKeyRequest
+ */
+export type EnableKeyRequest = Message<"callora.keys.v1.EnableKeyRequest"> & {
+  /**
+   * The key to enable.
+   *
+   * @generated from field: string key_id = 1;
+   */
+  keyId: string;
+};
+
+/**
+ * Describes the message callora.keys.v1.EnableKeyRequest.
+ * Use `create(EnableKeyRequestSchema)` to create a new message.
+ */
+export const EnableKeyRequestSchema: GenMessage<EnableKeyRequest> = /*@__PURE__*/
+  messageDesc(file_callora_keys_v1_key_service, 10);
+
+/**
+ * @generated from message callora.keys.v1.EnableKeyResponse
+ */
+export type EnableKeyResponse = Message<"callora.keys.v1.EnableKeyResponse"> & {
+  /**
+   * The enabled key.
+   *
+   * @generated from field: callora.keys.v1.Key key = 1;
+   */
+  key?: Key | undefined;
+};
+
+/**
+ * Describes the message callora.keys.v1.EnableKeyResponse.
+ * Use `create(EnableKeyResponseSchema)` to create a new message.
+ */
+export const EnableKeyResponseSchema: GenMessage<EnableKeyResponse> = /*@__PURE__*/
+  messageDesc(file_callora_keys_v1_key_service, 11);
+
+/**
+ * @generated from message callora.keys.v1.RotateKeyRequest
+ */
+export type RotateKeyRequest = Message<"callora.keys.v1.RotateKeyRequest"> & {
+  /**
+   * Chosen by the caller. A retry with the same value replaces no second key.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * The key to replace.
+   *
+   * @generated from field: string key_id = 2;
+   */
+  keyId: string;
+
+  /**
+   * How long both keys are accepted. Unset or zero: the old one is refused at once.
+   *
+   * @generated from field: google.protobuf.Duration overlap = 3;
+   */
+  overlap?: Duration | undefined;
+};
+
+/**
+ * Describes the message callora.keys.v1.RotateKeyRequest.
+ * Use `create(RotateKeyRequestSchema)` to create a new message.
+ */
+export const RotateKeyRequestSchema: GenMessage<RotateKeyRequest> = /*@__PURE__*/
+  messageDesc(file_callora_keys_v1_key_service, 12);
+
+/**
+ * @generated from message callora.keys.v1.RotateKeyResponse
+ */
+export type RotateKeyResponse = Message<"callora.keys.v1.RotateKeyResponse"> & {
+  /**
+   * The new key.
+   *
+   * @generated from field: callora.keys.v1.Key key = 1;
+   */
+  key?: Key | undefined;
+
+  /**
+   * What the consumer presents from now on. Empty on a retry: it is shown once.
+   *
+   * @generated from field: string secret = 2;
+   */
+  secret: string;
+
+  /**
+   * The key that is replaced.
+   *
+   * @generated from field: callora.keys.v1.Key old_key = 3;
+   */
+  oldKey?: Key | undefined;
+};
+
+/**
+ * Describes the message callora.keys.v1.RotateKeyResponse.
+ * Use `create(RotateKeyResponseSchema)` to create a new message.
+ */
+export const RotateKeyResponseSchema: GenMessage<RotateKeyResponse> = /*@__PURE__*/
+  messageDesc(file_callora_keys_v1_key_service, 13);
 
 /**
  * @generated from message callora.keys.v1.RevokeKeyRequest
@@ -274,7 +507,7 @@ export type RevokeKeyRequest = Message<"callora.keys.v1.RevokeKeyRequest"> & {
  * Use `create(RevokeKeyRequestSchema)` to create a new message.
  */
 export const RevokeKeyRequestSchema: GenMessage<RevokeKeyRequest> = /*@__PURE__*/
-  messageDesc(file_callora_keys_v1_key_service, 7);
+  messageDesc(file_callora_keys_v1_key_service, 14);
 
 /**
  * @generated from message callora.keys.v1.RevokeKeyResponse
@@ -293,7 +526,7 @@ export type RevokeKeyResponse = Message<"callora.keys.v1.RevokeKeyResponse"> & {
  * Use `create(RevokeKeyResponseSchema)` to create a new message.
  */
 export const RevokeKeyResponseSchema: GenMessage<RevokeKeyResponse> = /*@__PURE__*/
-  messageDesc(file_callora_keys_v1_key_service, 8);
+  messageDesc(file_callora_keys_v1_key_service, 15);
 
 /**
  * @generated from message callora.keys.v1.RevokeKeyForApiRequest
@@ -312,7 +545,7 @@ export type RevokeKeyForApiRequest = Message<"callora.keys.v1.RevokeKeyForApiReq
  * Use `create(RevokeKeyForApiRequestSchema)` to create a new message.
  */
 export const RevokeKeyForApiRequestSchema: GenMessage<RevokeKeyForApiRequest> = /*@__PURE__*/
-  messageDesc(file_callora_keys_v1_key_service, 9);
+  messageDesc(file_callora_keys_v1_key_service, 16);
 
 /**
  * @generated from message callora.keys.v1.RevokeKeyForApiResponse
@@ -331,217 +564,39 @@ export type RevokeKeyForApiResponse = Message<"callora.keys.v1.RevokeKeyForApiRe
  * Use `create(RevokeKeyForApiResponseSchema)` to create a new message.
  */
 export const RevokeKeyForApiResponseSchema: GenMessage<RevokeKeyForApiResponse> = /*@__PURE__*/
-  messageDesc(file_callora_keys_v1_key_service, 10);
+  messageDesc(file_callora_keys_v1_key_service, 17);
 
 /**
- * @generated from message callora.keys.v1.VerifyKeyRequest
+ * @generated from message callora.keys.v1.DeleteKeyRequest
  */
-export type VerifyKeyRequest = Message<"callora.keys.v1.VerifyKeyRequest"> & {
+export type DeleteKeyRequest = Message<"callora.keys.v1.DeleteKeyRequest"> & {
   /**
-   * What the consumer presented.
+   * The key to delete.
    *
-   * @generated from field: string secret = 1;
-   */
-  secret: string;
-
-  /**
-   * The API that the consumer wants to call. Empty means any.
-   *
-   * @generated from field: string api_id = 2;
-   */
-  apiId: string;
-};
-
-/**
- * Describes the message callora.keys.v1.VerifyKeyRequest.
- * Use `create(VerifyKeyRequestSchema)` to create a new message.
- */
-export const VerifyKeyRequestSchema: GenMessage<VerifyKeyRequest> = /*@__PURE__*/
-  messageDesc(file_callora_keys_v1_key_service, 11);
-
-/**
- * @generated from message callora.keys.v1.VerifyKeyResponse
- */
-export type VerifyKeyResponse = Message<"callora.keys.v1.VerifyKeyResponse"> & {
-  /**
-   * Whether the key is accepted.
-   *
-   * @generated from field: bool valid = 1;
-   */
-  valid: boolean;
-
-  /**
-   * Why, or why not.
-   *
-   * @generated from field: callora.keys.v1.VerifyCode code = 2;
-   */
-  code: VerifyCode;
-
-  /**
-   * The key. Empty when the code is NOT_FOUND.
-   *
-   * @generated from field: string key_id = 3;
+   * @generated from field: string key_id = 1;
    */
   keyId: string;
-
-  /**
-   * The account that the key belongs to. Empty when the code is NOT_FOUND.
-   *
-   * @generated from field: string account_id = 4;
-   */
-  accountId: string;
 };
 
 /**
- * Describes the message callora.keys.v1.VerifyKeyResponse.
- * Use `create(VerifyKeyResponseSchema)` to create a new message.
+ * Describes the message callora.keys.v1.DeleteKeyRequest.
+ * Use `create(DeleteKeyRequestSchema)` to create a new message.
  */
-export const VerifyKeyResponseSchema: GenMessage<VerifyKeyResponse> = /*@__PURE__*/
-  messageDesc(file_callora_keys_v1_key_service, 12);
+export const DeleteKeyRequestSchema: GenMessage<DeleteKeyRequest> = /*@__PURE__*/
+  messageDesc(file_callora_keys_v1_key_service, 18);
 
 /**
- * Whether calls move real money.
- *
- * @generated from enum callora.keys.v1.Mode
+ * @generated from message callora.keys.v1.DeleteKeyResponse
  */
-export const Mode = {
-  /**
-   * On input: live.
-   *
-   * @generated from enum value: MODE_UNSPECIFIED = 0;
-   */
-  UNSPECIFIED: 0,
-
-  /**
-   * Calls are charged and paid out.
-   *
-   * @generated from enum value: MODE_LIVE = 1;
-   */
-  LIVE: 1,
-
-  /**
-   * Calls are metered and priced; no real money moves.
-   *
-   * @generated from enum value: MODE_TEST = 2;
-   */
-  TEST: 2,
-} as const;
+export type DeleteKeyResponse = Message<"callora.keys.v1.DeleteKeyResponse"> & {
+};
 
 /**
- * Whether calls move real money.
- *
- * @generated from enum callora.keys.v1.Mode
+ * Describes the message callora.keys.v1.DeleteKeyResponse.
+ * Use `create(DeleteKeyResponseSchema)` to create a new message.
  */
-export type Mode = (typeof Mode)[keyof typeof Mode] | UnknownEnum;
-
-/**
- * Describes the enum callora.keys.v1.Mode.
- */
-export const ModeSchema: GenEnum<Mode> = /*@__PURE__*/
-  enumDesc(file_callora_keys_v1_key_service, 0);
-
-/**
- * Whether the gateway accepts a key.
- *
- * @generated from enum callora.keys.v1.KeyState
- */
-export const KeyState = {
-  /**
-   * Never sent.
-   *
-   * @generated from enum value: KEY_STATE_UNSPECIFIED = 0;
-   */
-  UNSPECIFIED: 0,
-
-  /**
-   * Accepted.
-   *
-   * @generated from enum value: KEY_STATE_ACTIVE = 1;
-   */
-  ACTIVE: 1,
-
-  /**
-   * Refused for good.
-   *
-   * @generated from enum value: KEY_STATE_REVOKED = 2;
-   */
-  REVOKED: 2,
-} as const;
-
-/**
- * Whether the gateway accepts a key.
- *
- * @generated from enum callora.keys.v1.KeyState
- */
-export type KeyState = (typeof KeyState)[keyof typeof KeyState] | UnknownEnum;
-
-/**
- * Describes the enum callora.keys.v1.KeyState.
- */
-export const KeyStateSchema: GenEnum<KeyState> = /*@__PURE__*/
-  enumDesc(file_callora_keys_v1_key_service, 1);
-
-/**
- * The verdict on a key. The checks run in the order of the numbers after VALID.
- *
- * @generated from enum callora.keys.v1.VerifyCode
- */
-export const VerifyCode = {
-  /**
-   * Never sent.
-   *
-   * @generated from enum value: VERIFY_CODE_UNSPECIFIED = 0;
-   */
-  UNSPECIFIED: 0,
-
-  /**
-   * Accepted.
-   *
-   * @generated from enum value: VERIFY_CODE_VALID = 1;
-   */
-  VALID: 1,
-
-  /**
-   * No such key.
-   *
-   * @generated from enum value: VERIFY_CODE_NOT_FOUND = 2;
-   */
-  NOT_FOUND: 2,
-
-  /**
-   * The key was revoked.
-   *
-   * @generated from enum value: VERIFY_CODE_DISABLED = 3;
-   */
-  DISABLED: 3,
-
-  /**
-   * The key's time is over.
-   *
-   * @generated from enum value: VERIFY_CODE_EXPIRED = 4;
-   */
-  EXPIRED: 4,
-
-  /**
-   * The key opens another API.
-   *
-   * @generated from enum value: VERIFY_CODE_FORBIDDEN = 5;
-   */
-  FORBIDDEN: 5,
-} as const;
-
-/**
- * The verdict on a key. The checks run in the order of the numbers after VALID.
- *
- * @generated from enum callora.keys.v1.VerifyCode
- */
-export type VerifyCode = (typeof VerifyCode)[keyof typeof VerifyCode] | UnknownEnum;
-
-/**
- * Describes the enum callora.keys.v1.VerifyCode.
- */
-export const VerifyCodeSchema: GenEnum<VerifyCode> = /*@__PURE__*/
-  enumDesc(file_callora_keys_v1_key_service, 2);
+export const DeleteKeyResponseSchema: GenMessage<DeleteKeyResponse> = /*@__PURE__*/
+  messageDesc(file_callora_keys_v1_key_service, 19);
 
 /**
  * Manage the API keys that consumers present to the gateway.
@@ -570,10 +625,11 @@ export const KeyService: GenService<{
     output: typeof GetKeyResponseSchema;
   },
   /**
-   * Create a key for a published API.
+   * Create a key for a published API, or for all APIs.
    *
    * The response carries the secret. It is shown once and stored only as a hash. ALREADY_EXISTS, with reason
-   * KEY_EXISTS, when the account has a live key of that mode for the API.
+   * KEY_EXISTS, when the account has a live key of that mode for the API; FAILED_PRECONDITION, with reason
+   * KEYS_EXHAUSTED, when it has 1000 live keys.
    *
    * @generated from rpc callora.keys.v1.KeyService.CreateKey
    */
@@ -581,6 +637,53 @@ export const KeyService: GenService<{
     methodKind: "unary";
     input: typeof CreateKeyRequestSchema;
     output: typeof CreateKeyResponseSchema;
+  },
+  /**
+   * Change what a key may do. A key that was revoked can still be renamed, and nothing else.
+   *
+   * FAILED_PRECONDITION, with reason KEY_REVOKED, for any other change of a revoked key. A quota is shared with the
+   * key that this one replaces, or is replaced by; setting it fills it. The new rules hold from the answer on.
+   *
+   * @generated from rpc callora.keys.v1.KeyService.UpdateKey
+   */
+  updateKey: {
+    methodKind: "unary";
+    input: typeof UpdateKeyRequestSchema;
+    output: typeof UpdateKeyResponseSchema;
+  },
+  /**
+   * Refuse a key until it is enabled again. FAILED_PRECONDITION, with reason KEY_REVOKED, for a revoked key.
+   *
+   * @generated from rpc callora.keys.v1.KeyService.DisableKey
+   */
+  disableKey: {
+    methodKind: "unary";
+    input: typeof DisableKeyRequestSchema;
+    output: typeof DisableKeyResponseSchema;
+  },
+  /**
+   * Accept a disabled key again. FAILED_PRECONDITION, with reason KEY_REVOKED, for a revoked key.
+   *
+   * @generated from rpc callora.keys.v1.KeyService.EnableKey
+   */
+  enableKey: {
+    methodKind: "unary";
+    input: typeof EnableKeyRequestSchema;
+    output: typeof EnableKeyResponseSchema;
+  },
+  /**
+   * Replace a key by a new one of the same account, API and mode, with the same rules.
+   *
+   * The response carries the new secret, once. Both keys are accepted until the overlap ends, and share one quota and
+   * one set of rate limits. FAILED_PRECONDITION, with reason KEY_REVOKED, KEY_EXPIRED, KEY_ROTATED (replaced already)
+   * or ROTATION_IN_PROGRESS (the key that this one replaces is still accepted: revoke it first).
+   *
+   * @generated from rpc callora.keys.v1.KeyService.RotateKey
+   */
+  rotateKey: {
+    methodKind: "unary";
+    input: typeof RotateKeyRequestSchema;
+    output: typeof RotateKeyResponseSchema;
   },
   /**
    * Revoke a key at once and for good. Revoking twice is not an error.
@@ -603,7 +706,34 @@ export const KeyService: GenService<{
     output: typeof RevokeKeyForApiResponseSchema;
   },
   /**
-   * Say whether a key is accepted, and whose it is. Always OK: the verdict is in the response.
+   * Revoke a key and remove it from the lists, for good. Its secret stays refused.
+   *
+   * @generated from rpc callora.keys.v1.KeyService.DeleteKey
+   */
+  deleteKey: {
+    methodKind: "unary";
+    input: typeof DeleteKeyRequestSchema;
+    output: typeof DeleteKeyResponseSchema;
+  },
+  /**
+   * Say whether a key is accepted, and whose it is, and count the use. Always OK: the verdict is in the response.
+   *
+   * The checks, in this order; the first that fails gives the code:
+   *
+   * 1. NOT_FOUND: the secret is malformed or unknown, its key was deleted, or the caller may not see the key. A person
+   * and the holder of an API key see the keys of their own account, services and admins those of all accounts.
+   * 2. DISABLED: the key was revoked, or is disabled.
+   * 3. EXPIRED: its time is over, or the overlap of the rotation that replaced it.
+   * 4. FORBIDDEN: it opens another API, or is not accepted from that address.
+   * 5. INSUFFICIENT_PERMISSIONS: its scopes do not satisfy the expression.
+   * 6. USAGE_EXCEEDED: fewer uses than the cost were left when this process last asked.
+   * 7. RATE_LIMITED: one of its rate limits does not let the call pass.
+   * 8. USAGE_EXCEEDED: fewer uses than the cost are left now.
+   *
+   * Only a VALID call consumes uses, durably; a cost of zero passes whatever is left. A call that is RATE_LIMITED
+   * consumes none, and takes from none of the limits. A call that is USAGE_EXCEEDED takes from the rate limits only at
+   * the eighth step, which happens where another process spent the uses. INVALID_ARGUMENT, naming the field, for an
+   * expression that cannot be read.
    *
    * @generated from rpc callora.keys.v1.KeyService.VerifyKey
    */
