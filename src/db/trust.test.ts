@@ -104,15 +104,15 @@ test("the role that serves tenants may announce, and only count up", async ({ da
 
   const epoch = await app.transaction((tx) => here.trust.announce(tx, topic, ["a"]));
   await here.trust.settled(epoch);
-  const back = queryAll(url, "update trust_epoch set epoch = epoch - 1");
-  const twice = queryAll(url, "update trust_epoch set epoch = epoch + 2");
-  const gone = queryAll(database.urls.owner, "delete from trust_epoch");
-
   expect(here.memory.get("a")).toBeInstanceOf(Promise);
-  await expect(back).rejects.toThrow("only counts up");
-  await expect(twice).rejects.toThrow("only counts up");
-  expect(await gone).toEqual([]);
-  await expect(queryAll(url, "select from processes")).rejects.toThrow("permission denied");
+  for (const [by, text, reason] of [
+    [url, "update trust_epoch set epoch = epoch - 1", "only counts up"],
+    [url, "update trust_epoch set epoch = epoch + 2", "only counts up"],
+    [url, "select from processes", "permission denied"],
+    [database.urls.superuser, "delete from trust_epoch", "append-only"],
+  ] as const) {
+    await expect(queryAll(by, text)).rejects.toThrow(reason);
+  }
 });
 
 test("many announcements at a time are all forgotten, and lose nobody's trust", async ({
@@ -121,7 +121,7 @@ test("many announcements at a time are all forgotten, and lose nobody's trust", 
 }) => {
   const here = await open(pool, database.urls.worker);
   const there = await open(pool, database.urls.worker);
-  const keys = Array.from({ length: 100 }, (_, index) => `key ${index}`);
+  const keys = Array.from({ length: 30 }, (_, index) => `key ${index}`);
   for (const key of keys) there.held.set(key, 1);
   await Promise.all(keys.map((key) => there.memory.get(key)));
 
