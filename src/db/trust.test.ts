@@ -241,6 +241,21 @@ test("a notification that never came makes it forget everything", async ({ datab
   expect(here.trust.stats()).toMatchObject({ losses: 0, isHeld: true });
 });
 
+test("an epoch that is skipped makes it forget everything", async ({ database, pool }) => {
+  const here = await open(pool, database.urls.worker);
+  here.held.set("a", 1);
+  await here.memory.get("a");
+
+  here.held.set("a", 2);
+  const epoch = await here.db.systemTransaction(async (tx) => {
+    await tx.query(sql.type(nothing)`update trust_epoch set epoch = epoch + 1`);
+    return here.trust.announce(tx, topic, ["b"]);
+  });
+  await here.trust.settled(epoch);
+
+  expect(await here.memory.get("a")).toBe(2);
+});
+
 test("without the database waiting ends with the lease", async ({ database }) => {
   const url = database.urls.worker;
   const dead = await openPool({ url, role: "callora_worker", connectionsMax: 1 });
