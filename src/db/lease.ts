@@ -16,8 +16,6 @@ const sweepMs = 60_000;
 export interface Lease {
   /** Whether it may answer from memory at this moment. */
   isHeld(): boolean;
-  /** Whether a load that begins now may be remembered. */
-  isEntered(): boolean;
   /** Resolves when the lease is held for the first time, or the first attempt has failed. */
   attempted: Promise<void>;
   /** How often it was lost. */
@@ -51,7 +49,6 @@ export function startLease(options: LeaseOptions): Lease {
   });
   return {
     isHeld: () => keeper.isHeld(),
-    isEntered: () => keeper.isEntered,
     attempted: keeper.attempted.promise,
     get losses() {
       return keeper.losses;
@@ -63,7 +60,8 @@ export function startLease(options: LeaseOptions): Lease {
 class LeaseKeeper {
   readonly #options: LeaseOptions;
   readonly attempted = Promise.withResolvers<void>();
-  isEntered = false;
+  /** Whether its row is there, as far as it knows. */
+  #isEntered = false;
   losses = 0;
   #deadline = 0;
   /** All that was announced up to this epoch is forgotten here. */
@@ -84,15 +82,15 @@ class LeaseKeeper {
 
   /** Answer no more from memory. */
   end(): void {
-    this.losses += this.isEntered ? 1 : 0;
-    this.isEntered = false;
+    this.losses += this.#isEntered ? 1 : 0;
+    this.#isEntered = false;
     this.#deadline = 0;
     this.attempted.resolve();
   }
 
   hear(payload: string): void {
     const announcement = fromPayload(payload);
-    if (announcement === null || !this.isEntered || announcement.epoch <= this.#applied) {
+    if (announcement === null || !this.#isEntered || announcement.epoch <= this.#applied) {
       return;
     }
     this.#options.forget(announcement);
@@ -138,7 +136,7 @@ class LeaseKeeper {
     this.#committed = epoch;
     // What was loaded before the row was there may not be remembered: nobody would have waited for it.
     forgetAll();
-    this.isEntered = true;
+    this.#isEntered = true;
     this.#deadline = sentAt + leaseMs - marginMs;
     this.attempted.resolve();
   }

@@ -67,8 +67,6 @@ const refuseMs = 500;
 export interface MemoryKeeper {
   /** Whether it may answer from memory at this moment. */
   isHeld: () => boolean;
-  /** Whether what it begins to load now may be remembered. */
-  isEntered: () => boolean;
   onError: (error: unknown) => void;
 }
 
@@ -206,12 +204,11 @@ export class TopicMemory<V> implements Memory<V> {
   }
 
   async #fly(keys: Map<string, Waiting<V>>): Promise<void> {
-    const { isHeld, isEntered } = this.#keeper;
-    const flight = { keys, forgotten: new Set<string>(), isForgotten: !isEntered() };
+    const flight = { keys, forgotten: new Set<string>(), isForgotten: false };
     this.#flights.add(flight);
     this.counts.loads += 1;
     try {
-      const ms = isHeld() ? loadMsMax : distrustedLoadMsMax;
+      const ms = this.#keeper.isHeld() ? loadMsMax : distrustedLoadMsMax;
       const found = await inTime(this.#load([...keys.keys()]), { ms, what: "the database" });
       this.#refuseUntil = 0;
       this.#land(flight, found);

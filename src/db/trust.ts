@@ -110,8 +110,7 @@ export async function openTrust({ db, listenUrl, onError }: TrustOptions): Promi
     },
     settled: (epoch) => acknowledgements.wait(epoch),
     remember(topic, options) {
-      const { isHeld, isEntered } = lease;
-      const memory = new TopicMemory(options, { isHeld, isEntered, onError });
+      const memory = new TopicMemory(options, { isHeld: lease.isHeld, onError });
       memories.set(topic, [...(memories.get(topic) ?? []), memory]);
       return memory;
     },
