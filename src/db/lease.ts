@@ -105,7 +105,7 @@ class LeaseKeeper {
 
   async serve(connection: Connection, signal: AbortSignal): Promise<void> {
     await this.#enter(connection, signal);
-    let sweptAt = performance.now();
+    let sweptAt = Number.NEGATIVE_INFINITY;
     while (!signal.aborted) {
       const isThere = await this.#beat(connection, signal);
       if (!isThere) {

@@ -294,6 +294,28 @@ test("what was asked in trust and cannot be loaded any more is refused", async (
   await pool.end();
 });
 
+test("what processes left that ended without a word is swept away, long after", async ({
+  database,
+  pool,
+}) => {
+  await queryAll(
+    database.urls.superuser,
+    `insert into processes (id, acknowledged, lease_end) values
+     ('00000000-0000-0000-0000-000000000001', 0, now() - interval '2 minutes'),
+     ('00000000-0000-0000-0000-000000000002', 0, now() - interval '30 seconds')`,
+  );
+  const left = async () => {
+    const text = "select id from processes where id::text like '00000000%'";
+    return (await queryAll(database.urls.superuser, text)).map(({ id }) => String(id).slice(-1));
+  };
+
+  await open(pool, database.urls.worker);
+  await until(async () => (await left()).length === 1);
+
+  expect(await left()).toEqual(["2"]);
+  await queryAll(database.urls.superuser, "delete from processes");
+});
+
 test("a process that stopped is nobody's to wait for", async ({ database, pool }) => {
   const here = await open(pool, database.urls.worker);
 
