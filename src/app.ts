@@ -37,6 +37,7 @@ import { creditService } from "./credits/service.ts";
 import type { Database } from "./db/database.ts";
 import { deleteOldAnswers } from "./db/once.ts";
 import { nothing, type Tx } from "./db/pool.ts";
+import type { Trust } from "./db/trust.ts";
 import { docsRoutes } from "./edge/docs.ts";
 import type { Mount } from "./edge/mount.ts";
 import { createEdge, type RouteInfo } from "./edge/server.ts";
@@ -78,6 +79,7 @@ export interface AppDeps {
   /** Seals credentials. Its keys are checked. */
   sealer: Sealer;
   db: Database;
+  trust: Trust;
   network: StellarNetwork;
   log: Logger;
   metrics: Metrics;
@@ -98,6 +100,7 @@ export interface App {
 /** Build the server: the one place that knows every feature. */
 export function createApp(deps: AppDeps): App {
   const { config, db, log, metrics, now } = deps;
+  metrics.watchTrust(() => deps.trust.stats());
   const holder = randomUUID();
   const ownPorts = [...deps.ownPorts];
   const readiness = createReadiness({

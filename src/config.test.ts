@@ -108,6 +108,13 @@ test("every value that is set is read", () => {
   expect(config.gateway).toEqual({ allowPrivateUpstreams: [], upstreamTimeoutMs: 1 });
 });
 
+test("who listens acts for the background work, unless it is told where to listen", () => {
+  const set = { DATABASE_URL: databaseUrl, DATABASE_WORKER_URL: "postgres://worker@db/callora" };
+
+  expect(readConfig({ DATABASE_URL: databaseUrl }).database?.listenUrl).toBe(databaseUrl);
+  expect(readConfig(set).database?.listenUrl).toBe("postgres://worker@db/callora");
+});
+
 test("the encryption keys stay in the order in which they are given: the first one seals", () => {
   const { secrets } = readConfig({
     ENCRYPTION_KEYS: `9:${keyOf(3)}, 10:${keyOf(5)},v1:${keyOf(1)}`,

@@ -357,6 +357,6 @@ function toDatabase(url: string, values: Values): Config["database"] {
     url,
     workerUrl: values.DATABASE_WORKER_URL ?? url,
     migrateUrl: values.DATABASE_MIGRATE_URL ?? url,
-    listenUrl: values.DATABASE_LISTEN_URL ?? url,
+    listenUrl: values.DATABASE_LISTEN_URL ?? values.DATABASE_WORKER_URL ?? url,
   };
 }

@@ -110,3 +110,21 @@ test.for([
 
   expect(metricsAllowed({ environment, apiKey, authorization })).toBe(isAllowed);
 });
+
+test("the process says whether it may answer from memory, as things are when it is asked", async () => {
+  const metrics = createMetrics();
+  const stats = { isHeld: true, losses: 0, refusals: 0, hits: 7, loads: 2, entries: 5 };
+  metrics.watchTrust(() => stats);
+  const before = await readValue(metrics, "callora_trust_lost");
+
+  Object.assign(stats, { isHeld: false, losses: 1, refusals: 3 });
+
+  expect(before).toBe(0);
+  expect(await readValue(metrics, "callora_trust_lost")).toBe(1);
+  expect(await readValue(metrics, "callora_trust_losses_total")).toBe(1);
+  expect(await readValue(metrics, "callora_trust_refusals_total")).toBe(3);
+  expect(await readValue(metrics, "callora_trust_refusals_total")).toBe(3);
+  expect(await readValue(metrics, "callora_memory_hits_total")).toBe(7);
+  expect(await readValue(metrics, "callora_memory_loads_total")).toBe(2);
+  expect(await readValue(metrics, "callora_memory_entries")).toBe(5);
+});

@@ -1,6 +1,7 @@
 import { createHash, timingSafeEqual } from "node:crypto";
-import { Counter, collectDefaultMetrics, Histogram, Registry } from "prom-client";
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
 import type { Environment } from "./config.ts";
+import type { TrustStats } from "./db/trust.ts";
 
 /** One answered HTTP request. */
 export interface ObservedRequest {
@@ -62,11 +63,49 @@ export function createMetrics() {
       requests.inc(labels);
       durations.observe(labels, Math.max(0, durationMs) / 1000);
     },
+    /** Show what the process may say from memory. Call it once. */
+    watchTrust(stats: () => TrustStats): void {
+      watchTrust(registry, stats);
+    },
     /** All metrics in Prometheus's text format. */
     async render(): Promise<{ contentType: string; body: string }> {
       return { contentType: registry.contentType, body: await registry.metrics() };
     },
   };
+}
+
+function watchTrust(registry: Registry, stats: () => TrustStats): void {
+  const counters = [
+    ["callora_trust_losses_total", "Times that the process lost its lease", "losses"],
+    [
+      "callora_trust_refusals_total",
+      "Questions that could not be answered for want of trust",
+      "refusals",
+    ],
+    ["callora_memory_hits_total", "Questions that were answered from memory", "hits"],
+    ["callora_memory_loads_total", "Loads of what was not remembered", "loads"],
+  ] as const;
+  for (const [name, help, field] of counters) {
+    const counter = new Counter({ name, help, registers: [registry], collect });
+    function collect() {
+      counter.reset();
+      counter.inc(stats()[field]);
+    }
+  }
+  const gauges = [
+    [
+      "callora_trust_lost",
+      "1 while the process may not answer from memory",
+      ({ isHeld }: TrustStats) => (isHeld ? 0 : 1),
+    ],
+    ["callora_memory_entries", "Keys that are remembered", ({ entries }: TrustStats) => entries],
+  ] as const;
+  for (const [name, help, read] of gauges) {
+    const gauge = new Gauge({ name, help, registers: [registry], collect });
+    function collect() {
+      gauge.set(read(stats()));
+    }
+  }
 }
 
 /** The server's metrics. */

@@ -6,6 +6,7 @@ import { readConfig } from "./config.ts";
 import { createSealer } from "./credentials/seal.ts";
 import { createDatabase } from "./db/database.ts";
 import type { Pool } from "./db/pool.ts";
+import type { Trust } from "./db/trust.ts";
 import type { RouteInfo } from "./edge/server.ts";
 import { createLogger } from "./log.ts";
 import { createMetrics } from "./metrics.ts";
@@ -23,6 +24,7 @@ export async function listRoutes(): Promise<RouteInfo[]> {
     secretKey: "",
     sealer: createSealer({ keys: [{ version: 1, key: randomBytes(32) }] }),
     db: createDatabase({ app: noPool, worker: noPool, appendAudit: insertAudit }),
+    trust: noTrust,
     // Opening it connects to nothing.
     network: await openNetwork({
       name: "testnet",
@@ -48,4 +50,16 @@ function compare(a: string, b: string): number {
 const noPool: Pool = {
   transaction: () => Promise.reject(new Error("Cannot use the database: there is none")),
   end: async () => {},
+};
+
+const noTrust: Trust = {
+  announce: () => Promise.reject(new Error("Cannot announce: there is no database")),
+  settled: async () => {},
+  remember: () => ({
+    get: () => Promise.reject(new Error("Cannot remember: there is no database")),
+    onForgotten: () => () => {},
+    watch: () => () => {},
+  }),
+  stats: () => ({ isHeld: false, losses: 0, refusals: 0, hits: 0, loads: 0, entries: 0 }),
+  close: async () => {},
 };

@@ -18,6 +18,7 @@ import { lockDirectory } from "./db/embedded-process.ts";
 import { assertDurable, migrateUp } from "./db/migrate.ts";
 import { migrationsDirectory } from "./db/migration-files.ts";
 import { openPool } from "./db/pool.ts";
+import { openTrust } from "./db/trust.ts";
 import { portOf } from "./lib/address.ts";
 import { releaseMemory } from "./lib/memory.ts";
 import type { Logger } from "./log.ts";
@@ -77,6 +78,12 @@ export async function startServer({
     const sealer = createSealer({ keys: await readEncryptionKeys(config) });
     await checkKeys({ db, sealer });
     signal.throwIfAborted();
+    const trust = await openTrust({
+      db,
+      listenUrl: urls.listen,
+      onError: (err) => log.warn("Cannot trust what is remembered", { err, component: "trust" }),
+    });
+    stops.push(() => trust.close());
     await ensureAdmin({ config, db, now, onFirstAdmin });
     const network = await openNetwork(networkConfig(config, now));
     stops.push(() => network.close());
@@ -87,6 +94,7 @@ export async function startServer({
       secretKey: await readSecretKey(config),
       sealer,
       db,
+      trust,
       network,
       log,
       metrics: createMetrics(),
@@ -116,7 +124,7 @@ async function openDatabaseServer(
   config: Config,
   log: Logger,
   stops: (() => Promise<void>)[],
-): Promise<DatabaseUrls> {
+): Promise<DatabaseUrls & { listen: string }> {
   const { database, dataDir } = config;
   if (database !== undefined) {
     await mkdir(dataDir, { recursive: true, mode: 0o700 });
@@ -125,7 +133,8 @@ async function openDatabaseServer(
       const lock = await lockDirectory(dataDir);
       stops.push(() => lock.release());
     }
-    return { owner: database.migrateUrl, app: database.url, worker: database.workerUrl };
+    const { migrateUrl, url, workerUrl, listenUrl } = database;
+    return { owner: migrateUrl, app: url, worker: workerUrl, listen: listenUrl };
   }
   const embedded = await startEmbedded({ dataDir });
   stops.push(() => embedded.stop());
@@ -134,7 +143,7 @@ async function openDatabaseServer(
     process.exitCode = 1;
     process.kill(process.pid, "SIGTERM");
   });
-  return embedded.urls;
+  return { ...embedded.urls, listen: embedded.urls.worker };
 }
 
 /** The database in its two roles. */

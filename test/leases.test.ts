@@ -17,7 +17,7 @@ import { createJournal } from "../src/metering/journal.ts";
 import { projectNext } from "../src/metering/projector.ts";
 import { createMetrics } from "../src/metrics.ts";
 import { openDatabase } from "../src/server.ts";
-import { must, type startTestApp, testSealer } from "./support/app.ts";
+import { must, openTestTrust, type startTestApp, testSealer } from "./support/app.ts";
 import { grant, newAccountId, openBooks, seeded, usage } from "./support/books.ts";
 import { newPerson } from "./support/people.ts";
 import { asSuperuser } from "./support/superuser.ts";
@@ -135,11 +135,13 @@ async function balances(app: App, accountId: string): Promise<Record<string, big
 async function startSecond({ urls, network }: App) {
   const directory = await mkdtemp(join(tmpdir(), "callora-second-"));
   const db = await openDatabase(urls);
+  const trust = await openTestTrust(db, urls);
   const app = createApp({
     config: readConfig({ PORT: "0", CALLORA_DATA_DIR: directory }),
     secretKey: "a secret key of a test, long enough",
     sealer: testSealer,
     db,
+    trust,
     network,
     log: createLogger({ level: "debug", stream: { write: () => {} } }),
     metrics: createMetrics(),
@@ -152,6 +154,7 @@ async function startSecond({ urls, network }: App) {
     url: `http://127.0.0.1:${port}`,
     async [Symbol.asyncDispose]() {
       await app.close();
+      await trust.close();
       await db.close();
       await rm(directory, { recursive: true, force: true });
     },

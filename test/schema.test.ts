@@ -36,6 +36,12 @@ const workerTables: Readonly<Record<string, string>> = {
   settlement_attempts: "a transaction of the chain pays many accounts",
   settlement_attempt_payouts: "a transaction of the chain pays many accounts",
   encryption_keys: "a key seals for all accounts",
+  processes: "one row for each process of the server",
+};
+
+/** Tables that every account's changes count in, and that hold nothing of any account. */
+const sharedTables: Readonly<Record<string, string>> = {
+  trust_epoch: "one number, counted up by whoever announces a change",
 };
 
 /** Tables whose rows never change, and what is refused to whoever owns them. */
@@ -119,7 +125,9 @@ test("every table of accounts says whose a row is, in text that is never null", 
 
 test("the lists of special tables name tables that exist", async ({ owner }) => {
   const tables = await tableNames(owner);
-  const named = [directoryTables, workerTables, appendOnly].flatMap((list) => Object.keys(list));
+  const named = [directoryTables, workerTables, sharedTables, appendOnly].flatMap((list) =>
+    Object.keys(list),
+  );
 
   expect(named.filter((name) => !tables.includes(name))).toEqual([]);
 });
@@ -134,19 +142,25 @@ test("every tenant table is isolated by account for the app role", async ({ owne
 
   const isolated = rows.filter((row) => row.cmd === "ALL" && row.qual === own);
   expect(isolated.every((row) => row.with_check === own)).toBe(true);
-  const wanted = (await tableNames(owner)).filter((name) => !(name in workerTables));
+  const wanted = (await tableNames(owner)).filter(
+    (name) => !(name in workerTables) && !(name in sharedTables),
+  );
   expect(isolated.map(({ name }) => name).sort()).toEqual(wanted.toSorted());
 });
 
-test("whatever else the app role may see is published, and read only", async ({ owner }) => {
+test("whatever else the app role may see is published, or the epoch that it counts up", async ({
+  owner,
+}) => {
   const { rows } = await owner.query(`
     select tablename as name, policyname as policy, cmd from pg_policies
-    where schemaname = 'public' and policyname not in ('tenant', 'worker') order by 1
+    where schemaname = 'public' and policyname not in ('tenant', 'worker') order by 1, 2
   `);
 
   expect(rows).toEqual([
     { name: "api_prices", policy: "published", cmd: "SELECT" },
     { name: "apis", policy: "published", cmd: "SELECT" },
+    { name: "trust_epoch", policy: "announce", cmd: "UPDATE" },
+    { name: "trust_epoch", policy: "announce_read", cmd: "SELECT" },
   ]);
 });
 
@@ -332,7 +346,7 @@ test.skipIf(process.env.CALLORA_TEST_WITHOUT_PSQL === "1")(
 );
 
 function isTenantTable(name: string): boolean {
-  return !(name in directoryTables) && !(name in workerTables);
+  return [directoryTables, workerTables, sharedTables].every((list) => !(name in list));
 }
 
 async function tableNames(client: pg.Client): Promise<string[]> {

@@ -94,7 +94,7 @@ function bounded(pool: DatabasePool, gate: Semaphore): Pool {
 }
 
 /** The address with the role set from the first moment of each session, unless it logs in as the role. */
-function withRole(url: string, role: DatabaseRole): string {
+export function withRole(url: string, role: DatabaseRole): string {
   const parsed = new URL(url);
   if (decodeURIComponent(parsed.username) !== role) {
     parsed.searchParams.set("options", `-c role=${role}`);

@@ -7,6 +7,7 @@ import {
   RequestInfoSchema,
   RetryInfoSchema,
 } from "../../gen/google/rpc/error_details_pb.ts";
+import { TrustLostError } from "../db/trust-error.ts";
 import { BusyError } from "../lib/semaphore.ts";
 import {
   completeError,
@@ -52,6 +53,12 @@ test.for(["23505", "42501", "22021", ""])("the SQL state %j is no reason to try 
 
 test("a full queue is UNAVAILABLE", () => {
   expect(toConnectError(new BusyError("full")).code).toBe(Code.Unavailable);
+});
+
+test("what cannot be known for want of trust is UNAVAILABLE, and says so", () => {
+  const error = toConnectError(new TrustLostError());
+
+  expect([error.code, reasonOf(error)]).toEqual([Code.Unavailable, "TRUST_LOST"]);
 });
 
 test("an error made for callers passes as it is", () => {

@@ -189,6 +189,15 @@ export function toConnectError(error: unknown): ConnectError {
   if (error instanceof BusyError) {
     return busy(error);
   }
+  if (error instanceof Error && error.name === "TrustLostError") {
+    const { message, cause } = error;
+    return reasoned(Code.Unavailable, {
+      reason: "TRUST_LOST",
+      message,
+      retryAfterMs: 1000,
+      cause,
+    });
+  }
   if (error instanceof Error && error.name === "KeyReusedError") {
     const description = "was used for another request";
     return invalidArgument([{ field: "request_id", description }], "IDEMPOTENCY_KEY_REUSED");

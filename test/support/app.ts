@@ -22,6 +22,8 @@ import { createApp } from "../../src/app.ts";
 import { readConfig } from "../../src/config.ts";
 import { checkKeys } from "../../src/credentials/key-check.ts";
 import { createSealer } from "../../src/credentials/seal.ts";
+import type { Database } from "../../src/db/database.ts";
+import { openTrust, type Trust } from "../../src/db/trust.ts";
 import { createLogger } from "../../src/log.ts";
 import { createMetrics } from "../../src/metrics.ts";
 import { openDatabase } from "../../src/server.ts";
@@ -57,11 +59,13 @@ export async function startTestApp(env: Record<string, string> = {}) {
   await db.systemTransaction((tx) =>
     createUser(tx, { username: "root", email: "", passwordHash, role: "super_admin" }, now()),
   );
+  const trust = await openTestTrust(db, database.urls);
   const app = createApp({
     config,
     secretKey: "a secret key of a test, long enough",
     sealer: testSealer,
     db,
+    trust,
     network,
     log,
     metrics: createMetrics(),
@@ -98,6 +102,7 @@ export async function startTestApp(env: Record<string, string> = {}) {
   const test = {
     url,
     db,
+    trust,
     network,
     config,
     /** The database's addresses, by role. */
@@ -164,6 +169,7 @@ export async function startTestApp(env: Record<string, string> = {}) {
 
     async [Symbol.asyncDispose]() {
       await app.close();
+      await trust.close();
       await network.close();
       await db.close();
       await database.drop();
@@ -185,6 +191,12 @@ export async function startTestApp(env: Record<string, string> = {}) {
   }
 
   return test;
+}
+
+/** What a process remembers of a test's database. */
+export function openTestTrust(db: Database, { worker }: { worker: string }): Promise<Trust> {
+  const onError = (error: unknown) => console.error(error);
+  return openTrust({ db, listenUrl: worker, onError });
 }
 
 /** The value, which the test knows to be there. */

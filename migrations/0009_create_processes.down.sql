@@ -1,0 +1,3 @@
+drop table processes;
+drop table trust_epoch;
+drop function callora_refuse_epoch();
