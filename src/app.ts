@@ -50,9 +50,10 @@ import { meteringService } from "./metering/service.ts";
 import type { Metrics } from "./metrics.ts";
 import { metricsAllowed } from "./metrics.ts";
 import { describeApi } from "./openapi.ts";
+import { createRateLimits } from "./rate-limits.ts";
 import type { Call } from "./rpc/call.ts";
 import { unauthenticated } from "./rpc/errors.ts";
-import { createLimiter } from "./rpc/limiter.ts";
+import type { Limiter } from "./rpc/limiter.ts";
 import { openPolicy } from "./rpc/policy.ts";
 import { createSteps } from "./rpc/steps.ts";
 import { settleNext } from "./settlement/loop.ts";
@@ -96,7 +97,8 @@ export function createApp(deps: AppDeps): App {
     },
   });
   const loops = createLoops(deps);
-  const parts = { readiness, loops, holder, ownPorts: () => ownPorts };
+  const limits = createRateLimits(deps);
+  const parts = { readiness, loops, holder, limiter: limits.limiter, ownPorts: () => ownPorts };
   const edge = createEdge({
     ...build(deps, parts),
     docs: docsRoutes({ openapi: describeApi() }),
@@ -116,7 +118,11 @@ export function createApp(deps: AppDeps): App {
 
   return {
     async listen(address) {
-      const bound = await edge.listen(address);
+      await limits.start();
+      const bound = await edge.listen(address).catch(async (error) => {
+        await limits.close();
+        throw error;
+      });
       ownPorts.push(bound.port);
       loops.start();
       return bound;
@@ -126,6 +132,7 @@ export function createApp(deps: AppDeps): App {
       readiness.stop();
       await edge.close({ graceMs: config.server.shutdownGraceMs });
       await loops.stop();
+      await limits.close();
       // What this process leased and did not spend goes back as soon as its events are applied. What is not done
       // in time is left to other processes, or to the next start.
       const deadline = performance.now() + closingWorkMs;
@@ -147,6 +154,7 @@ async function drainAll(tx: Tx, holder: string, now: Date): Promise<boolean> {
 interface Parts {
   readiness: Readiness;
   loops: Loops;
+  limiter: Limiter;
   holder: string;
   ownPorts: () => readonly number[];
 }
@@ -161,7 +169,7 @@ function build(deps: AppDeps, parts: Parts) {
   const journal = createJournal({ db, onAppended: () => parts.loops.wake("projector") });
   const steps = createSteps({
     authenticators: [sessionAuthenticator({ db, now }), keyAuthenticator({ db, now })],
-    limiter: createLimiter(),
+    limiter: parts.limiter,
     now,
     auditRefusal: (call) => auditRefusal(db, call),
     onInternalError: (call, err) => {

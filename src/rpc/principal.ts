@@ -80,6 +80,11 @@ const leastRole: Readonly<Record<number, Role | null>> = {
   [Access.METRICS_KEY]: null,
 } satisfies Record<Access, Role | null>;
 
+/** Whether somebody runs the platform. */
+export function isAdmin(principal: Principal): boolean {
+  return principal.kind === "user" && roles.indexOf(principal.role) >= roles.indexOf("admin");
+}
+
 function admits(access: Access, principal: Principal): boolean {
   if (principal.kind === "key") {
     return access === Access.API_KEY || access === Access.USER_OR_API_KEY;

@@ -13,19 +13,19 @@ import {
   type Interceptor,
 } from "@connectrpc/connect";
 import { SpanStatusCode, trace } from "@opentelemetry/api";
-import { Access, RateClass } from "../../gen/callora/policy/v1/policy_pb.ts";
+import { Access } from "../../gen/callora/policy/v1/policy_pb.ts";
+import { addressBlock } from "../lib/address.ts";
 import { type Call, callKey, callOf, exchangeKey } from "./call.ts";
 import { completeError, invalidArgument, rateLimited, toConnectError } from "./errors.ts";
-import { type Limiter, type Rate, rates } from "./limiter.ts";
+import { perMinute } from "./gcra.ts";
+import { type LimitDeps, limitCall } from "./limit.ts";
 import { methodName, type Policy } from "./policy.ts";
 import { type Authenticator, checkAccess } from "./principal.ts";
 import { malformedFields } from "./well-formed.ts";
 
 /** What the steps need and may not import. */
-export interface StepDeps {
+export interface StepDeps extends LimitDeps {
   authenticators: readonly Authenticator[];
-  limiter: Limiter;
-  now: () => Date;
   /** Write down that an audited call was refused. */
   auditRefusal: (call: Call, error: ConnectError) => Promise<void>;
   /** Told of every error whose cause a caller does not see. */
@@ -51,7 +51,10 @@ export function createSteps(deps: StepDeps): Steps {
     async admit(call) {
       try {
         await authenticate(deps, call);
-        limit(deps, call);
+        const limited = limitCall(deps, call);
+        if (limited !== undefined) {
+          await limited;
+        }
       } catch (thrown) {
         throw await explain(deps, call, thrown);
       }
@@ -127,14 +130,14 @@ function markSpan(code: Code): void {
 const refusals = new Set([Code.Unauthenticated, Code.PermissionDenied]);
 
 /** Refusals of one address that are written down. Without a limit strangers could fill the audit log. */
-const refusalRate: Rate = { intervalMs: 500, burst: 120 };
+const refusalRate = perMinute(120);
 
 async function auditRefusal(deps: StepDeps, call: Call, error: ConnectError): Promise<void> {
   if (call.policy.auditAction === "" || !refusals.has(error.code)) {
     return;
   }
-  const address = addressBlock(call.exchange.clientIp);
-  const verdict = deps.limiter.take(`refusal:${address}`, refusalRate, deps.now());
+  const id = `refusal:${addressBlock(call.exchange.clientIp)}`;
+  const verdict = await deps.limiter.take([{ id, rate: refusalRate }], deps.now());
   if (!verdict.allowed) {
     throw rateLimited(verdict.retryAfterMs);
   }
@@ -160,35 +163,6 @@ async function authenticate({ authenticators }: StepDeps, call: Call): Promise<v
     }
   }
   checkAccess(access, call.principal);
-}
-
-/** Classes that count addresses even when the caller is known. */
-const byAddress: ReadonlySet<RateClass> = new Set<RateClass>([RateClass.LOGIN, RateClass.VERIFY]);
-
-function limit({ limiter, now }: StepDeps, call: Call): void {
-  const { rateClass } = call.policy;
-  const rate = rates[rateClass];
-  if (rate === undefined) {
-    return;
-  }
-  const principal = byAddress.has(rateClass) ? undefined : call.principal;
-  const caller = principal?.id ?? addressBlock(call.exchange.clientIp);
-  const verdict = limiter.take(`${rateClass}:${caller}`, rate, now());
-  call.exchange.setHeader("x-ratelimit-limit", String(verdict.limit));
-  call.exchange.setHeader("x-ratelimit-remaining", String(verdict.remaining));
-  call.exchange.setHeader("x-ratelimit-reset", String(Math.ceil(verdict.resetMs / 1000)));
-  if (!verdict.allowed) {
-    call.exchange.setHeader("retry-after", String(Math.ceil(verdict.retryAfterMs / 1000)));
-    throw rateLimited(verdict.retryAfterMs);
-  }
-}
-
-/** An IPv4 address, or the /64 of an IPv6 one: whoever has one address of it has them all. */
-function addressBlock(ip: string): string {
-  if (!ip.includes(":") || ip.startsWith("::ffff:")) {
-    return ip;
-  }
-  return ip.split(":").slice(0, 4).join(":");
 }
 
 function validate(validator: Validator, { request }: Call): void {
