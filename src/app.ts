@@ -11,13 +11,14 @@ import { CatalogService } from "../gen/callora/catalog/v1/catalog_service_pb.ts"
 import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
 import { HealthService } from "../gen/callora/health/v1/health_service_pb.ts";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
+import { LimitService } from "../gen/callora/limits/v1/limit_service_pb.ts";
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
 import { Access, RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
 import { createPasswordHasher } from "./accounts/password.ts";
 import { authService, userService } from "./accounts/service.ts";
 import { sessionAuthenticator } from "./accounts/session.ts";
-import { deleteExpiredSessions, existingAccounts } from "./accounts/store.ts";
+import { deleteExpiredSessions, existingAccounts, getUser } from "./accounts/store.ts";
 import { analyticsService } from "./analytics/service.ts";
 import { auditService } from "./audit/service.ts";
 import { insertAudit } from "./audit/store.ts";
@@ -40,9 +41,13 @@ import { gatewayHandler } from "./gateway/proxy.ts";
 import { createUpstreamClient } from "./gateway/upstream.ts";
 import { createReadiness, healthService, type Readiness } from "./health.ts";
 import { keyService } from "./keys/service.ts";
+import { findKey } from "./keys/store.ts";
 import { keyAuthenticator } from "./keys/verify.ts";
 import { createAddressPolicy } from "./lib/address.ts";
 import { type Loop, startLoop } from "./lib/loop.ts";
+import { createLocalTrust } from "./limits/local-trust.ts";
+import { createRateOverrides, type Subject } from "./limits/overrides.ts";
+import { limitService } from "./limits/service.ts";
 import type { Logger } from "./log.ts";
 import { createJournal } from "./metering/journal.ts";
 import { projectNext } from "./metering/projector.ts";
@@ -167,9 +172,11 @@ function build(deps: AppDeps, parts: Parts) {
   });
   const passwords = createPasswordHasher();
   const journal = createJournal({ db, onAppended: () => parts.loops.wake("projector") });
+  const overrides = createRateOverrides({ db, trust: createLocalTrust() });
   const steps = createSteps({
     authenticators: [sessionAuthenticator({ db, now }), keyAuthenticator({ db, now })],
     limiter: parts.limiter,
+    ownRates: (principal) => overrides.ratesOf(principal),
     now,
     auditRefusal: (call) => auditRefusal(db, call),
     onInternalError: (call, err) => {
@@ -190,6 +197,7 @@ function build(deps: AppDeps, parts: Parts) {
     entry(MeteringService, meteringService({ db, journal, existingAccounts, now })),
     entry(AnalyticsService, analyticsService({ db, secretKey: deps.secretKey, now })),
     entry(AuditService, auditService({ db })),
+    entry(LimitService, limitService({ db, overrides, existsSubject, now })),
     entry(
       SettlementService,
       settlementService({
@@ -210,6 +218,14 @@ function build(deps: AppDeps, parts: Parts) {
     now,
   });
   return { services, steps, mounts: [gatewayMount(gateway), metricsMount(deps), startPage()] };
+}
+
+/** Whether an account has a person or a key. Throws NotFoundError for a person that it has not. */
+async function existsSubject(tx: Tx, { accountId, subjectId }: Subject): Promise<boolean> {
+  const found = subjectId.startsWith("usr_")
+    ? await getUser(tx, accountId, subjectId)
+    : await findKey(tx, accountId, subjectId);
+  return found !== null;
 }
 
 function gatewayMount(handler: Mount["handler"]): Mount {

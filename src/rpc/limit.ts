@@ -2,8 +2,8 @@ import type { RateClass } from "../../gen/callora/policy/v1/policy_pb.ts";
 import { addressBlock } from "../lib/address.ts";
 import type { Call, Exchange } from "./call.ts";
 import { rateLimited } from "./errors.ts";
-import type { Rate, Verdict } from "./gcra.ts";
-import type { Limiter } from "./limiter.ts";
+import type { Verdict } from "./gcra.ts";
+import type { Limiter, Rate } from "./limiter.ts";
 import type { Principal } from "./principal.ts";
 import { countsAddresses, rateFor } from "./rates.ts";
 

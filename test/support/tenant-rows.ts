@@ -121,6 +121,13 @@ export const tenantRows: Readonly<Record<string, (account_id: string) => Record<
     revenue_nanos: 1,
   }),
   revenue_totals: (account_id) => ({ account_id, mode: "test", fee_basis_points: 1 }),
+  rate_overrides: (account_id) => ({
+    account_id,
+    subject_id: id("usr"),
+    rate_class: "v1",
+    per_minute: 1,
+    burst: 1,
+  }),
   payout_addresses: (account_id) => ({ account_id, address: `G${"A".repeat(55)}` }),
   payouts: (account_id) => ({
     account_id,
