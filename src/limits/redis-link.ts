@@ -20,6 +20,8 @@ export interface RedisLink {
 
 /** The longest that a command waits for its answer. */
 const deadlineMsDefault = 250;
+/** The longest that a new connection takes, with its handshakes. */
+const connectMsMax = 1_000;
 /** Between two attempts to connect, and two looks at a connection that is there. */
 const lookMs = 500;
 /** Commands that wait for their answers. */
@@ -68,10 +70,10 @@ export function createRedisLink({
   }
 
   async function connect() {
-    const client = open(url, deadlineMs);
+    const client = open(url);
     client.on("error", (error: Error) => lose(client, error));
     try {
-      await within(client.connect(), deadlineMs);
+      await within(client.connect(), connectMsMax);
       await probe((args) => within(client.sendCommand(args), deadlineMs));
       if (isClosed) {
         throw new RedisAwayError("Cannot use Redis: the connection was closed");
@@ -131,13 +133,13 @@ export function createRedisLink({
 
 type Client = ReturnType<typeof open>;
 
-function open(url: string, deadlineMs: number) {
+function open(url: string) {
   return createClient({
     url,
     disableOfflineQueue: true,
     commandsQueueMaxLength: pendingMax,
     maintNotifications: "disabled",
-    socket: { connectTimeout: deadlineMs, reconnectStrategy: false },
+    socket: { connectTimeout: connectMsMax, reconnectStrategy: false },
   });
 }
 
