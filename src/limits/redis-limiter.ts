@@ -9,7 +9,8 @@ import { isMissingScript, type Send } from "./redis-link.ts";
  * back, since then there is nothing to remember.
  *
  * ARGV has for each key the window and the cost, in microseconds. The reply is the time, 1 if the
- * call is counted, and what was stored for each key. Numbers are exact below 2^53; tostring() would not be.
+ * call is counted, and what was stored for each key. Redis counts a key's life from when the script began, in whole
+ * milliseconds: hence one more. Numbers are exact below 2^53; tostring() would not be.
  */
 const script = `
 local time = redis.call('TIME')
@@ -27,7 +28,7 @@ if reply[2] == 1 then
   for i = 1, #KEYS do
     if afters[i] > now then
       redis.call('SET', KEYS[i], string.format('%.0f', afters[i]),
-        'PX', string.format('%.0f', math.ceil((afters[i] - now) / 1000)))
+        'PX', string.format('%.0f', math.ceil((afters[i] - now) / 1000) + 1))
     end
   end
 end
