@@ -28,8 +28,8 @@ const lookMs = 500;
 const pendingMax = 10_000;
 
 /**
- * Keep a connection to Redis. Whatever goes wrong on it, an answer that is late included, ends it, and it
- * counts as away until `probe` has passed on a new one.
+ * Keep a connection to Redis. Whatever goes wrong on it ends it, and so does an answer that is late while no other
+ * comes; then Redis counts as away until `probe` has passed on a new one.
  *
  * The client's own reconnecting is off: of a server that takes connections and never answers it takes no
  * notice, and it has no deadline for a command that is sent.
@@ -52,6 +52,7 @@ export function createRedisLink({
   let loop: Loop | undefined;
   let first: Promise<void> | undefined;
   let isClosed = false;
+  let answered = 0;
 
   function setCurrent(client: Client | undefined, reason?: Error) {
     const isChange = !isKnown || (client === undefined) !== (current === undefined);
@@ -90,13 +91,20 @@ export function createRedisLink({
     if (client === undefined) {
       throw new RedisAwayError("Cannot ask Redis: it does not answer");
     }
+    const answeredBefore = answered;
     try {
-      return await within(client.sendCommand(args), deadlineMs);
+      const answer = await within(client.sendCommand(args), deadlineMs);
+      answered += 1;
+      return answer;
     } catch (error) {
       if (isMissingScript(error)) {
         throw error;
       }
-      lose(client, toError(error));
+      // Answers come in order: if one is late and those before it came meanwhile, there is much to do, no more.
+      const isBusy = error instanceof RedisAwayError && answered > answeredBefore;
+      if (!isBusy) {
+        lose(client, toError(error));
+      }
       throw new RedisAwayError("Cannot ask Redis: it does not answer", { cause: error });
     }
   }
