@@ -25,8 +25,8 @@ const test = base.extend<{ $file: { limits: Client<typeof LimitService> } }>({
 });
 
 /** A call of the console's class, as its caller sees it. */
-async function listKeys(app: App, { token }: { token: string }): Promise<Response> {
-  const reply = await fetch(`${app.url}/api/keys`, {
+async function readConsole(app: App, { token }: { token: string }): Promise<Response> {
+  const reply = await fetch(`${app.url}/api/audit-logs`, {
     headers: { authorization: `Bearer ${token}` },
   });
   await reply.body?.cancel();
@@ -57,14 +57,14 @@ test("a person's own rate counts from the answer on, until it is deleted", async
   const set = await limits.setRateOverride({ ...override, perMinute: 1, burst: 2 });
   const statuses = [];
   for (let call = 0; call < 3; call++) {
-    statuses.push((await listKeys(app, person)).status);
+    statuses.push((await readConsole(app, person)).status);
   }
-  const others = limitOf(await listKeys(app, other));
+  const others = limitOf(await readConsole(app, other));
   await limits.setRateOverride({ ...override, perMinute: 6_000_000 });
-  const raised = limitOf(await listKeys(app, person));
+  const raised = limitOf(await readConsole(app, person));
   await limits.deleteRateOverride(override);
   await limits.deleteRateOverride(override);
-  const after = limitOf(await listKeys(app, person));
+  const after = limitOf(await readConsole(app, person));
 
   expect(set.override).toMatchObject({ ...override, perMinute: 1, burst: 2 });
   expect(statuses).toEqual([200, 200, 429]);
@@ -119,7 +119,7 @@ test("over REST a rate is put and deleted under its owner's path", async ({ app 
   const body = JSON.stringify({ rateClass: "RATE_CLASS_CONSOLE", perMinute: 120 });
 
   const put = await fetch(path, { method: "PUT", headers, body });
-  const during = limitOf(await listKeys(app, person));
+  const during = limitOf(await readConsole(app, person));
   const deleted = await fetch(`${path}?rateClass=RATE_CLASS_CONSOLE`, {
     method: "DELETE",
     headers: { authorization: `Bearer ${token}` },
@@ -127,7 +127,7 @@ test("over REST a rate is put and deleted under its owner's path", async ({ app 
 
   expect([put.status, deleted.status]).toEqual([200, 200]);
   expect(during).toBe("120");
-  expect(limitOf(await listKeys(app, person))).toBe("60");
+  expect(limitOf(await readConsole(app, person))).toBe("60");
 });
 
 test.for([
@@ -206,7 +206,7 @@ describe.skipIf(isWithoutRedis)("with Redis", () => {
     await redis.kill();
     await until(() => told("Cannot count the rate limits in Redis").length > 0);
     const key = await callGateway(app, secret);
-    const people = [await listKeys(app, person), await listKeys(app, person)];
+    const people = [await readConsole(app, person), await readConsole(app, person)];
     const away = [...(await metric("redis_up")), ...(await metric("redis_away_total"))];
     await redis.restart();
     await until(() => told("Redis counts the rate limits").length > 1);

@@ -93,7 +93,7 @@ function resourceOf({ subjectId }: OverrideKey): string {
 }
 
 function toPlace(row: OverrideRow): string {
-  return [row.account_id, row.subject_id, row.rate_class].join("/");
+  return [row.account_id, row.subject_id, row.rate_class].join(":");
 }
 
 /** Where a page starts. Null: at the first. Throws INVALID_ARGUMENT on a place of another list. */
@@ -101,7 +101,7 @@ function placeOf(after: string): OverrideKey | null {
   if (after === "") {
     return null;
   }
-  const [accountId = "", subjectId = "", word = ""] = after.split("/");
+  const [accountId = "", subjectId = "", word = ""] = after.split(":");
   const rateClass = [...wordOf.values()].find((known) => known === word);
   if (rateClass === undefined) {
     throw invalidArgument([{ field: "page_token", description: "is not of this list" }]);
