@@ -13,13 +13,14 @@ import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
 import { HealthService } from "../gen/callora/health/v1/health_service_pb.ts";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { RouterKeyService } from "../gen/callora/keys/v1/router_key_service_pb.ts";
+import { LimitService } from "../gen/callora/limits/v1/limit_service_pb.ts";
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
 import { Access, RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
 import { createPasswordHasher } from "./accounts/password.ts";
 import { authService, userService } from "./accounts/service.ts";
 import { sessionAuthenticator } from "./accounts/session.ts";
-import { deleteExpiredSessions, existingAccounts } from "./accounts/store.ts";
+import { deleteExpiredSessions, existingAccounts, getUser } from "./accounts/store.ts";
 import { analyticsService } from "./analytics/service.ts";
 import { auditService } from "./audit/service.ts";
 import { insertAudit } from "./audit/store.ts";
@@ -50,11 +51,13 @@ import { createReadiness, healthService, type Readiness } from "./health.ts";
 import { createQuotas } from "./keys/quota.ts";
 import { routerKeyService } from "./keys/router-service.ts";
 import { keyService } from "./keys/service.ts";
-import { createDirectLimiter, createDirectTrust } from "./keys/stand-ins.ts";
+import { findKey } from "./keys/store.ts";
 import { createUseLog, type UseLog } from "./keys/use-log.ts";
 import { createVerifier } from "./keys/verify.ts";
 import { createAddressPolicy } from "./lib/address.ts";
 import { type Loop, startLoop } from "./lib/loop.ts";
+import { createRateOverrides, type Subject } from "./limits/overrides.ts";
+import { limitService } from "./limits/service.ts";
 import type { Logger } from "./log.ts";
 import { createJournal } from "./metering/journal.ts";
 import { projectNext } from "./metering/projector.ts";
@@ -62,9 +65,10 @@ import { meteringService } from "./metering/service.ts";
 import type { Metrics } from "./metrics.ts";
 import { metricsAllowed } from "./metrics.ts";
 import { describeApi } from "./openapi.ts";
+import { createRateLimits } from "./rate-limits.ts";
 import type { Call } from "./rpc/call.ts";
 import { unauthenticated } from "./rpc/errors.ts";
-import { createLimiter } from "./rpc/limiter.ts";
+import type { Limiter } from "./rpc/limiter.ts";
 import { openPolicy } from "./rpc/policy.ts";
 import { createSteps } from "./rpc/steps.ts";
 import { settleNext } from "./settlement/loop.ts";
@@ -113,7 +117,15 @@ export function createApp(deps: AppDeps): App {
   });
   const useLog = createUseLog({ db });
   const loops = createLoops(deps, useLog);
-  const parts = { readiness, loops, useLog, holder, ownPorts: () => ownPorts };
+  const limits = createRateLimits(deps);
+  const parts = {
+    readiness,
+    loops,
+    useLog,
+    holder,
+    limiter: limits.limiter,
+    ownPorts: () => ownPorts,
+  };
   const edge = createEdge({
     ...build(deps, parts),
     docs: docsRoutes({ openapi: describeApi() }),
@@ -133,7 +145,11 @@ export function createApp(deps: AppDeps): App {
 
   return {
     async listen(address) {
-      const bound = await edge.listen(address);
+      await limits.start();
+      const bound = await edge.listen(address).catch(async (error) => {
+        await limits.close();
+        throw error;
+      });
       ownPorts.push(bound.port);
       loops.start();
       return bound;
@@ -143,6 +159,7 @@ export function createApp(deps: AppDeps): App {
       readiness.stop();
       await edge.close({ graceMs: config.server.shutdownGraceMs });
       await loops.stop();
+      await limits.close();
       // What this process leased and did not spend goes back as soon as its events are applied. What is not done
       // in time is left to other processes, or to the next start.
       const deadline = performance.now() + closingWorkMs;
@@ -166,6 +183,7 @@ interface Parts {
   readiness: Readiness;
   loops: Loops;
   useLog: UseLog;
+  limiter: Limiter;
   holder: string;
   ownPorts: () => readonly number[];
 }
@@ -178,13 +196,15 @@ function build(deps: AppDeps, parts: Parts) {
   });
   const passwords = createPasswordHasher();
   const journal = createJournal({ db, onAppended: () => parts.loops.wake("projector") });
-  const trust = createDirectTrust();
-  const limiter = createDirectLimiter();
+  const { trust } = deps;
+  const { limiter } = parts;
   const quotas = createQuotas({ db, now });
   const verifier = createVerifier({ db, trust, limiter, quotas, useLog: parts.useLog, now });
+  const overrides = createRateOverrides({ db, trust });
   const steps = createSteps({
     authenticators: [sessionAuthenticator({ db, now }), verifier.authenticate],
-    limiter: createLimiter(),
+    limiter,
+    ownRates: (principal) => overrides.ratesOf(principal),
     now,
     auditRefusal: (call) => auditRefusal(db, call),
     onInternalError: (call, err) => {
@@ -216,6 +236,7 @@ function build(deps: AppDeps, parts: Parts) {
     entry(MeteringService, meteringService({ db, journal, existingAccounts, now })),
     entry(AnalyticsService, analyticsService({ db, secretKey: deps.secretKey, now })),
     entry(AuditService, auditService({ db })),
+    entry(LimitService, limitService({ db, overrides, existsSubject, now })),
     entry(
       SettlementService,
       settlementService({
@@ -237,6 +258,14 @@ function build(deps: AppDeps, parts: Parts) {
     now,
   });
   return { services, steps, mounts: [gatewayMount(gateway), metricsMount(deps), startPage()] };
+}
+
+/** Whether an account has a person or a key. Throws NotFoundError for a person that it has not. */
+async function existsSubject(tx: Tx, { accountId, subjectId }: Subject): Promise<boolean> {
+  const found = subjectId.startsWith("usr_")
+    ? await getUser(tx, accountId, subjectId)
+    : await findKey(tx, accountId, subjectId);
+  return found !== null;
 }
 
 function gatewayMount(handler: Mount["handler"]): Mount {

@@ -52,6 +52,7 @@ test("an empty environment makes a development server on loopback with the embed
     },
     database: undefined,
     redisUrl: undefined,
+    rateLimitRedisAway: "keys",
     secrets: { secretKey: undefined, encryptionKeys: [], metricsApiKey: undefined },
     admin: { username: "admin", password: undefined },
     stellar: {
@@ -81,6 +82,7 @@ test("every value that is set is read", () => {
     DATABASE_WORKER_URL: "postgres://worker@db/callora",
     DATABASE_LISTEN_URL: "postgresql:///callora?host=/run/postgresql",
     REDIS_URL: "rediss://cache:6379",
+    RATE_LIMIT_REDIS_AWAY: "local",
     METRICS_API_KEY: "scrape-me",
     PLATFORM_FEE_BASIS_POINTS: "10000",
     GATEWAY_UPSTREAM_TIMEOUT_MS: "1",
@@ -101,6 +103,7 @@ test("every value that is set is read", () => {
     migrateUrl: databaseUrl,
     listenUrl: "postgresql:///callora?host=/run/postgresql",
   });
+  expect(config).toMatchObject({ redisUrl: "rediss://cache:6379", rateLimitRedisAway: "local" });
   expect(config.secrets.encryptionKeys.map(({ version }) => version)).toEqual([1, 2]);
   expect(config.secrets.encryptionKeys[1]?.key).toEqual(Buffer.from(keyOf(3), "base64"));
   expect(config.stellar.horizonUrl).toBe("https://horizon.stellar.org");
@@ -150,6 +153,7 @@ test.for([
   ["DATABASE_URL", "mysql://db/callora"],
   ["DATABASE_URL", "db.internal"],
   ["REDIS_URL", "http://cache"],
+  ["RATE_LIMIT_REDIS_AWAY", "never"],
   ["HORIZON_URL", "horizon.example"],
   ["CORS_ORIGINS", "*"],
   ["CORS_ORIGINS", "https://a.example/"],

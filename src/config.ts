@@ -48,7 +48,10 @@ export interface Config {
         readonly listenUrl: string;
       }
     | undefined;
+  /** Undefined: limits are counted by each process alone. */
   readonly redisUrl: string | undefined;
+  /** What becomes of limited calls while Redis is away. */
+  readonly rateLimitRedisAway: z.output<typeof variables.RATE_LIMIT_REDIS_AWAY>;
   readonly secrets: {
     /**
      * Undefined: the app makes one and keeps it under the data directory. Never so in production.
@@ -109,6 +112,7 @@ const variables = {
   DATABASE_MIGRATE_URL: postgresUrl(),
   DATABASE_LISTEN_URL: postgresUrl(),
   REDIS_URL: url("redis", "rediss"),
+  RATE_LIMIT_REDIS_AWAY: oneOf(["keys", "closed", "local", "open"], "keys"),
   SECRET_KEY: longText(32),
   ENCRYPTION_KEYS: encryptionKeys(),
   METRICS_API_KEY: text(/^[\x21-\x7e]+$/, "visible ASCII characters without spaces"),
@@ -322,6 +326,7 @@ function toConfig(values: Values): Config {
     database:
       values.DATABASE_URL === undefined ? undefined : toDatabase(values.DATABASE_URL, values),
     redisUrl: values.REDIS_URL,
+    rateLimitRedisAway: values.RATE_LIMIT_REDIS_AWAY,
     secrets: {
       secretKey: values.SECRET_KEY,
       encryptionKeys: values.ENCRYPTION_KEYS ?? [],

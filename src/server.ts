@@ -285,7 +285,11 @@ function required(name: string, value: string | undefined): string {
 
 function ownPorts({ redisUrl }: Config, urls: string[]): number[] {
   const redis = redisUrl === undefined ? [] : [new URL(redisUrl)];
-  const defaults: Readonly<Record<string, number>> = { "postgres:": 5432, "redis:": 6379 };
+  const defaults: Readonly<Record<string, number>> = {
+    "postgres:": 5432,
+    "redis:": 6379,
+    "rediss:": 6379,
+  };
   return [...urls.map((url) => new URL(url)), ...redis].map((url) =>
     url.port === "" ? (defaults[url.protocol] ?? portOf(url)) : Number(url.port),
   );

@@ -15,6 +15,8 @@ import { SecretService } from "../gen/callora/credentials/v1/secret_service_pb.t
 import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { RouterKeyService } from "../gen/callora/keys/v1/router_key_service_pb.ts";
+import { LimitService } from "../gen/callora/limits/v1/limit_service_pb.ts";
+import { RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
 import { methodName, methodPolicy } from "../src/rpc/policy.ts";
 import { must, type Person, password, startTestApp } from "./support/app.ts";
@@ -169,6 +171,26 @@ const deeds: Readonly<Record<string, (app: App, options: Options) => Promise<Dee
     const row = { table: "ledger_transfers", where, value: accountId };
     return { actor, resource: `account:${accountId}`, row };
   },
+  "limits.v1.LimitService/SetRateOverride": async (app, options) => {
+    const actor = await app.admin();
+    const { accountId, id: subjectId } = await app.person();
+    const override = { accountId, subjectId, rateClass: RateClass.V1, perMinute: 7 };
+    await app.client(LimitService, actor.token).setRateOverride(override, options);
+    const row = { table: "rate_overrides", where: "subject_id = $1", value: subjectId };
+    return { actor, resource: `rate_override:${subjectId}`, row };
+  },
+  "limits.v1.LimitService/DeleteRateOverride": async (app, options) => {
+    const actor = await app.admin();
+    const { accountId, id: subjectId } = await app.person();
+    const override = { accountId, subjectId, rateClass: RateClass.V1 };
+    const client = app.client(LimitService, actor.token);
+    await client.setRateOverride({ ...override, perMinute: 7 });
+    await client.deleteRateOverride(override, options);
+    // A row that is gone names no transaction.
+    const where = "resource = $1 and action = 'rate_override.delete'";
+    const resource = `rate_override:${subjectId}`;
+    return { actor, resource, row: { table: "audit_logs", where, value: resource } };
+  },
   "settlement.v1.SettlementService/RunSettlement": async (app, options) => {
     const actor = await app.admin();
     const client = app.client(SettlementService, actor.token);
@@ -246,6 +268,13 @@ const failures: Readonly<Record<string, (app: App, options: Options) => Promise<
     const { username } = await app.person();
     const { token } = await app.admin();
     return app.client(UserService, token).createUser({ username, password }, options);
+  },
+  "a rate for nobody": async (app, options) => {
+    const { token } = await app.admin();
+    const { accountId } = await app.person();
+    const subjectId = "key_00000000000000000000000001";
+    const override = { accountId, subjectId, rateClass: RateClass.V1, perMinute: 7 };
+    return app.client(LimitService, token).setRateOverride(override, options);
   },
   "credit for no account": async (app, options) => {
     const { token } = await app.admin();

@@ -10,6 +10,7 @@ const table: Readonly<Record<string, readonly string[]>> = {
   edge: [],
   ledger: [],
   audit: [],
+  limits: ["audit", "webhooks"],
   stellar: [],
   network: ["audit", "webhooks"],
   webhooks: ["audit"],

@@ -10,7 +10,9 @@ import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
 import { Mode } from "../gen/callora/keys/v1/key_pb.ts";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { VerifyCode } from "../gen/callora/keys/v1/verification_pb.ts";
+import { LimitService } from "../gen/callora/limits/v1/limit_service_pb.ts";
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
+import { RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
 import { must, type Person, type startTestApp } from "./support/app.ts";
 import { asSuperuser } from "./support/superuser.ts";
@@ -161,6 +163,29 @@ const attempts: Readonly<Record<string, { expected: Code | object; attempt: Atte
     attempt: ({ app, me, target: { person } }) =>
       app.client(AuditService, me.token).adminListAuditLogs({ accountId: person.accountId }),
   },
+  "limits.v1.LimitService/ListRateOverrides": {
+    expected: Code.PermissionDenied,
+    attempt: ({ app, me, target: { person } }) =>
+      app.client(LimitService, me.token).listRateOverrides({ accountId: person.accountId }),
+  },
+  "limits.v1.LimitService/SetRateOverride": {
+    expected: Code.PermissionDenied,
+    attempt: ({ app, me, target: { person, keyId: subjectId } }) => {
+      const subject = { accountId: person.accountId, subjectId };
+      const rate = { rateClass: RateClass.V1, perMinute: 1 };
+      return app.client(LimitService, me.token).setRateOverride({ ...subject, ...rate });
+    },
+  },
+  "limits.v1.LimitService/DeleteRateOverride": {
+    expected: Code.PermissionDenied,
+    attempt: ({ app, me, target: { person, keyId: subjectId } }) => {
+      const subject = { accountId: person.accountId, subjectId };
+      return app.client(LimitService, me.token).deleteRateOverride({
+        ...subject,
+        rateClass: RateClass.V1,
+      });
+    },
+  },
   "settlement.v1.SettlementService/GetSettlement": {
     expected: Code.PermissionDenied,
     attempt: ({ app, me, target: { settlementId } }) =>
@@ -176,6 +201,7 @@ const services = [
   MeteringService,
   AnalyticsService,
   AuditService,
+  LimitService,
   SettlementService,
 ];
 

@@ -6,7 +6,7 @@ import { createEdge } from "../../src/edge/server.ts";
 import { entry } from "../../src/edge/service-entry.ts";
 import { createQuotas } from "../../src/keys/quota.ts";
 import { keyService } from "../../src/keys/service.ts";
-import { createDirectLimiter } from "../../src/keys/stand-ins.ts";
+import { openTrust } from "../../src/db/trust.ts";
 import { createUseLog } from "../../src/keys/use-log.ts";
 import { createVerifier } from "../../src/keys/verify.ts";
 import { startLoop } from "../../src/lib/loop.ts";
@@ -15,12 +15,12 @@ import type { Principal } from "../../src/rpc/principal.ts";
 import { createSteps } from "../../src/rpc/steps.ts";
 import { openDatabase } from "../../src/server.ts";
 import { bearer } from "../edge/calls.ts";
-import { createMapTrust } from "./map-trust.ts";
 
 const [app = "", worker = ""] = process.argv.slice(2);
 const now = () => new Date();
 const db = await openDatabase({ app, worker, owner: "" });
-const [trust, limiter, useLog] = [createMapTrust(), createDirectLimiter(), createUseLog({ db })];
+const trust = await openTrust({ db, listenUrl: worker, onError: console.error });
+const [limiter, useLog] = [createLimiter(), createUseLog({ db })];
 const verifier = createVerifier({
   db,
   trust,

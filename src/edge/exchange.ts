@@ -91,22 +91,34 @@ function clientIpOf(arrival: Arrival, trusted: readonly Range[]): string {
   return address.toString();
 }
 
+// Some proxies add the port, and brackets around an IPv6 address.
+const withPort = /^(?:\[([^\]]+)\]|([\d.]+))(?::\d{1,5})?$/;
+
+/** An address in its usual spelling. Others, such as `127.1` or `0x7f.0.0.1`, mean what their reader thinks. */
 function parseAddress(text: string): Address | undefined {
+  const [, inBrackets, ipv4] = withPort.exec(text) ?? [];
   // Without a zone: it means nothing outside the machine.
-  const bare = text.replace(/%.*$/, "");
-  return ipaddr.isValid(bare) ? ipaddr.process(bare) : undefined;
+  const bare = (inBrackets ?? ipv4 ?? text).replace(/%.*$/, "");
+  const isUsual = bare.includes(":") || ipaddr.IPv4.isValidFourPartDecimal(bare);
+  return isUsual && ipaddr.isValid(bare) ? ipaddr.process(bare) : undefined;
 }
 
 function parseRange(text: string): Range {
   try {
     if (text.includes("/")) {
-      return ipaddr.parseCIDR(text);
+      return unmapped(ipaddr.parseCIDR(text));
     }
     const address = ipaddr.process(text);
     return [address, address.kind() === "ipv4" ? 32 : 128];
   } catch {
     throw new Error(`Cannot trust proxy "${text}": it is no address and no CIDR block`);
   }
+}
+
+/** An IPv4 range that is written as an IPv6 one: addresses are compared as IPv4. */
+function unmapped([address, bits]: Range): Range {
+  const isMapped = "toIPv4Address" in address && address.isIPv4MappedAddress() && bits >= 96;
+  return isMapped ? [address.toIPv4Address(), bits - 96] : [address, bits];
 }
 
 function isTrusted(address: Address, trusted: readonly Range[]): boolean {

@@ -1,6 +1,6 @@
 import type { Audit, Database, Tenant } from "../db/database.ts";
 import type { Tx } from "../db/pool.ts";
-import type { Trust } from "./stand-ins.ts";
+import type { Trust } from "../db/trust.ts";
 
 /** Say, in the transaction, that what is remembered of the secrets with these hashes no longer holds. */
 export type Forget = (hashes: readonly string[]) => void;

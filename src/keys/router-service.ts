@@ -23,7 +23,8 @@ import {
   upsertRouterKey,
 } from "./router-store.ts";
 import { hexOfSecret, isSameHash, isWellFormedRouter, mintRouterSecret } from "./secret.ts";
-import type { Memory, Trust } from "./stand-ins.ts";
+import type { Memory } from "../db/memory.ts";
+import type { Trust } from "../db/trust.ts";
 
 interface Deps {
   db: Database;

@@ -19,7 +19,8 @@ import { changeKeys } from "./forget.ts";
 import { toKey } from "./message.ts";
 import { changedFields, mergeRules, quotaOf, rulesOf, rulesOfRow } from "./rules.ts";
 import { mintSecret } from "./secret.ts";
-import type { Limiter, Trust } from "./stand-ins.ts";
+import type { Trust } from "../db/trust.ts";
+import type { Limiter } from "../rpc/limiter.ts";
 import {
   countLiveKeys,
   deleteKey,

@@ -4,12 +4,13 @@ import { expect, test } from "vitest";
 import { VerifyCode, VerifyKeyRequestSchema } from "../../gen/callora/keys/v1/verification_pb.ts";
 import { createDatabase } from "../db/database.ts";
 import type { Pool } from "../db/pool.ts";
+import { directTrust } from "../../test/support/direct-trust.ts";
+import { createLimiter } from "../rpc/limiter.ts";
 import { type Call, callKey } from "../rpc/call.ts";
 import { openPolicy } from "../rpc/policy.ts";
 import type { Principal } from "../rpc/principal.ts";
 import { createQuotas } from "./quota.ts";
 import { mintSecret } from "./secret.ts";
-import { createDirectLimiter, createDirectTrust } from "./stand-ins.ts";
 import { createUseLog } from "./use-log.ts";
 import { createVerifier } from "./verify.ts";
 import { verifyHandler } from "./verify-handler.ts";
@@ -59,9 +60,9 @@ function createAsker() {
     end: async () => {},
   };
   const db = createDatabase({ app: none, worker: none, appendAudit: async () => {} });
-  const limiter = createDirectLimiter();
+  const limiter = createLimiter();
   const parts = { limiter, quotas: createQuotas({ db, now }), useLog: createUseLog({ db }), now };
-  const verifier = createVerifier({ db, trust: createDirectTrust(), ...parts });
+  const verifier = createVerifier({ db, trust: directTrust, ...parts });
   const handler = verifyHandler({ verifier, limiter, now });
   return async (principal: Principal, secret: string) => {
     const context = { values: createContextValues().set(callKey, callOf(principal)) };

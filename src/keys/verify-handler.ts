@@ -2,12 +2,12 @@ import type { ServiceImpl } from "@connectrpc/connect";
 import type { KeyService } from "../../gen/callora/keys/v1/key_service_pb.ts";
 import { RateClass } from "../../gen/callora/policy/v1/policy_pb.ts";
 import { invalidArgument, rateLimited } from "../rpc/errors.ts";
-import { rates } from "../rpc/limiter.ts";
+import type { Limiter } from "../rpc/limiter.ts";
+import { rates } from "../rpc/rates.ts";
 import { type Principal, requirePrincipal, roles } from "../rpc/principal.ts";
 import type { KnownKey } from "./known-key.ts";
 import { toVerdict } from "./message.ts";
 import { type Permission, PermissionError, parsePermission } from "./permission.ts";
-import type { Limiter } from "./stand-ins.ts";
 import type { Verifier } from "./verify.ts";
 
 /** The handler of VerifyKey. Answers without a promise when memory tells. */

@@ -8,7 +8,9 @@ import { type Fault, findFault, type Use } from "./judge.ts";
 import { type KnownKey, toKnownKey } from "./known-key.ts";
 import type { Quotas } from "./quota.ts";
 import { hexOfSecret, isSameHash, isWellFormed } from "./secret.ts";
-import type { Limit, Limiter, Memory, Trust } from "./stand-ins.ts";
+import type { Memory } from "../db/memory.ts";
+import type { Trust } from "../db/trust.ts";
+import type { Limit, Limiter } from "../rpc/limiter.ts";
 import type { UseLog } from "./use-log.ts";
 import { listKeysByHash } from "./use-store.ts";
 

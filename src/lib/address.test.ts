@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { addressLiteral, createAddressPolicy, portOf } from "./address.ts";
+import { addressBlock, addressLiteral, createAddressPolicy, portOf } from "./address.ts";
 
 const publicOnly = createAddressPolicy({ allowedRanges: [], ownPorts: () => [] });
 
@@ -108,4 +108,19 @@ test.for([
 test("a name is no address literal", () => {
   expect(addressLiteral(new URL("http://localhost/"))).toBeUndefined();
   expect(addressLiteral(new URL("http://127.0.0.1.example.com/"))).toBeUndefined();
+});
+
+test.for([
+  { address: "192.0.2.7", block: "192.0.2.7" },
+  { address: "::ffff:192.0.2.7", block: "192.0.2.7" },
+  { address: "::ffff:c000:207", block: "192.0.2.7" },
+  { address: "2001:db8:0:1:2:3:4:5", block: "2001:db8:0:1::/64" },
+  { address: "2001:db8:0:1:ffff::1", block: "2001:db8:0:1::/64" },
+  { address: "2001:db8::1", block: "2001:db8:0:0::/64" },
+  { address: "2001:db8::2:3:4:5", block: "2001:db8:0:0::/64" },
+  { address: "2001:db8:0:2::1", block: "2001:db8:0:2::/64" },
+  { address: "::1", block: "0:0:0:0::/64" },
+  { address: "", block: "" },
+])("the block of $address is $block", ({ address, block }) => {
+  expect(addressBlock(address)).toBe(block);
 });

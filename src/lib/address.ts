@@ -54,3 +54,21 @@ export function addressLiteral(url: URL): string | undefined {
 export function portOf(url: URL): number {
   return url.port === "" ? (url.protocol === "https:" ? 443 : 80) : Number(url.port);
 }
+
+/**
+ * The network that one caller has to himself: an IPv4 address, or the /64 of an IPv6 one, since whoever has
+ * one address of that has them all. What is no address stays as it is.
+ */
+export function addressBlock(address: string): string {
+  if (!address.includes(":") || !ipaddr.isValid(address)) {
+    return address;
+  }
+  const parsed = ipaddr.process(address);
+  if (!("parts" in parsed)) {
+    return parsed.toString();
+  }
+  return `${parsed.parts
+    .slice(0, 4)
+    .map((part) => part.toString(16))
+    .join(":")}::/64`;
+}

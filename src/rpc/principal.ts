@@ -98,6 +98,11 @@ const keyAccess: ReadonlySet<Access> = new Set<Access>([
   Access.CREDENTIAL,
 ]);
 
+/** Whether somebody runs the platform. */
+export function isAdmin(principal: Principal): boolean {
+  return principal.kind === "user" && roles.indexOf(principal.role) >= roles.indexOf("admin");
+}
+
 function admits(access: Access, principal: Principal): boolean {
   if (principal.kind === "key") {
     return keyAccess.has(access);

@@ -13,19 +13,19 @@ import {
   type Interceptor,
 } from "@connectrpc/connect";
 import { SpanStatusCode, trace } from "@opentelemetry/api";
-import { Access, RateClass } from "../../gen/callora/policy/v1/policy_pb.ts";
+import { Access } from "../../gen/callora/policy/v1/policy_pb.ts";
+import { addressBlock } from "../lib/address.ts";
 import { type Call, callKey, callOf, exchangeKey } from "./call.ts";
 import { completeError, invalidArgument, rateLimited, toConnectError } from "./errors.ts";
-import { type Limiter, type Rate, rates } from "./limiter.ts";
+import { perMinute } from "./gcra.ts";
+import { type LimitDeps, limitCall } from "./limit.ts";
 import { methodName, type Policy } from "./policy.ts";
 import { type Authenticator, checkAccess } from "./principal.ts";
 import { malformedFields } from "./well-formed.ts";
 
 /** What the steps need and may not import. */
-export interface StepDeps {
+export interface StepDeps extends LimitDeps {
   authenticators: readonly Authenticator[];
-  limiter: Limiter;
-  now: () => Date;
   /** Write down that an audited call was refused. */
   auditRefusal: (call: Call, error: ConnectError) => Promise<void>;
   /** Told of every error whose cause a caller does not see. */
@@ -57,11 +57,11 @@ export function createSteps(deps: StepDeps): Steps {
     admit(call) {
       try {
         const authenticated = authenticate(deps, call, 0);
-        if (authenticated === undefined) {
-          limit(deps, call);
-          return undefined;
-        }
-        return authenticated.then(() => limit(deps, call)).catch(refuse(call));
+        const limited =
+          authenticated === undefined
+            ? limitCall(deps, call)
+            : authenticated.then(() => limitCall(deps, call));
+        return limited?.catch(refuse(call));
       } catch (thrown) {
         return refuse(call)(thrown);
       }
@@ -158,14 +158,14 @@ function markSpan(code: Code): void {
 const refusals = new Set([Code.Unauthenticated, Code.PermissionDenied]);
 
 /** Refusals of one address that are written down. Without a limit strangers could fill the audit log. */
-const refusalRate: Rate = { intervalMs: 500, burst: 120 };
+const refusalRate = perMinute(120);
 
 async function auditRefusal(deps: StepDeps, call: Call, error: ConnectError): Promise<void> {
   if (call.policy.auditAction === "" || !refusals.has(error.code)) {
     return;
   }
-  const address = addressBlock(call.exchange.clientIp);
-  const verdict = deps.limiter.take(`refusal:${address}`, refusalRate, deps.now());
+  const id = `refusal:${addressBlock(call.exchange.clientIp)}`;
+  const verdict = await deps.limiter.take([{ id, rate: refusalRate }], deps.now());
   if (!verdict.allowed) {
     throw rateLimited(verdict.retryAfterMs);
   }
@@ -209,35 +209,6 @@ function authenticate(deps: StepDeps, call: Call, first: number): undefined | Pr
     }
   }
   return checkAccess(access, call.principal);
-}
-
-/** Classes that count addresses even when the caller is known. */
-const byAddress: ReadonlySet<RateClass> = new Set<RateClass>([RateClass.LOGIN, RateClass.VERIFY]);
-
-function limit({ limiter, now }: StepDeps, call: Call): void {
-  const { rateClass } = call.policy;
-  const rate = rates[rateClass];
-  if (rate === undefined) {
-    return;
-  }
-  const principal = byAddress.has(rateClass) ? undefined : call.principal;
-  const caller = principal?.id ?? addressBlock(call.exchange.clientIp);
-  const verdict = limiter.take(`${rateClass}:${caller}`, rate, now());
-  call.exchange.setHeader("x-ratelimit-limit", String(verdict.limit));
-  call.exchange.setHeader("x-ratelimit-remaining", String(verdict.remaining));
-  call.exchange.setHeader("x-ratelimit-reset", String(Math.ceil(verdict.resetMs / 1000)));
-  if (!verdict.allowed) {
-    call.exchange.setHeader("retry-after", String(Math.ceil(verdict.retryAfterMs / 1000)));
-    throw rateLimited(verdict.retryAfterMs);
-  }
-}
-
-/** An IPv4 address, or the /64 of an IPv6 one: whoever has one address of it has them all. */
-function addressBlock(ip: string): string {
-  if (!ip.includes(":") || ip.startsWith("::ffff:")) {
-    return ip;
-  }
-  return ip.split(":").slice(0, 4).join(":");
 }
 
 function validate(validator: Validator, request: { desc: DescMessage; message: Message }): void {

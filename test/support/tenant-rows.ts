@@ -140,6 +140,13 @@ export const tenantRows: Readonly<Record<string, (account_id: string) => Record<
     // Sealed with version 1, as its header says.
     sealed: `\\x0100000001${randomBytes(40).toString("hex")}`,
   }),
+  rate_overrides: (account_id) => ({
+    account_id,
+    subject_id: id("usr"),
+    rate_class: "v1",
+    per_minute: 1,
+    burst: 1,
+  }),
   payout_addresses: (account_id) => ({ account_id, address: `G${"A".repeat(55)}` }),
   payouts: (account_id) => ({
     account_id,

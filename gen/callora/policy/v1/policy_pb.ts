@@ -158,7 +158,7 @@ export const AccessSchema: GenEnum<Access> = /*@__PURE__*/
   enumDesc(file_callora_policy_v1_policy, 0);
 
 /**
- * How often one caller may call, counted for each class apart.
+ * How often one caller may call, counted for each class apart. LimitService gives single callers other rates.
  *
  * @generated from enum callora.policy.v1.RateClass
  */
@@ -206,7 +206,7 @@ export const RateClass = {
   LOGIN: 5,
 
   /**
-   * 10 a second with a burst of 20 for each person.
+   * 10 a second with a burst of 20 for each person; for admins 100 a second with a burst of 200.
    *
    * @generated from enum value: RATE_CLASS_MONITOR = 6;
    */
@@ -228,7 +228,7 @@ export const RateClass = {
 } as const;
 
 /**
- * How often one caller may call, counted for each class apart.
+ * How often one caller may call, counted for each class apart. LimitService gives single callers other rates.
  *
  * @generated from enum callora.policy.v1.RateClass
  */

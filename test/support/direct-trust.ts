@@ -1,0 +1,14 @@
+import type { Trust } from "../../src/db/trust.ts";
+
+/** Trust of a process that may remember nothing: it loads what it is asked. */
+export const directTrust: Trust = {
+  announce: async () => 0n,
+  settled: async () => {},
+  remember: (_topic, { load }) => ({
+    get: async (key) => (await load([key])).get(key) ?? null,
+    onForgotten: () => () => {},
+    watch: () => () => {},
+  }),
+  stats: () => ({ hits: 0, loads: 0, refusals: 0, entries: 0, isHeld: false, losses: 0 }),
+  close: async () => {},
+};

@@ -1,0 +1,83 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync } from "node:fs";
+import { mkdtemp, rm } from "node:fs/promises";
+import { type AddressInfo, createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+
+const path = "/usr/bin/redis-server";
+
+/** Whether the tests that need Redis are left out: only when somebody says so. */
+export const isWithoutRedis = process.env.CALLORA_TEST_WITHOUT_REDIS === "1";
+
+/** A Redis of a test, gone at the end of the scope. */
+export interface TestRedis extends AsyncDisposable {
+  readonly url: string;
+  /** End it as a crash would, and wait for that. */
+  kill(): Promise<void>;
+  /** Start it again, empty, on the same port. */
+  restart(): Promise<void>;
+  /** Have it take connections and answer nothing, and answer again. */
+  freeze(): void;
+  thaw(): void;
+}
+
+/** Start a Redis that keeps nothing. Throws if it is not installed, naming the Debian package. */
+export async function startRedis(): Promise<TestRedis> {
+  if (!existsSync(path)) {
+    throw new Error(
+      "Cannot count in Redis: install the Debian package redis-server; " +
+        "CALLORA_TEST_WITHOUT_REDIS=1 leaves these tests out",
+    );
+  }
+  const directory = await mkdtemp(join(tmpdir(), "callora-redis-"));
+  const port = await freePort();
+  let child = await launch(directory, port);
+  const kill = async () => {
+    if (child.exitCode === null && child.signalCode === null) {
+      const exited = once(child, "exit");
+      child.kill("SIGKILL");
+      await exited;
+    }
+  };
+  return {
+    url: `redis://127.0.0.1:${port}`,
+    kill,
+    async restart() {
+      child = await launch(directory, port);
+    },
+    freeze: () => void child.kill("SIGSTOP"),
+    thaw: () => void child.kill("SIGCONT"),
+    async [Symbol.asyncDispose]() {
+      await kill();
+      await rm(directory, { recursive: true, force: true });
+    },
+  };
+}
+
+async function launch(directory: string, port: number): Promise<ChildProcess> {
+  const settings = ["--port", `${port}`, "--bind", "127.0.0.1", "--save", "", "--dir", directory];
+  const child = spawn(path, settings, { stdio: ["ignore", "pipe", "ignore"] });
+  // Not an orphan, however the tests end.
+  const onExit = () => void child.kill("SIGKILL");
+  process.once("exit", onExit);
+  child.once("exit", () => process.off("exit", onExit));
+  for await (const line of createInterface({ input: child.stdout })) {
+    if (line.includes("Ready to accept connections")) {
+      child.stdout.resume();
+      return child;
+    }
+  }
+  throw new Error("Cannot start Redis: it ended at once");
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address() as AddressInfo;
+  server.close();
+  await once(server, "close");
+  return port;
+}
