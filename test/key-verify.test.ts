@@ -242,6 +242,40 @@ test("the gateway counts uses, limits and addresses of a key, and charges none t
   expect(usage).toMatchObject({ calls: 4, chargedNanos: 4_000_000n });
 });
 
+test("an open stream of a revoked key is cut, and what it had is charged", async () => {
+  await using app = await startTestApp({ GATEWAY_ALLOW_PRIVATE_UPSTREAMS: "127.0.0.0/8" });
+  let left = 0;
+  await using upstream = await startUpstream((_request, response) => {
+    response.on("close", () => {
+      left += 1;
+    });
+    response.write("first");
+  });
+  const me = await newPerson(app.db);
+  await app.grant(me.accountId, 10_000_000n);
+  const api = await app.api(await newPerson(app.db, "developer"), { upstreamUrl: upstream.url });
+  const keys = app.client(KeyService, me.token);
+  const made = await keys.createKey({ apiId: api.id });
+  const { secret: other } = await keys.createKey({});
+  const open = async (secret: string) => {
+    const url = `${app.url}/v1/call/${api.slug}/x`;
+    const reader = must((await fetch(url, { headers: { "x-api-key": secret } })).body).getReader();
+    await reader.read();
+    return reader;
+  };
+  const [cut, kept] = [await open(made.secret), await open(other)];
+
+  await keys.updateKey({ keyId: must(made.key).id, displayName: "still accepted" });
+  await keys.revokeKey({ keyId: must(made.key).id });
+
+  await expect(cut.read()).rejects.toThrow();
+  await expect.poll(() => left).toBe(1);
+  await app.applied();
+  const usage = await app.client(AnalyticsService, me.token).getUsage({});
+  expect(usage).toMatchObject({ calls: 1, chargedNanos: 1_000_000n });
+  await kept.cancel();
+});
+
 test("no secret is in the log, the audit log, or what is kept for retries", async () => {
   await using app = await startTestApp();
   const me = await newPerson(app.db);

@@ -40,7 +40,7 @@ export function createMapTrust(): Trust {
             return found;
           });
         },
-        onForgotten: () => () => {},
+        watch: () => () => {},
       };
     },
   };

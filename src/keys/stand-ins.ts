@@ -5,8 +5,8 @@ import type { Rate, Verdict } from "../rpc/limiter.ts";
 export interface Memory<V> {
   /** What the database holds under the key; null: nothing. Not a promise when it is remembered. */
   get(key: string): V | null | Promise<V | null>;
-  /** Told of each key that is forgotten. */
-  onForgotten(listener: (key: string) => void): () => void;
+  /** Told whenever the key is announced. Returns how to stop it. */
+  watch(key: string, listener: () => void): () => void;
 }
 
 /** Keeps what processes remember of the database true. */
@@ -25,14 +25,31 @@ export interface Trust {
   ): Memory<V>;
 }
 
-/** Trust that remembers nothing: it loads what is asked for each time. */
+/** Trust of one process that remembers nothing: it loads what is asked for each time. */
 export function createDirectTrust(): Trust {
+  const watchers = new Set<{ name: string; listener: () => void }>();
+  const announced = new Map<bigint, ReadonlySet<string>>();
+  let epoch = 0n;
   return {
-    announce: async () => 0n,
-    settled: async () => {},
-    remember: (_topic, { load }) => ({
+    async announce(_tx, topic, keys) {
+      epoch += 1n;
+      announced.set(epoch, new Set(keys.map((key) => `${topic} ${key}`)));
+      return epoch;
+    },
+    async settled(past) {
+      const names = announced.get(past);
+      announced.delete(past);
+      for (const { listener } of [...watchers].filter(({ name }) => names?.has(name))) {
+        listener();
+      }
+    },
+    remember: (topic, { load }) => ({
       get: async (key) => (await load([key])).get(key) ?? null,
-      onForgotten: () => () => {},
+      watch(key, listener) {
+        const watcher = { name: `${topic} ${key}`, listener };
+        watchers.add(watcher);
+        return () => watchers.delete(watcher);
+      },
     }),
   };
 }
