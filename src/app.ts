@@ -255,6 +255,7 @@ function build(deps: AppDeps, parts: Parts) {
     leases: createLeaseBook({ db, holder: parts.holder, callMsMax: timeoutMs, now }),
     client: createUpstreamClient({ addresses, timeoutMs }),
     countUse: (key) => verifier.count(key),
+    watchKey: (key, onRefused) => verifier.watch(key, onRefused),
     now,
   });
   return { services, steps, mounts: [gatewayMount(gateway), metricsMount(deps), startPage()] };

@@ -24,15 +24,15 @@ const faults = [
   "RATE_LIMITED",
 ] as const;
 
-const combinations = Array.from({ length: 2 ** faults.length }, (_, index) =>
-  faults.filter((_fault, bit) => (index >> bit) % 2 === 1),
-);
+const combinations = Array.from({ length: 2 ** faults.length }, (_, index) => {
+  const wrong = faults.filter((_fault, bit) => (index >> bit) % 2 === 1);
+  return { wrong, what: wrong.length === 0 ? "nothing" : wrong.join(", ") };
+});
 
-test("of all that is wrong with a key the first is told, and only a valid call uses it up", async ({
-  app,
-}) => {
-  const admin = app.client(KeyService, (await newPerson(app.db, "admin")).token);
-  for (const wrong of combinations) {
+test.for(combinations)(
+  "of what is wrong ($what) the first is told, and only a valid call uses the key up",
+  async ({ wrong }, { app }) => {
+    const admin = app.client(KeyService, (await newPerson(app.db, "admin")).token);
     const keys = app.client(KeyService, (await newPerson(app.db)).token);
     const is = (fault: (typeof faults)[number]) => wrong.includes(fault);
     const quota = { usesMax: 10n };
@@ -53,7 +53,7 @@ test("of all that is wrong with a key the first is told, and only a valid call u
       ),
     );
     // So that what is remembered of the key is forgotten.
-    await keys.updateKey({ keyId, displayName: `wrong: ${wrong.join()}` });
+    await keys.updateKey({ keyId, displayName: "wrong" });
 
     const verdict = await admin.verifyKey({
       secret,
@@ -62,12 +62,14 @@ test("of all that is wrong with a key the first is told, and only a valid call u
       cost: is("USAGE_EXCEEDED") ? 11 : 4,
     });
 
-    const code = VerifyCode[wrong[0] ?? "VALID"];
-    expect([wrong, verdict.code, verdict.valid]).toEqual([wrong, code, wrong.length === 0]);
+    expect(verdict).toMatchObject({
+      code: VerifyCode[wrong[0] ?? "VALID"],
+      valid: wrong.length === 0,
+    });
     const { key: after } = await keys.getKey({ keyId });
-    expect([wrong, after?.quota?.usesLeft]).toEqual([wrong, wrong.length === 0 ? 6n : 10n]);
-  }
-});
+    expect(after?.quota?.usesLeft).toBe(wrong.length === 0 ? 6n : 10n);
+  },
+);
 
 test("the answer says what is known of a valid key, and nothing of an unknown one", async ({
   app,
@@ -238,6 +240,40 @@ test("the gateway counts uses, limits and addresses of a key, and charges none t
   await app.applied();
   const usage = await app.client(AnalyticsService, me.token).getUsage({});
   expect(usage).toMatchObject({ calls: 4, chargedNanos: 4_000_000n });
+});
+
+test("an open stream of a revoked key is cut, and what it had is charged", async () => {
+  await using app = await startTestApp({ GATEWAY_ALLOW_PRIVATE_UPSTREAMS: "127.0.0.0/8" });
+  let left = 0;
+  await using upstream = await startUpstream((_request, response) => {
+    response.on("close", () => {
+      left += 1;
+    });
+    response.write("first");
+  });
+  const me = await newPerson(app.db);
+  await app.grant(me.accountId, 10_000_000n);
+  const api = await app.api(await newPerson(app.db, "developer"), { upstreamUrl: upstream.url });
+  const keys = app.client(KeyService, me.token);
+  const made = await keys.createKey({ apiId: api.id });
+  const { secret: other } = await keys.createKey({});
+  const open = async (secret: string) => {
+    const url = `${app.url}/v1/call/${api.slug}/x`;
+    const reader = must((await fetch(url, { headers: { "x-api-key": secret } })).body).getReader();
+    await reader.read();
+    return reader;
+  };
+  const [cut, kept] = [await open(made.secret), await open(other)];
+
+  await keys.updateKey({ keyId: must(made.key).id, displayName: "still accepted" });
+  await keys.revokeKey({ keyId: must(made.key).id });
+
+  await expect(cut.read()).rejects.toThrow();
+  await expect.poll(() => left).toBe(1);
+  await app.applied();
+  const usage = await app.client(AnalyticsService, me.token).getUsage({});
+  expect(usage).toMatchObject({ calls: 1, chargedNanos: 1_000_000n });
+  await kept.cancel();
 });
 
 test("no secret is in the log, the audit log, or what is kept for retries", async () => {

@@ -14,7 +14,7 @@ import { permissionDenied, RouteError, reasoned, unauthenticated } from "../rpc/
 import type { Principal } from "../rpc/principal.ts";
 import { consumerHeaders, upstreamHeaders } from "./headers.ts";
 import type { LeaseBook, Reservation } from "./lease-book.ts";
-import { hasLeft, type Response, relayBody } from "./relay.ts";
+import { cutOff, hasLeft, type Response, relayBody } from "./relay.ts";
 import { endpointName, isApiName, splitCallTarget, upstreamUrl } from "./target.ts";
 import { AddressRefusedError } from "./upstream.ts";
 
@@ -28,6 +28,8 @@ interface Deps {
   client: Dispatcher;
   /** Count one use of a key against its own limits and its quota. Throws RESOURCE_EXHAUSTED. */
   countUse: (key: KeyPrincipal) => Promise<void>;
+  /** Told when a key is no longer accepted. Returns how to stop it. */
+  watchKey: (key: KeyPrincipal, onRefused: () => void) => () => void;
   now: () => Date;
 }
 
@@ -69,7 +71,12 @@ export function gatewayHandler(deps: Deps) {
       throw error;
     });
     const endpoint = endpointName(request.method ?? "GET", rest);
-    await pass(deps, { request, response, url }, { call, key, api, reservation, endpoint });
+    const stopWatching = deps.watchKey(key, () => cutOff(response));
+    try {
+      await pass(deps, { request, response, url }, { call, key, api, reservation, endpoint });
+    } finally {
+      stopWatching();
+    }
   };
 }
 

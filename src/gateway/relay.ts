@@ -1,5 +1,5 @@
 import type { ServerResponse } from "node:http";
-import type { Http2ServerResponse } from "node:http2";
+import { constants, type Http2ServerResponse } from "node:http2";
 
 /** The reply to a consumer, over either version of HTTP. */
 export type Response = ServerResponse | Http2ServerResponse;
@@ -44,6 +44,15 @@ export async function relayBody(
 /** Whether nobody can read the reply any more. */
 export function hasLeft(response: Response): boolean {
   return "stream" in response ? response.stream.destroyed : response.destroyed;
+}
+
+/** Break a reply off, as if its reader had left. */
+export function cutOff(response: Response): void {
+  if ("stream" in response) {
+    response.stream.close(constants.NGHTTP2_CANCEL);
+  } else {
+    response.destroy();
+  }
 }
 
 /** Write a part. Resolves when more may be written: true, or when the consumer has left: false. */

@@ -44,6 +44,11 @@ export interface Verifier {
    * Throws RESOURCE_EXHAUSTED with reason RATE_LIMITED or KEY_USAGE_EXCEEDED.
    */
   count(principal: KeyPrincipal): Promise<void>;
+  /**
+   * Told when the key of a principal is no longer accepted, or nobody knows whether it is: for what stays open on its
+   * word. Returns how to stop it.
+   */
+  watch(principal: KeyPrincipal, onRefused: () => void): () => void;
 }
 
 interface Deps {
@@ -88,11 +93,26 @@ export function createVerifier(deps: Deps): Verifier {
       return principal;
     },
 
+    watch(principal, onRefused) {
+      const { hash } = known(keyOf, principal);
+      const check = async () => {
+        const key = await memory.get(hash);
+        if (
+          key === null ||
+          findFault({ ...key, allowedCidrs: [] }, anyUse, now().getTime()) !== null
+        ) {
+          onRefused();
+        }
+      };
+      const checkOrRefuse = () => void check().catch(onRefused);
+      const stop = memory.watch(hash, checkOrRefuse);
+      // It may have been announced since it was authenticated.
+      checkOrRefuse();
+      return stop;
+    },
+
     async count(principal) {
-      const key = keyOf.get(principal);
-      if (key === undefined) {
-        throw new Error(`Cannot count a use of ${principal.id}: it was not authenticated here`);
-      }
+      const key = known(keyOf, principal);
       const outcome = await spend(deps, key, 1);
       if (outcome.code === "RATE_LIMITED") {
         throw rateLimited(outcome.rate?.retryAfterMs ?? 0);
@@ -103,6 +123,17 @@ export function createVerifier(deps: Deps): Verifier {
       }
     },
   };
+}
+
+/** Of a call that goes on: its address and its API were asked about when it began, and it was counted. */
+const anyUse: Use = { apiId: null, clientIp: null, permission: null, cost: 0 };
+
+function known(keyOf: WeakMap<KeyPrincipal, KnownKey>, principal: KeyPrincipal): KnownKey {
+  const key = keyOf.get(principal);
+  if (key === undefined) {
+    throw new Error(`Cannot use ${principal.id}: it was not authenticated here`);
+  }
+  return key;
 }
 
 function rememberKeys({ db, trust }: Deps): Memory<KnownKey> {

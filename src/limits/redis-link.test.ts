@@ -25,7 +25,7 @@ describe.skipIf(isWithoutRedis)("with Redis", () => {
     expect(second).toMatchObject({ status: "rejected", reason: expect.any(RedisAwayError) });
     expect(busy).toEqual([undefined]);
     expect(third).toBeInstanceOf(RedisAwayError);
-    expect(changes).toEqual([undefined, third.cause]);
+    expect(changes).toEqual([undefined, (third as Error).cause]);
   });
 
   test("closed while it connects, it leaves nothing open", async () => {
