@@ -14,13 +14,17 @@ import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
 import { Access, RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
+import { createLockout } from "./accounts/lockout.ts";
 import { createPasswordHasher } from "./accounts/password.ts";
 import { authService, userService } from "./accounts/service.ts";
-import { sessionAuthenticator } from "./accounts/session.ts";
-import { deleteExpiredSessions, existingAccounts } from "./accounts/store.ts";
+import { createSessions, sessionAuthenticator } from "./accounts/session.ts";
+import { deleteExpiredSessions } from "./accounts/session-store.ts";
+import { existingAccounts } from "./accounts/store.ts";
+import { createForgetfulTrust } from "./accounts/trust.ts";
 import { analyticsService } from "./analytics/service.ts";
 import { auditService } from "./audit/service.ts";
 import { insertAudit } from "./audit/store.ts";
+import { authMounts } from "./auth-mounts.ts";
 import { catalogService } from "./catalog/service.ts";
 import { existsPublishedApi } from "./catalog/store.ts";
 import type { Config } from "./config.ts";
@@ -96,7 +100,14 @@ export function createApp(deps: AppDeps): App {
     },
   });
   const loops = createLoops(deps);
-  const parts = { readiness, loops, holder, ownPorts: () => ownPorts };
+  let boundPort = config.server.port;
+  const parts = {
+    readiness,
+    loops,
+    holder,
+    ownPorts: () => ownPorts,
+    boundPort: () => boundPort,
+  };
   const edge = createEdge({
     ...build(deps, parts),
     docs: docsRoutes({ openapi: describeApi() }),
@@ -117,6 +128,7 @@ export function createApp(deps: AppDeps): App {
   return {
     async listen(address) {
       const bound = await edge.listen(address);
+      boundPort = bound.port;
       ownPorts.push(bound.port);
       loops.start();
       return bound;
@@ -149,6 +161,8 @@ interface Parts {
   loops: Loops;
   holder: string;
   ownPorts: () => readonly number[];
+  /** Known once the server listens. */
+  boundPort: () => number;
 }
 
 function build(deps: AppDeps, parts: Parts) {
@@ -158,9 +172,18 @@ function build(deps: AppDeps, parts: Parts) {
     ownPorts: parts.ownPorts,
   });
   const passwords = createPasswordHasher();
+  const lockout = createLockout();
+  const trust = createForgetfulTrust();
+  const sessions = createSessions({ db, trust });
+  const { boundPort } = parts;
+  const auth = authMounts({ ...deps, trust, sessions, passwords, lockout, boundPort });
   const journal = createJournal({ db, onAppended: () => parts.loops.wake("projector") });
   const steps = createSteps({
-    authenticators: [sessionAuthenticator({ db, now }), keyAuthenticator({ db, now })],
+    authenticators: [
+      sessionAuthenticator({ sessions, now }),
+      keyAuthenticator({ db, now }),
+      auth.authenticator,
+    ],
     limiter: createLimiter(),
     now,
     auditRefusal: (call) => auditRefusal(db, call),
@@ -174,7 +197,7 @@ function build(deps: AppDeps, parts: Parts) {
   const { platformFeeBasisPoints: feeBasisPoints } = config;
   const services: ServiceEntry[] = [
     entry(HealthService, healthService({ readiness: parts.readiness, version: deps.version })),
-    entry(AuthService, authService({ db, passwords, now })),
+    entry(AuthService, authService({ db, passwords, lockout, now })),
     entry(UserService, userService({ db, passwords, now })),
     entry(CatalogService, catalogService({ db, addresses, feeBasisPoints, now })),
     entry(KeyService, keyService({ db, existsPublishedApi, now })),
@@ -201,7 +224,8 @@ function build(deps: AppDeps, parts: Parts) {
     client: createUpstreamClient({ addresses, timeoutMs }),
     now,
   });
-  return { services, steps, mounts: [gatewayMount(gateway), metricsMount(deps), startPage()] };
+  const mounts = [gatewayMount(gateway), metricsMount(deps), startPage(), ...auth.mounts];
+  return { services, steps, mounts };
 }
 
 function gatewayMount(handler: Mount["handler"]): Mount {

@@ -3,7 +3,7 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import { expect } from "vitest";
 import { AuthService } from "../gen/callora/accounts/v1/auth_service_pb.ts";
 import { PlatformRole, UserService } from "../gen/callora/accounts/v1/user_service_pb.ts";
-import { deleteExpiredSessions } from "../src/accounts/store.ts";
+import { deleteExpiredSessions } from "../src/accounts/session-store.ts";
 import { must, password, startTestApp } from "./support/app.ts";
 import { newPerson } from "./support/people.ts";
 import { asSuperuser } from "./support/superuser.ts";
@@ -110,8 +110,11 @@ test("the database holds neither passwords nor session tokens", async ({ app }) 
   const hash = createHash("sha256").update(me.token).digest();
 
   const stored = await asSuperuser(app, async (client) => ({
-    users: (await client.query("select password_hash from users where id = $1", [must(user).id]))
-      .rows,
+    users: (
+      await client.query("select password_hash from sign_in_methods where user_id = $1", [
+        must(user).id,
+      ])
+    ).rows,
     sessions: (
       await client.query("select token_hash from sessions where user_id = $1", [me.userId])
     ).rows,

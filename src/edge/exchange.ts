@@ -65,6 +65,10 @@ class HttpExchange implements Exchange {
     return this.#clientIp;
   }
 
+  get method(): string {
+    return this.#init.request.method ?? "";
+  }
+
   setHeader(name: string, value: string): void {
     const { response } = this.#init;
     if (!response.headersSent && !response.destroyed) {

@@ -184,7 +184,7 @@ function limit({ limiter, now }: StepDeps, call: Call): void {
 }
 
 /** An IPv4 address, or the /64 of an IPv6 one: whoever has one address of it has them all. */
-function addressBlock(ip: string): string {
+export function addressBlock(ip: string): string {
   if (!ip.includes(":") || ip.startsWith("::ffff:")) {
     return ip;
   }

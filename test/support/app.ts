@@ -20,6 +20,7 @@ import { createPasswordHasher } from "../../src/accounts/password.ts";
 import { createUser } from "../../src/accounts/users.ts";
 import { createApp } from "../../src/app.ts";
 import { readConfig } from "../../src/config.ts";
+import { newId } from "../../src/lib/id.ts";
 import { createLogger } from "../../src/log.ts";
 import { createMetrics } from "../../src/metrics.ts";
 import { openDatabase } from "../../src/server.ts";
@@ -93,6 +94,8 @@ export async function startTestApp(env: Record<string, string> = {}) {
     db,
     network,
     config,
+    /** Where the app keeps its files. */
+    directory,
     /** The database's addresses, by role. */
     urls: database.urls,
     /** The log so far, one JSON object a line. */
@@ -167,12 +170,13 @@ export async function startTestApp(env: Record<string, string> = {}) {
   /** Sign-in is limited to a few a minute for each address; tests have one address. */
   async function signInDirectly(user: User): Promise<string> {
     const { mintSessionToken } = await import("../../src/accounts/session.ts");
-    const { insertSession } = await import("../../src/accounts/store.ts");
+    const { insertSession } = await import("../../src/accounts/session-store.ts");
     const { token, hash } = mintSessionToken();
     const expireAt = new Date(now().getTime() + 3_600_000);
+    const session = { id: newId("ses", now()), tokenHash: hash, userId: user.id, expireAt };
     const tenant = { accountId: user.accountId, actor: user.id, ip: "", requestId: "", action: "" };
     await db.tenantTransaction({ ...tenant, audited: () => {} }, (tx) =>
-      insertSession(tx, { tokenHash: hash, accountId: user.accountId, userId: user.id, expireAt }),
+      insertSession(tx, { ...session, accountId: user.accountId }),
     );
     return token;
   }

@@ -1,0 +1,259 @@
+import type { BetterAuthOptions } from "better-auth";
+import {
+  type CustomAdapter,
+  createAdapterFactory,
+  type DBAdapter,
+  type Where,
+} from "better-auth/adapters";
+import { APIError } from "better-auth/api";
+import { insertAudit } from "../audit/store.ts";
+import type { Database } from "../db/database.ts";
+import type { Tx } from "../db/pool.ts";
+import { type AuthChange, recordOf } from "./auth-audit.ts";
+import { type AuthRequest, type AuthRequests, noRequest } from "./auth-request.ts";
+import {
+  type Condition,
+  countAuthRows,
+  deleteAuthRows,
+  findAuthRows,
+  insertAuthRow,
+  updateAuthRows,
+} from "./auth-store.ts";
+import { type AuthRow, type AuthTable, authTable } from "./auth-tables.ts";
+import { lateTransaction, type Statements, singleStatements } from "./late-transaction.ts";
+import { hashToken } from "./session.ts";
+import type { Trust } from "./trust.ts";
+import { createUser } from "./users.ts";
+
+interface Deps {
+  db: Database;
+  trust: Trust;
+  requests: AuthRequests;
+  now: () => Date;
+}
+
+type CleanedWhere = Required<Where>;
+type Rows = Readonly<Record<string, unknown>>;
+
+/**
+ * Where better-auth keeps what it knows: our tables. A person gets an account of their own; of a session's token
+ * only the hash is kept; every change appends what the audit log says of it, and announces ended sessions, in its
+ * own transaction.
+ */
+export function authAdapter(deps: Deps): (options: BetterAuthOptions) => DBAdapter {
+  const config = {
+    adapterId: "callora",
+    supportsNumericIds: false,
+    supportsDates: true,
+    supportsBooleans: true,
+  };
+  return (options) => {
+    const over = (statements: Statements) => () => modelsOver(deps, statements);
+    return createAdapterFactory({
+      config: {
+        ...config,
+        transaction: (work) =>
+          lateTransaction(deps.db, (statements) =>
+            work(createAdapterFactory({ config, adapter: over(statements) })(options)),
+          ),
+      },
+      adapter: over(singleStatements(deps.db)),
+    })(options);
+  };
+}
+
+/** Its methods name the models and fields as authModels does. */
+function modelsOver(deps: Deps, { read, write }: Statements): CustomAdapter {
+  const request = () => deps.requests.getStore() ?? noRequest();
+  const shown = (table: AuthTable, row: AuthRow) => toShown(request(), table, row);
+
+  async function remove(model: string, where: CleanedWhere[]): Promise<readonly AuthRow[]> {
+    const table = authTable(model);
+    return write(async (tx) => {
+      const rows = await deleteAuthRows(tx, table, toConditions(where));
+      await tell(deps, tx, { table, kind: "delete", rows, set: {} });
+      return rows;
+    });
+  }
+
+  async function change(model: string, where: CleanedWhere[], set: Rows, add = {}) {
+    const table = authTable(model);
+    refuseIdentityChange(table, set);
+    return write(async (tx) => {
+      const rows = await updateAuthRows(tx, table, { where: toConditions(where), set, add });
+      await tell(deps, tx, { table, kind: "update", rows, set });
+      return rows.map((row) => shown(table, row));
+    });
+  }
+
+  const models = {
+    async create({ model, data }: { model: string; data: Rows }) {
+      const table = authTable(model);
+      if (table === "sessions") {
+        remember(request(), String(data.token));
+      }
+      return write(async (tx) => {
+        const row =
+          table === "users"
+            ? await insertPerson(tx, data, deps.now())
+            : await insertAuthRow(tx, table, data);
+        await tell(deps, tx, { table, kind: "insert", rows: [row], set: data });
+        return shown(table, row);
+      });
+    },
+    async findOne({ model, where }: { model: string; where: CleanedWhere[] }) {
+      const table = authTable(model);
+      rememberAll(request(), table, where);
+      const query = { where: toConditions(where), limit: 1 };
+      const [row] = await read((tx) => findAuthRows(tx, table, query));
+      return row === undefined ? null : shown(table, row);
+    },
+    async findMany({ model, where = [], limit, sortBy }: Parameters<CustomAdapter["findMany"]>[0]) {
+      const table = authTable(model);
+      rememberAll(request(), table, where);
+      // Sorting is asked for by the model's name of the time, which all of its tables have.
+      const order = sortBy === undefined ? {} : { orderBy: "created_at" };
+      const query = { where: toConditions(where), limit, ...order };
+      const isDescending = sortBy?.direction === "desc";
+      const rows = await read((tx) => findAuthRows(tx, table, { ...query, isDescending }));
+      return rows.map((row) => shown(table, row));
+    },
+    async update({
+      model,
+      where,
+      update,
+    }: {
+      model: string;
+      where: CleanedWhere[];
+      update: unknown;
+    }) {
+      const [row] = await change(model, where, update as Rows);
+      return row ?? null;
+    },
+    async updateMany({ model, where, update }: Parameters<CustomAdapter["updateMany"]>[0]) {
+      return (await change(model, where, update)).length;
+    },
+    async incrementOne({ model, where, increment, set = {} }: IncrementOne) {
+      const [row] = await change(model, where, set, increment);
+      return row ?? null;
+    },
+    async consumeOne({ model, where }: { model: string; where: CleanedWhere[] }) {
+      const [row] = await remove(model, where);
+      return row === undefined ? null : shown(authTable(model), row);
+    },
+    async delete({ model, where }: { model: string; where: CleanedWhere[] }) {
+      await remove(model, where);
+    },
+    async deleteMany({ model, where }: { model: string; where: CleanedWhere[] }) {
+      return (await remove(model, where)).length;
+    },
+    count: ({ model, where = [] }: { model: string; where?: CleanedWhere[] | undefined }) =>
+      read((tx) => countAuthRows(tx, authTable(model), toConditions(where))),
+  };
+  // Its interface lets the caller choose the type of a row, which no implementation can promise.
+  return models as unknown as CustomAdapter;
+}
+
+type IncrementOne = Parameters<NonNullable<CustomAdapter["incrementOne"]>>[0];
+
+function toConditions(where: readonly CleanedWhere[]): Condition[] {
+  return where.map(({ field, operator = "eq", value, connector, mode }) => {
+    if ((connector === "OR" && where.length > 1) || mode === "insensitive") {
+      throw new Error("Cannot look up by one of several conditions, or in any case");
+    }
+    return { field, operator, value };
+  });
+}
+
+/** A mail address has its place in a directory, and nobody gives himself a role. */
+function refuseIdentityChange(table: AuthTable, set: Rows): void {
+  if (table === "users") {
+    for (const name of ["id", "account_id", "email", "role"]) {
+      if (name in set) {
+        throw new Error(`Cannot change the ${name} of a person here`);
+      }
+    }
+  }
+}
+
+async function insertPerson(tx: Tx, data: Rows, now: Date): Promise<AuthRow> {
+  const id = String(data.id);
+  const person = {
+    id,
+    // Not the mail address: a name is shown to others.
+    username: id,
+    email: String(data.email),
+    emailVerified: data.email_verified === true,
+    name: String(data.name ?? ""),
+    image: typeof data.image === "string" ? data.image : null,
+    role: "user",
+  } as const;
+  if ((await createUser(tx, person, now)) === null) {
+    throw new APIError("UNPROCESSABLE_ENTITY", {
+      code: "USER_ALREADY_EXISTS_USE_ANOTHER_EMAIL",
+      message: "User already exists. Use another email.",
+    });
+  }
+  const where = [{ field: "id", operator: "eq", value: id }];
+  const set = { has_completed_onboarding: data.has_completed_onboarding === true };
+  const [row] = await updateAuthRows(tx, "users", { where, set });
+  if (row === undefined) {
+    throw new Error("Cannot find the person who was just made");
+  }
+  return row;
+}
+
+/** Tell the audit log and other processes of changes, in their transaction. */
+async function tell(
+  { trust, requests }: Deps,
+  tx: Tx,
+  change: Omit<AuthChange, "row" | "path"> & { rows: readonly AuthRow[] },
+): Promise<void> {
+  const request = requests.getStore() ?? noRequest();
+  const { rows, table, kind, set } = change;
+  for (const row of rows) {
+    const record = recordOf({ table, kind, set, row, path: request.path });
+    if (record !== undefined) {
+      const { userId, action, resource, detail } = record;
+      const accountId = await accountOf(tx, userId);
+      const { ip, requestId } = request;
+      const tenant = { accountId, actor: userId, ip, requestId, action };
+      await insertAudit(tx, { tenant, resource, detail });
+    }
+  }
+  if (table === "sessions" && kind !== "insert" && rows.length > 0) {
+    request.epoch = await trust.announce(tx, "session", rows.flatMap(sessionKeys));
+  }
+}
+
+async function accountOf(tx: Tx, userId: string): Promise<string> {
+  const where = [{ field: "id", operator: "eq", value: userId }];
+  const [person] = await findAuthRows(tx, "users", { where, limit: 1 });
+  return String(person?.account_id ?? "");
+}
+
+function sessionKeys({ id, token_hash: hash }: AuthRow): string[] {
+  return Buffer.isBuffer(hash) ? [String(id), hash.toString("hex")] : [String(id)];
+}
+
+function rememberAll(request: AuthRequest, table: AuthTable, where: readonly CleanedWhere[]): void {
+  for (const { field, value } of where) {
+    if (table === "sessions" && field === "token" && typeof value === "string") {
+      remember(request, value);
+    }
+  }
+}
+
+function remember({ tokens }: AuthRequest, token: string): void {
+  tokens.set(hashToken(token).toString("hex"), token);
+}
+
+/** A row as better-auth sees it. Of a session that is not the request's own, the id stands for the token. */
+function toShown({ tokens }: AuthRequest, table: AuthTable, row: AuthRow): AuthRow {
+  if (table !== "sessions") {
+    return row;
+  }
+  const { token_hash: hash, ...shown } = row;
+  const token = Buffer.isBuffer(hash) ? tokens.get(hash.toString("hex")) : undefined;
+  return { ...shown, token: token ?? row.id };
+}

@@ -1,0 +1,28 @@
+import { AsyncLocalStorage } from "node:async_hooks";
+
+/** What is known of the request that better-auth serves, wherever it reads or writes. */
+export interface AuthRequest {
+  ip: string;
+  requestId: string;
+  /** Below /api/auth, for example `/sign-in/email`. */
+  path: string;
+  /** The tokens that the request brought or made, by their hash in hex: the database does not know them. */
+  tokens: Map<string, string>;
+  /** The last announcement that the reply has to wait for. */
+  epoch: bigint;
+  /** What broke, and must not be shown. */
+  failure: unknown;
+}
+
+/** Carries the request to where better-auth reads and writes. */
+export type AuthRequests = AsyncLocalStorage<AuthRequest>;
+
+/** Make the carrier. */
+export function createAuthRequests(): AuthRequests {
+  return new AsyncLocalStorage();
+}
+
+/** What is known of a request where there is none. */
+export function noRequest(): AuthRequest {
+  return { ip: "", requestId: "", path: "", tokens: new Map(), epoch: 0n, failure: undefined };
+}
