@@ -25,16 +25,19 @@ drop table sign_in_tokens;
 drop table sign_in_methods;
 drop table person_directory;
 
+revoke update on sessions from callora_app;
 revoke insert, update on sessions from callora_worker;
-delete from sessions where token_hash is null;
+delete from sessions where token_hash is null or revoked_at is not null;
 drop index sessions_user;
 alter table sessions
   drop constraint sessions_pkey,
   drop constraint sessions_token_hash_key,
   drop column id,
-  drop column updated_at,
+  drop column method,
   drop column ip,
   drop column user_agent,
+  drop column updated_at,
+  drop column revoked_at,
   alter column token_hash set not null,
   add primary key (token_hash);
 alter table sessions force row level security;

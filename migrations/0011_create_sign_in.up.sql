@@ -12,9 +12,9 @@ alter table users
   add column two_factor_enabled boolean not null default false,
   add column updated_at timestamptz not null default now();
 
--- Whose account a person's id leads to.
+-- In which account a person's own row is.
 create table person_directory (
-  user_id text primary key check (user_id ~ '^usr_[0-9a-v]{26}$'),
+  user_id text primary key,
   account_id text not null
 );
 insert into person_directory (user_id, account_id) select id, account_id from users;
@@ -77,12 +77,14 @@ create table second_factors (
 select callora_reserve('second_factors');
 grant select, insert, update, delete on second_factors to callora_worker;
 
--- A session has an id, so that it can be named without its token; one that is named in a JWT has no token.
+-- A session has an id, so that it can be named without its token; one that is named in a signed token has no other.
 alter table sessions
   add column id text,
+  add column method text not null default 'password' check (method in ('password', 'wallet', 'cookie')),
+  add column ip inet,
+  add column user_agent text not null default '',
   add column updated_at timestamptz not null default now(),
-  add column ip text not null default '',
-  add column user_agent text not null default '';
+  add column revoked_at timestamptz;
 update sessions set id = 'ses_' || substr(md5(random()::text || token_hash::text), 1, 26);
 alter table sessions
   drop constraint sessions_pkey,
@@ -93,4 +95,5 @@ alter table sessions
   add check (id ~ '^ses_[0-9a-v]{26}$');
 create index sessions_user on sessions (user_id);
 alter table sessions force row level security;
+grant update on sessions to callora_app;
 grant insert, update on sessions to callora_worker;

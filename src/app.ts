@@ -16,10 +16,10 @@ import { Access, RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
 import { createLockout } from "./accounts/lockout.ts";
 import { createPasswordHasher } from "./accounts/password.ts";
+import { personAuthenticator, rememberPeople } from "./accounts/people.ts";
 import { authService, userService } from "./accounts/service.ts";
-import { createSessions, sessionAuthenticator } from "./accounts/session.ts";
-import { deleteExpiredSessions } from "./accounts/session-store.ts";
-import { existingAccounts } from "./accounts/store.ts";
+import { sessionAuthenticator } from "./accounts/session.ts";
+import { deleteExpiredSessions, existingAccounts } from "./accounts/store.ts";
 import { createForgetfulTrust } from "./accounts/trust.ts";
 import { analyticsService } from "./analytics/service.ts";
 import { auditService } from "./audit/service.ts";
@@ -174,15 +174,15 @@ function build(deps: AppDeps, parts: Parts) {
   const passwords = createPasswordHasher();
   const lockout = createLockout();
   const trust = createForgetfulTrust();
-  const sessions = createSessions({ db, trust });
+  const people = rememberPeople({ db, trust });
   const { boundPort } = parts;
-  const auth = authMounts({ ...deps, trust, sessions, passwords, lockout, boundPort });
+  const auth = authMounts({ ...deps, trust, passwords, lockout, boundPort });
   const journal = createJournal({ db, onAppended: () => parts.loops.wake("projector") });
   const steps = createSteps({
     authenticators: [
-      sessionAuthenticator({ sessions, now }),
+      sessionAuthenticator({ db, now }),
       keyAuthenticator({ db, now }),
-      auth.authenticator,
+      personAuthenticator({ readers: [auth.reader], people }),
     ],
     limiter: createLimiter(),
     now,

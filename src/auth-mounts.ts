@@ -5,11 +5,12 @@ import { authHandler } from "./accounts/auth-handler.ts";
 import { createAuthMails } from "./accounts/auth-mails.ts";
 import { createAuthRequests } from "./accounts/auth-request.ts";
 import { authRoutes } from "./accounts/auth-routes.ts";
-import { cookieAuthenticator } from "./accounts/cookie.ts";
+import { cookieReader } from "./accounts/cookie-reader.ts";
+import { createCookieSessions } from "./accounts/cookie-session.ts";
 import type { Lockout } from "./accounts/lockout.ts";
 import { createNoMailer, createOutbox, type Mailer } from "./accounts/mail.ts";
 import type { PasswordHasher } from "./accounts/password.ts";
-import type { Sessions } from "./accounts/session.ts";
+import type { CredentialReader } from "./accounts/people.ts";
 import type { Trust } from "./accounts/trust.ts";
 import type { Config } from "./config.ts";
 import type { Database } from "./db/database.ts";
@@ -17,14 +18,12 @@ import { fetchMount } from "./edge/fetch-mount.ts";
 import type { Mount } from "./edge/mount.ts";
 import type { Logger } from "./log.ts";
 import { ownOrigins, ownUrl } from "./own-origins.ts";
-import type { Authenticator } from "./rpc/principal.ts";
 
 interface Deps {
   config: Config;
   secretKey: string;
   db: Database;
   trust: Trust;
-  sessions: Sessions;
   passwords: PasswordHasher;
   lockout: Lockout;
   log: Logger;
@@ -34,8 +33,8 @@ interface Deps {
 }
 
 /** The routes of better-auth, and who their session cookie stands for. */
-export function authMounts(deps: Deps): { mounts: Mount[]; authenticator: Authenticator } {
-  const { config, db, trust, sessions, lockout, now, boundPort } = deps;
+export function authMounts(deps: Deps): { mounts: Mount[]; reader: CredentialReader } {
+  const { config, db, trust, lockout, now, boundPort } = deps;
   const requests = createAuthRequests();
   const url = () => ownUrl(config, boundPort());
   const secret = authSecret(deps.secretKey);
@@ -60,10 +59,8 @@ export function authMounts(deps: Deps): { mounts: Mount[]; authenticator: Authen
     }),
   );
   const isSecure = () => url().startsWith("https:");
-  return {
-    mounts,
-    authenticator: cookieAuthenticator({ sessions, secret, isSecure, origins, now }),
-  };
+  const sessions = createCookieSessions({ db, trust });
+  return { mounts, reader: cookieReader({ sessions, secret, isSecure, origins, now }) };
 }
 
 function toAuthDeps(

@@ -3,7 +3,7 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import { expect } from "vitest";
 import { AuthService } from "../gen/callora/accounts/v1/auth_service_pb.ts";
 import { PlatformRole, UserService } from "../gen/callora/accounts/v1/user_service_pb.ts";
-import { deleteExpiredSessions } from "../src/accounts/session-store.ts";
+import { deleteExpiredSessions } from "../src/accounts/store.ts";
 import { must, password, startTestApp } from "./support/app.ts";
 import { newPerson } from "./support/people.ts";
 import { asSuperuser } from "./support/superuser.ts";

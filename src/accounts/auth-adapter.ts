@@ -222,7 +222,11 @@ async function tell(
     }
   }
   if (table === "sessions" && kind !== "insert" && rows.length > 0) {
-    request.epoch = await trust.announce(tx, "session", rows.flatMap(sessionKeys));
+    request.epoch = await trust.announce(
+      tx,
+      "session",
+      rows.map(({ id }) => String(id)),
+    );
   }
 }
 
@@ -230,10 +234,6 @@ async function accountOf(tx: Tx, userId: string): Promise<string> {
   const where = [{ field: "id", operator: "eq", value: userId }];
   const [person] = await findAuthRows(tx, "users", { where, limit: 1 });
   return String(person?.account_id ?? "");
-}
-
-function sessionKeys({ id, token_hash: hash }: AuthRow): string[] {
-  return Buffer.isBuffer(hash) ? [String(id), hash.toString("hex")] : [String(id)];
 }
 
 function rememberAll(request: AuthRequest, table: AuthTable, where: readonly CleanedWhere[]): void {

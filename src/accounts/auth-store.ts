@@ -51,9 +51,10 @@ export function insertAuthRow(
   const names = entries.map(([name]) => sql.identifier([name]));
   const values = entries.map(([, value]) => parameter(value));
   if (table === "sessions") {
-    names.push(sql.identifier(["account_id"]));
+    names.push(sql.identifier(["account_id"]), sql.identifier(["method"]));
     values.push(
       sql.fragment`(select account_id from person_directory where user_id = ${String(row.user_id)})`,
+      "cookie",
     );
   }
   return tx.one(sql.type(authTables[table])`
@@ -118,6 +119,9 @@ function conditions(table: AuthTable, where: readonly Condition[]): FragmentSqlT
     throw new Error(`Cannot use all of ${table}: name the rows`);
   }
   const parts = where.map((condition) => conditionOf(table, condition));
+  if (table === "sessions") {
+    parts.push(sql.fragment`revoked_at is null`);
+  }
   return sql.fragment`${sql.join(parts, sql.fragment` and `)}`;
 }
 
@@ -192,6 +196,8 @@ function stored(
   for (const [name, value] of Object.entries(row)) {
     if (table === "sessions" && name === "token") {
       values.token_hash = hashToken(String(value));
+    } else if (table === "sessions" && name === "ip") {
+      values.ip = value === "" ? null : value;
     } else {
       column(table, name);
       values[name] = value;

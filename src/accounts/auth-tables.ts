@@ -26,7 +26,7 @@ export const authTables = {
     account_id: z.string(),
     user_id: z.string(),
     token_hash: z.instanceof(Buffer).nullable(),
-    ip: z.string(),
+    ip: z.string().nullable(),
     user_agent: z.string(),
     expire_at: time,
     created_at: time,

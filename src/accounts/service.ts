@@ -10,9 +10,8 @@ import { type Role, requirePrincipal, requireTenant, roles, tenantFor } from "..
 import type { Lockout } from "./lockout.ts";
 import type { PasswordHasher } from "./password.ts";
 import { mintSessionToken, sessionSeconds } from "./session.ts";
-import { insertSession } from "./session-store.ts";
 import { checkPassword } from "./sign-in.ts";
-import { getUser, type UserRow } from "./store.ts";
+import { getUser, insertSession, type UserRow } from "./store.ts";
 import { createUser } from "./users.ts";
 
 interface Deps {

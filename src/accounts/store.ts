@@ -52,6 +52,46 @@ export function findLogin(db: Queries, name: string): Promise<LoginRow | null> {
   `);
 }
 
+const sessionUserRow = userRow.extend({ session_id: z.string() });
+
+/** Find whose session a token opens. Null when it is over, or its person was deactivated. */
+export function findSession(
+  db: Queries,
+  { tokenHash, now }: { tokenHash: Buffer; now: Date },
+): Promise<z.infer<typeof sessionUserRow> | null> {
+  return db.maybeOne(sql.type(sessionUserRow)`
+    select ${userColumns}, sessions.id as session_id
+    from sessions
+    join users on users.account_id = sessions.account_id and users.id = sessions.user_id
+    where sessions.token_hash = ${sql.binary(tokenHash)}
+      and sessions.expire_at > ${now.toISOString()} and users.active
+      and sessions.revoked_at is null
+  `);
+}
+
+/** Store a session, by the hash of its token. */
+export async function insertSession(
+  tx: Tx,
+  session: { id: string; tokenHash: Buffer; accountId: string; userId: string; expireAt: Date },
+): Promise<void> {
+  await tx.query(sql.type(nothing)`
+    insert into sessions (id, token_hash, account_id, user_id, expire_at)
+    values (
+      ${session.id}, ${sql.binary(session.tokenHash)}, ${session.accountId},
+      ${session.userId}, ${session.expireAt.toISOString()}
+    )
+  `);
+}
+
+/** Delete up to 1,000 sessions that are over. */
+export async function deleteExpiredSessions(tx: Tx, now: Date): Promise<void> {
+  await tx.query(sql.type(nothing)`
+    delete from sessions where id in (
+      select id from sessions where expire_at < ${now.toISOString()} limit 1000
+    )
+  `);
+}
+
 /** Whether anybody may run the platform. */
 export async function existsSuperAdmin(db: Queries): Promise<boolean> {
   const row = await db.maybeOne(sql.type(z.object({ id: z.string() }))`
@@ -102,18 +142,22 @@ export interface NewUserRow {
   role: UserRow["role"];
 }
 
-/** Insert a person, and whose account their id leads to. */
+/** Insert a person. */
 export function insertUser(tx: Tx, user: NewUserRow): Promise<UserRow> {
   return tx.one(sql.type(userRow)`
-    with listed as (
-      insert into person_directory (user_id, account_id) values (${user.id}, ${user.accountId})
-    )
     insert into users (account_id, id, username, email, email_verified, name, image, role)
     values (
       ${user.accountId}, ${user.id}, ${user.username}, ${user.email}, ${user.emailVerified},
       ${user.name}, ${user.image}, ${user.role}
     )
     returning ${userColumns}
+  `);
+}
+
+/** Say in which account a new person's own row is. */
+export async function insertPerson(tx: Tx, userId: string, accountId: string): Promise<void> {
+  await tx.query(sql.type(nothing)`
+    insert into person_directory (user_id, account_id) values (${userId}, ${accountId})
   `);
 }
 

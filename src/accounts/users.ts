@@ -1,6 +1,13 @@
 import type { Tx } from "../db/pool.ts";
 import { newId } from "../lib/id.ts";
-import { claimNames, insertAccount, insertUser, type UserRow, upsertPassword } from "./store.ts";
+import {
+  claimNames,
+  insertAccount,
+  insertPerson,
+  insertUser,
+  type UserRow,
+  upsertPassword,
+} from "./store.ts";
 
 /** A person who is to be made. */
 export interface NewUser {
@@ -29,6 +36,7 @@ export async function createUser(tx: Tx, user: NewUser, now: Date): Promise<User
   await insertAccount(tx, { accountId, name });
   const row = { accountId, id, username, email, emailVerified, name, image, role };
   const inserted = await insertUser(tx, row);
+  await insertPerson(tx, id, accountId);
   if (passwordHash !== undefined) {
     await upsertPassword(tx, { id: newId("sim", now), userId: id, passwordHash });
   }

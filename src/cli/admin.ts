@@ -9,8 +9,8 @@ import {
   CreateUserRequestSchema,
   UserService,
 } from "../../gen/callora/accounts/v1/user_service_pb.ts";
+import { deleteSessionsOf } from "../accounts/cookie-session-store.ts";
 import { createPasswordHasher } from "../accounts/password.ts";
-import { deleteSessionsOf } from "../accounts/session-store.ts";
 import { deleteSecondFactor, findLogin, upsertPassword } from "../accounts/store.ts";
 import { createForgetfulTrust } from "../accounts/trust.ts";
 import { createUser } from "../accounts/users.ts";

@@ -170,7 +170,7 @@ export async function startTestApp(env: Record<string, string> = {}) {
   /** Sign-in is limited to a few a minute for each address; tests have one address. */
   async function signInDirectly(user: User): Promise<string> {
     const { mintSessionToken } = await import("../../src/accounts/session.ts");
-    const { insertSession } = await import("../../src/accounts/session-store.ts");
+    const { insertSession } = await import("../../src/accounts/store.ts");
     const { token, hash } = mintSessionToken();
     const expireAt = new Date(now().getTime() + 3_600_000);
     const session = { id: newId("ses", now()), tokenHash: hash, userId: user.id, expireAt };

@@ -1,7 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { mintSessionToken } from "../../src/accounts/session.ts";
-import { insertSession } from "../../src/accounts/session-store.ts";
-import type { UserRow } from "../../src/accounts/store.ts";
+import { insertSession, type UserRow } from "../../src/accounts/store.ts";
 import { createUser } from "../../src/accounts/users.ts";
 import type { Database } from "../../src/db/database.ts";
 import { newId } from "../../src/lib/id.ts";

@@ -1,7 +1,8 @@
 import { createHmac, timingSafeEqual } from "node:crypto";
-import type { Authenticator } from "../rpc/principal.ts";
+import { bearerToken } from "../rpc/credentials.ts";
+import type { CookieSessions } from "./cookie-session.ts";
 import { isFromOwnPage, isJson } from "./own-pages.ts";
-import type { Sessions } from "./session.ts";
+import type { CredentialReader } from "./people.ts";
 
 /** The name of the session cookie. Over HTTPS browsers take one with this prefix only from a secure reply. */
 export function sessionCookieName(isSecure: boolean): string {
@@ -11,30 +12,37 @@ export function sessionCookieName(isSecure: boolean): string {
 /** Methods that change nothing, and have no body that could be JSON. */
 const safeMethods = new Set(["GET", "HEAD"]);
 
+/** The tokens that better-auth mints. */
+const tokenPattern = /^[A-Za-z0-9]{32}$/;
+
 /**
- * Find the person whose session cookie the request carries.
+ * Read a session of better-auth: its token as bearer, or its cookie.
  *
  * Any page can make a browser send cookies. So they count only when one of our own pages sent the request, by its
  * `Origin` or `Sec-Fetch-Site`, and only with JSON, which no form can send. Other credentials go before cookies.
  */
-export function cookieAuthenticator({
+export function cookieReader({
   sessions,
   secret,
   isSecure,
   origins,
   now,
 }: {
-  sessions: Sessions;
+  sessions: CookieSessions;
   /** Signs the cookies. */
   secret: string;
   isSecure: () => boolean;
   /** The origins of our own pages. */
   origins: () => ReadonlySet<string>;
   now: () => Date;
-}): Authenticator {
+}): CredentialReader {
   return async ({ header, exchange }) => {
+    if (header.get("authorization") !== null) {
+      const token = bearerToken(header) ?? "";
+      return tokenPattern.test(token) ? sessions.find(token, now()) : undefined;
+    }
     const cookies = header.get("cookie");
-    if (cookies === null || header.get("authorization") !== null) {
+    if (cookies === null) {
       return undefined;
     }
     if (isFromOwnPage(header, origins()) !== true) {
@@ -44,7 +52,7 @@ export function cookieAuthenticator({
       return undefined;
     }
     const token = signedValue(cookies, sessionCookieName(isSecure()), secret);
-    return token === undefined ? undefined : sessions.find({ token }, now());
+    return token === undefined ? undefined : sessions.find(token, now());
   };
 }
 
