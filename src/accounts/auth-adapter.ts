@@ -106,6 +106,7 @@ function modelsOver(deps: Deps, { read, write }: Statements): CustomAdapter {
       rememberAll(request(), table, where);
       const query = { where: toConditions(where), limit: 1 };
       const [row] = await read((tx) => findAuthRows(tx, table, query));
+      request().hasSession ||= table === "sessions" && row !== undefined;
       return row === undefined ? null : shown(table, row);
     },
     async findMany({ model, where = [], limit, sortBy }: Parameters<CustomAdapter["findMany"]>[0]) {
@@ -207,12 +208,13 @@ async function insertPerson(tx: Tx, data: Rows, now: Date): Promise<AuthRow> {
 async function tell(
   { trust, requests }: Deps,
   tx: Tx,
-  change: Omit<AuthChange, "row" | "path"> & { rows: readonly AuthRow[] },
+  change: Omit<AuthChange, "row" | "path" | "hasSession"> & { rows: readonly AuthRow[] },
 ): Promise<void> {
   const request = requests.getStore() ?? noRequest();
   const { rows, table, kind, set } = change;
   for (const row of rows) {
-    const record = recordOf({ table, kind, set, row, path: request.path });
+    const { path, hasSession } = request;
+    const record = recordOf({ table, kind, set, row, path, hasSession });
     if (record !== undefined) {
       const { userId, action, resource, detail } = record;
       const accountId = await accountOf(tx, userId);

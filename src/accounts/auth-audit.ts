@@ -17,6 +17,8 @@ export interface AuthChange {
   set: Readonly<Record<string, unknown>>;
   /** The path of the request, below /api/auth. */
   path: string;
+  /** Whether the request brought a session. */
+  hasSession: boolean;
 }
 
 /** What the audit log says of a change. Undefined: nothing, as of a token that was used up. */
@@ -49,12 +51,12 @@ function userRecord({ kind, row, set, path }: AuthChange): AuthRecord | undefine
   return set.two_factor_enabled === true ? undefined : { ...record, action: "user.update" };
 }
 
-function sessionRecord({ kind, row, path }: AuthChange): AuthRecord | undefined {
+function sessionRecord({ kind, row, path, hasSession }: AuthChange): AuthRecord | undefined {
   const userId = text(row.user_id);
   const session = `session:${text(row.id)}`;
   if (kind === "insert") {
-    // What stands in the way of a session that only takes another's place is told of by its own record.
-    const isSignIn = signInPaths.has(path);
+    // Who is signed in gets another session when a second factor is switched on.
+    const isSignIn = signInPaths.has(path) && !(hasSession && path.startsWith("/two-factor/"));
     return isSignIn
       ? { userId, action: "user.login", resource: "auth/session", detail: wayOf(path) }
       : undefined;

@@ -8,6 +8,8 @@ export interface AuthRequest {
   path: string;
   /** The tokens that the request brought or made, by their hash in hex: the database does not know them. */
   tokens: Map<string, string>;
+  /** Whether the request brought a session that lasts. */
+  hasSession: boolean;
   /** The last announcement that the reply has to wait for. */
   epoch: bigint;
   /** What broke, and must not be shown. */
@@ -24,5 +26,6 @@ export function createAuthRequests(): AuthRequests {
 
 /** What is known of a request where there is none. */
 export function noRequest(): AuthRequest {
-  return { ip: "", requestId: "", path: "", tokens: new Map(), epoch: 0n, failure: undefined };
+  const about = { ip: "", requestId: "", path: "", tokens: new Map<string, string>() };
+  return { ...about, hasSession: false, epoch: 0n, failure: undefined };
 }

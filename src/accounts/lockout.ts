@@ -21,7 +21,7 @@ export interface Lockout {
 }
 
 /** Wrong passwords that cost no wait: people mistype. */
-const freeFailures = 5;
+const freeFailures = 4;
 const delayMsMin = 2_000;
 const delayMsMax = 15 * 60_000;
 /** After so long without a wrong password all is forgotten. */
@@ -30,8 +30,8 @@ const memoryMs = 60 * 60_000;
 const pairsMax = 100_000;
 
 /**
- * Count wrong passwords for each name and block of addresses. From the fifth on each doubles the wait, up to 15
- * minutes. Others' guesses do not keep a person out: they come from other addresses.
+ * Count wrong passwords for each name and block of addresses. From the fourth on each doubles the wait, up to
+ * 15 minutes. Others' guesses do not keep a person out: they come from other addresses.
  *
  * In memory: each process counts what it sees. The limit on calls of an address comes before it.
  */

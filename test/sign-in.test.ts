@@ -1,0 +1,124 @@
+import { randomUUID } from "node:crypto";
+import { test as base, expect, inject } from "vitest";
+import { authSecret, createAuth } from "../src/accounts/auth.ts";
+import { createAuthRequests } from "../src/accounts/auth-request.ts";
+import { createLockout } from "../src/accounts/lockout.ts";
+import { createPasswordHasher, type PasswordHasher } from "../src/accounts/password.ts";
+import { checkPassword } from "../src/accounts/sign-in.ts";
+import { createForgetfulTrust } from "../src/accounts/trust.ts";
+import { createUser } from "../src/accounts/users.ts";
+import type { Database } from "../src/db/database.ts";
+import { openDatabase } from "../src/server.ts";
+import { must } from "./support/app.ts";
+import { createDatabase } from "./support/cluster.ts";
+import { newEmail } from "./support/visitor.ts";
+
+const test = base.extend<{ $file: { db: Database } }>({
+  db: [
+    // biome-ignore lint/correctness/noEmptyPattern: vitest reads the pattern
+    async ({}, use) => {
+      const database = await createDatabase(inject("cluster"));
+      const db = await openDatabase(database.urls);
+      await use(db);
+      await db.close();
+      await database.drop();
+    },
+    { scope: "file" },
+  ],
+});
+
+const password = "correct horse battery";
+const now = () => new Date();
+
+/** The hasher of the house, which counts its work. */
+function countingHasher() {
+  const kept = createPasswordHasher();
+  const counted = { hashes: 0 };
+  const passwords: PasswordHasher = {
+    hash(text) {
+      counted.hashes += 1;
+      return kept.hash(text);
+    },
+    verify(text, hash) {
+      counted.hashes += 1;
+      return kept.verify(text, hash);
+    },
+  };
+  return { passwords, counted };
+}
+
+async function newUser(db: Database, change: { withPassword?: boolean } = {}) {
+  const { withPassword = true } = change;
+  const passwordHash = await createPasswordHasher().hash(password);
+  const user = { username: randomUUID(), email: newEmail(), role: "user" } as const;
+  const row = await db.systemTransaction((tx) =>
+    createUser(tx, { ...user, ...(withPassword ? { passwordHash } : {}) }, now()),
+  );
+  return must(row);
+}
+
+test("a password is checked by name and by mail address, in any case", async ({ db }) => {
+  const { username, email, id } = await newUser(db);
+  const deps = { db, passwords: createPasswordHasher(), lockout: createLockout() };
+  const check = (name: string, word = password) =>
+    checkPassword(deps, { name, password: word, ip: "", now: now() });
+
+  expect((await check(username.toUpperCase()))?.id).toBe(id);
+  expect((await check(email.toUpperCase()))?.id).toBe(id);
+  expect(await check(username, `${password}.`)).toBeNull();
+});
+
+test("whoever is asked for, and whatever is wrong, one password is hashed", async ({ db }) => {
+  const known = await newUser(db);
+  const passwordless = await newUser(db, { withPassword: false });
+  const { passwords, counted } = countingHasher();
+  const deps = { db, passwords, lockout: createLockout() };
+  const work: number[] = [];
+  for (const [name, word] of [
+    [known.username, password],
+    [known.username, "a wrong password"],
+    [randomUUID(), password],
+    [passwordless.username, password],
+    [newEmail(), password],
+  ] as const) {
+    const before = counted.hashes;
+    await checkPassword(deps, { name, password: word, ip: "", now: now() });
+    work.push(counted.hashes - before);
+  }
+
+  expect(work).toEqual([1, 1, 1, 1, 1]);
+});
+
+test("better-auth hashes one password too, and answers alike", async ({ db }) => {
+  const known = await newUser(db);
+  const passwordless = await newUser(db, { withPassword: false });
+  const { passwords, counted } = countingHasher();
+  const auth = createAuth({
+    db,
+    trust: createForgetfulTrust(),
+    requests: createAuthRequests(),
+    passwords,
+    mails: { verifyAddress: async () => {}, resetPassword: async () => {} },
+    github: undefined,
+    secret: authSecret("a secret key of a test"),
+    url: "http://localhost",
+    origins: ["http://localhost"],
+    now,
+    onLog: () => {},
+  });
+  const answers: unknown[] = [];
+  for (const email of [known.email, passwordless.email, newEmail()]) {
+    const before = counted.hashes;
+    const response = await auth.handler(
+      new Request("http://localhost/api/auth/sign-in/email", {
+        method: "POST",
+        headers: { "content-type": "application/json", origin: "http://localhost" },
+        body: JSON.stringify({ email, password: "a wrong password" }),
+      }),
+    );
+    answers.push([response.status, await response.text(), counted.hashes - before]);
+  }
+
+  expect(answers[0]).toEqual([401, expect.stringContaining("INVALID_EMAIL_OR_PASSWORD"), 1]);
+  expect(answers).toEqual([answers[0], answers[0], answers[0]]);
+});
