@@ -62,31 +62,67 @@ export function authAdapter(deps: Deps): (options: BetterAuthOptions) => DBAdapt
   };
 }
 
-/** Its methods name the models and fields as authModels does. */
-function modelsOver(deps: Deps, { read, write }: Statements): CustomAdapter {
-  const request = () => deps.requests.getStore() ?? noRequest();
-  const shown = (table: AuthTable, row: AuthRow) => toShown(request(), table, row);
+/** What better-auth asks of us. Its models and fields are called here as authModels says. */
+function modelsOver(deps: Deps, statements: Statements): CustomAdapter {
+  const models = Object.assign(readingModels(deps, statements), writingModels(deps, statements));
+  // Its interface lets the caller choose the type of a row, which no implementation can promise.
+  return models as unknown as CustomAdapter;
+}
 
-  async function remove(model: string, where: CleanedWhere[]): Promise<readonly AuthRow[]> {
+interface Target {
+  model: string;
+  where: CleanedWhere[];
+}
+
+function readingModels({ requests }: Deps, { read }: Statements) {
+  const request = () => requests.getStore() ?? noRequest();
+  return {
+    async findOne({ model, where }: Target) {
+      const table = authTable(model);
+      rememberAll(request(), table, where);
+      const query = { where: toConditions(where), limit: 1 };
+      const [row] = await read((tx) => findAuthRows(tx, table, query));
+      request().hasSession ||= table === "sessions" && row !== undefined;
+      return row === undefined ? null : toShown(request(), table, row);
+    },
+    async findMany({ model, where = [], limit, sortBy }: Parameters<CustomAdapter["findMany"]>[0]) {
+      const table = authTable(model);
+      rememberAll(request(), table, where);
+      // It sorts by when rows were made, and by nothing else.
+      const order = sortBy === undefined ? {} : { orderBy: "created_at" };
+      const isDescending = sortBy?.direction === "desc";
+      const query = { where: toConditions(where), limit, isDescending, ...order };
+      const rows = await read((tx) => findAuthRows(tx, table, query));
+      return rows.map((row) => toShown(request(), table, row));
+    },
+    count: ({ model, where = [] }: { model: string; where?: CleanedWhere[] | undefined }) =>
+      read((tx) => countAuthRows(tx, authTable(model), toConditions(where))),
+  };
+}
+
+function writingModels(deps: Deps, { write }: Statements) {
+  const request = () => deps.requests.getStore() ?? noRequest();
+
+  async function remove({ model, where }: Target): Promise<readonly AuthRow[]> {
     const table = authTable(model);
     return write(async (tx) => {
       const rows = await deleteAuthRows(tx, table, toConditions(where));
       await tell(deps, tx, { table, kind: "delete", rows, set: {} });
-      return rows;
+      return rows.map((row) => toShown(request(), table, row));
     });
   }
 
-  async function change(model: string, where: CleanedWhere[], set: Rows, add = {}) {
+  async function change({ model, where }: Target, set: Rows, add = {}): Promise<AuthRow[]> {
     const table = authTable(model);
     refuseIdentityChange(table, set);
     return write(async (tx) => {
       const rows = await updateAuthRows(tx, table, { where: toConditions(where), set, add });
       await tell(deps, tx, { table, kind: "update", rows, set });
-      return rows.map((row) => shown(table, row));
+      return rows.map((row) => toShown(request(), table, row));
     });
   }
 
-  const models = {
+  return {
     async create({ model, data }: { model: string; data: Rows }) {
       const table = authTable(model);
       if (table === "sessions") {
@@ -98,61 +134,21 @@ function modelsOver(deps: Deps, { read, write }: Statements): CustomAdapter {
             ? await insertPerson(tx, data, deps.now())
             : await insertAuthRow(tx, table, data);
         await tell(deps, tx, { table, kind: "insert", rows: [row], set: data });
-        return shown(table, row);
+        return toShown(request(), table, row);
       });
     },
-    async findOne({ model, where }: { model: string; where: CleanedWhere[] }) {
-      const table = authTable(model);
-      rememberAll(request(), table, where);
-      const query = { where: toConditions(where), limit: 1 };
-      const [row] = await read((tx) => findAuthRows(tx, table, query));
-      request().hasSession ||= table === "sessions" && row !== undefined;
-      return row === undefined ? null : shown(table, row);
+    update: async ({ update, ...target }: Target & { update: unknown }) =>
+      (await change(target, update as Rows))[0] ?? null,
+    updateMany: async ({ update, ...target }: Target & { update: Rows }) =>
+      (await change(target, update)).length,
+    incrementOne: async ({ increment, set = {}, ...target }: IncrementOne) =>
+      (await change(target, set, increment))[0] ?? null,
+    consumeOne: async (target: Target) => (await remove(target))[0] ?? null,
+    delete: async (target: Target) => {
+      await remove(target);
     },
-    async findMany({ model, where = [], limit, sortBy }: Parameters<CustomAdapter["findMany"]>[0]) {
-      const table = authTable(model);
-      rememberAll(request(), table, where);
-      // Sorting is asked for by the model's name of the time, which all of its tables have.
-      const order = sortBy === undefined ? {} : { orderBy: "created_at" };
-      const query = { where: toConditions(where), limit, ...order };
-      const isDescending = sortBy?.direction === "desc";
-      const rows = await read((tx) => findAuthRows(tx, table, { ...query, isDescending }));
-      return rows.map((row) => shown(table, row));
-    },
-    async update({
-      model,
-      where,
-      update,
-    }: {
-      model: string;
-      where: CleanedWhere[];
-      update: unknown;
-    }) {
-      const [row] = await change(model, where, update as Rows);
-      return row ?? null;
-    },
-    async updateMany({ model, where, update }: Parameters<CustomAdapter["updateMany"]>[0]) {
-      return (await change(model, where, update)).length;
-    },
-    async incrementOne({ model, where, increment, set = {} }: IncrementOne) {
-      const [row] = await change(model, where, set, increment);
-      return row ?? null;
-    },
-    async consumeOne({ model, where }: { model: string; where: CleanedWhere[] }) {
-      const [row] = await remove(model, where);
-      return row === undefined ? null : shown(authTable(model), row);
-    },
-    async delete({ model, where }: { model: string; where: CleanedWhere[] }) {
-      await remove(model, where);
-    },
-    async deleteMany({ model, where }: { model: string; where: CleanedWhere[] }) {
-      return (await remove(model, where)).length;
-    },
-    count: ({ model, where = [] }: { model: string; where?: CleanedWhere[] | undefined }) =>
-      read((tx) => countAuthRows(tx, authTable(model), toConditions(where))),
+    deleteMany: async (target: Target) => (await remove(target)).length,
   };
-  // Its interface lets the caller choose the type of a row, which no implementation can promise.
-  return models as unknown as CustomAdapter;
 }
 
 type IncrementOne = Parameters<NonNullable<CustomAdapter["incrementOne"]>>[0];
