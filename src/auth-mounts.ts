@@ -1,9 +1,9 @@
 import { join } from "node:path";
 import { Access } from "../gen/callora/policy/v1/policy_pb.ts";
-import { type AuthDeps, authSecret, createAuth } from "./accounts/auth.ts";
+import type { AuthDeps } from "./accounts/auth.ts";
 import { authHandler } from "./accounts/auth-handler.ts";
 import { createAuthMails } from "./accounts/auth-mails.ts";
-import { createAuthRequests } from "./accounts/auth-request.ts";
+import { authSecret, createAuthRequests } from "./accounts/auth-request.ts";
 import { authRoutes } from "./accounts/auth-routes.ts";
 import { cookieReader } from "./accounts/cookie-reader.ts";
 import { createCookieSessions } from "./accounts/cookie-session.ts";
@@ -39,7 +39,10 @@ export function authMounts(deps: Deps): { mounts: Mount[]; reader: CredentialRea
   const url = () => ownUrl(config, boundPort());
   const secret = authSecret(deps.secretKey);
   const origins = once(() => ownOrigins(config, boundPort()));
-  const auth = once(() => createAuth(toAuthDeps(deps, { requests, secret })));
+  const auth = once(async () => {
+    const { createAuth } = await import("./accounts/auth.ts");
+    return createAuth(toAuthDeps(deps, { requests, secret }));
+  });
   const serve = authHandler({ db, trust, requests, lockout, auth, origins, now });
   const mounts = authRoutes().map(
     (route): Mount => ({

@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { test as base, expect, inject } from "vitest";
-import { authSecret, createAuth } from "../src/accounts/auth.ts";
-import { createAuthRequests } from "../src/accounts/auth-request.ts";
+import { createAuth } from "../src/accounts/auth.ts";
+import { authSecret, createAuthRequests } from "../src/accounts/auth-request.ts";
 import { createLockout } from "../src/accounts/lockout.ts";
 import { createPasswordHasher, type PasswordHasher } from "../src/accounts/password.ts";
 import { checkPassword } from "../src/accounts/sign-in.ts";

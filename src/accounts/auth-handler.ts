@@ -2,8 +2,7 @@ import { ConnectError } from "@connectrpc/connect";
 import { insertAudit } from "../audit/store.ts";
 import type { Database } from "../db/database.ts";
 import type { Call } from "../rpc/call.ts";
-import { clientIpHeader } from "./auth.ts";
-import { type AuthRequest, type AuthRequests, noRequest } from "./auth-request.ts";
+import { type AuthRequest, type AuthRequests, clientIpHeader, noRequest } from "./auth-request.ts";
 import type { AuthRoute } from "./auth-routes.ts";
 import type { Attempt, Lockout } from "./lockout.ts";
 import { isFromOwnPage, isJson } from "./own-pages.ts";
@@ -14,8 +13,8 @@ interface Deps {
   trust: Trust;
   requests: AuthRequests;
   lockout: Lockout;
-  /** better-auth. A function: the server's own address is known only once it listens. */
-  auth: () => { handler: (request: Request) => Promise<Response> };
+  /** Loads better-auth, once: the server's own address is known only when it listens. */
+  auth: () => Promise<{ handler: (request: Request) => Promise<Response> }>;
   /** The origins of our own pages. */
   origins: () => ReadonlySet<string>;
   now: () => Date;
@@ -44,7 +43,8 @@ export function authHandler(deps: Deps) {
     const path = route.alias ?? route.path;
     const about: AuthRequest = { ...noRequest(), ip, requestId, path };
     const inner = toInner(request, { route, ip, origins: deps.origins() });
-    const response = await deps.requests.run(about, () => deps.auth().handler(inner));
+    const { handler } = await deps.auth();
+    const response = await deps.requests.run(about, () => handler(inner));
     if (isSignIn) {
       await count(deps, { attempt, status: response.status, requestId });
     }

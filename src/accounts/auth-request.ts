@@ -1,4 +1,14 @@
 import { AsyncLocalStorage } from "node:async_hooks";
+import { hkdfSync } from "node:crypto";
+
+/** The request header that carries the caller's address to better-auth. Set by us, whatever was sent. */
+export const clientIpHeader = "x-callora-client-ip";
+
+/** Derive better-auth's secret from the server's: what one of them signs means nothing to the other. */
+export function authSecret(secretKey: string): string {
+  const derived = hkdfSync("sha256", secretKey, "", "callora better-auth", 32);
+  return Buffer.from(derived).toString("base64url");
+}
 
 /** What is known of the request that better-auth serves, wherever it reads or writes. */
 export interface AuthRequest {

@@ -1,4 +1,3 @@
-import { hkdfSync } from "node:crypto";
 import type { BetterAuthOptions, BetterAuthPlugin } from "better-auth";
 import { betterAuth } from "better-auth/minimal";
 import { twoFactor } from "better-auth/plugins/two-factor";
@@ -6,7 +5,7 @@ import type { Database } from "../db/database.ts";
 import { newId } from "../lib/id.ts";
 import { authAdapter } from "./auth-adapter.ts";
 import type { AuthMails } from "./auth-mails.ts";
-import type { AuthRequests } from "./auth-request.ts";
+import { type AuthRequests, clientIpHeader } from "./auth-request.ts";
 import { authIdPrefix, authModels } from "./auth-tables.ts";
 import { type GithubConfig, githubProvider } from "./github.ts";
 import type { PasswordHasher } from "./password.ts";
@@ -32,22 +31,15 @@ export interface AuthDeps {
   onLog: (level: "debug" | "info" | "warn" | "error", message: string, error: unknown) => void;
 }
 
-/** The request header that carries the caller's address to better-auth. Set by us, whatever was sent. */
-export const clientIpHeader = "x-callora-client-ip";
-
 /** A session lasts a week, and is prolonged when it is used a day after that was last done. */
 const sessionSeconds = 7 * 24 * 60 * 60;
 const sessionRefreshSeconds = 24 * 60 * 60;
 const mailSeconds = 60 * 60;
 
-/** Derive better-auth's secret from the server's: what one of them signs means nothing to the other. */
-export function authSecret(secretKey: string): string {
-  return Buffer.from(hkdfSync("sha256", secretKey, "", "callora better-auth", 32)).toString(
-    "base64url",
-  );
-}
-
-/** better-auth over our tables. Serves requests whose path begins with /api/auth. */
+/**
+ * better-auth over our tables. Loading it takes a tenth of the server's memory: import this file when somebody asks.
+ * Serves requests whose path begins with /api/auth.
+ */
 export function createAuth(deps: AuthDeps): { handler: (request: Request) => Promise<Response> } {
   return betterAuth(authOptions(deps));
 }
