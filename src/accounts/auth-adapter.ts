@@ -213,10 +213,13 @@ async function tell(
     const record = recordOf({ table, kind, set, row, path, hasSession });
     if (record !== undefined) {
       const { userId, action, resource, detail } = record;
-      const accountId = await accountOf(tx, userId);
+      const person = await findAuthPerson(tx, userId);
+      const accountId = String(person?.account_id ?? "");
       const { ip, requestId } = request;
       const tenant = { accountId, actor: userId, ip, requestId, action };
-      await insertAudit(tx, { tenant, resource, detail });
+      const isHalf = person?.two_factor_enabled === true && path === "/sign-in/email";
+      const said = isHalf ? `${detail}, second factor asked unless the device is trusted` : detail;
+      await insertAudit(tx, { tenant, resource, detail: said });
     }
   }
   if (table === "sessions" && kind !== "insert" && rows.length > 0) {
@@ -228,10 +231,9 @@ async function tell(
   }
 }
 
-async function accountOf(tx: Tx, userId: string): Promise<string> {
+async function findAuthPerson(tx: Tx, userId: string): Promise<AuthRow | undefined> {
   const where = [{ field: "id", operator: "eq", value: userId }];
-  const [person] = await findAuthRows(tx, "users", { where, limit: 1 });
-  return String(person?.account_id ?? "");
+  return (await findAuthRows(tx, "users", { where, limit: 1 }))[0];
 }
 
 function rememberAll(request: AuthRequest, table: AuthTable, where: readonly CleanedWhere[]): void {

@@ -50,7 +50,7 @@ export function visit(app: { url: string }): Visitor {
     return {
       status: response.status,
       headers: response.headers,
-      body: isJson ? JSON.parse(text) : text,
+      body: isJson && text !== "" ? JSON.parse(text) : text,
     };
   }
   return {
