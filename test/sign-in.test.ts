@@ -2,9 +2,11 @@ import { randomUUID } from "node:crypto";
 import { test as base, expect, inject } from "vitest";
 import { createAuth } from "../src/accounts/auth.ts";
 import { authSecret, createAuthRequests } from "../src/accounts/auth-request.ts";
+import { lateTransaction, type Statements } from "../src/accounts/late-transaction.ts";
 import { createLockout } from "../src/accounts/lockout.ts";
 import { createPasswordHasher, type PasswordHasher } from "../src/accounts/password.ts";
 import { checkPassword } from "../src/accounts/sign-in.ts";
+import { findLogin } from "../src/accounts/store.ts";
 import { createForgetfulTrust } from "../src/accounts/trust.ts";
 import { createUser } from "../src/accounts/users.ts";
 import type { Database } from "../src/db/database.ts";
@@ -121,4 +123,48 @@ test("better-auth hashes one password too, and answers alike", async ({ db }) =>
 
   expect(answers[0]).toEqual([401, expect.stringContaining("INVALID_EMAIL_OR_PASSWORD"), 1]);
   expect(answers).toEqual([answers[0], answers[0], answers[0]]);
+});
+
+test("a late transaction keeps all of its changes, or none", async ({ db }) => {
+  const insert = (statements: Statements, name: string) =>
+    statements.write((tx) => createUser(tx, { username: name, email: "", role: "user" }, now()));
+  const [kept, lost, other] = [randomUUID(), randomUUID(), randomUUID()];
+
+  await lateTransaction(db, async (statements) => {
+    await insert(statements, kept);
+    expect(await statements.read((tx) => findLogin(tx, kept))).not.toBeNull();
+    expect(await db.systemTransaction((tx) => findLogin(tx, kept))).toBeNull();
+  });
+  const failed = lateTransaction(db, async (statements) => {
+    await insert(statements, lost);
+    await insert(statements, other);
+    throw new Error("the work fails");
+  });
+
+  await expect(failed).rejects.toThrow("the work fails");
+  const found = await db.systemTransaction(async (tx) => [
+    await findLogin(tx, kept),
+    await findLogin(tx, lost),
+    await findLogin(tx, other),
+  ]);
+  expect(found.map((login) => login !== null)).toEqual([true, false, false]);
+});
+
+test("late transactions that changed nothing yet hold no connection", async ({ db }) => {
+  const go = Promise.withResolvers<void>();
+  const waiting = Array.from({ length: 50 }, () =>
+    lateTransaction(db, async (statements) => {
+      await statements.read((tx) => findLogin(tx, "nobody"));
+      await go.promise;
+      return statements.write((tx) =>
+        createUser(tx, { username: randomUUID(), email: "", role: "user" }, now()),
+      );
+    }),
+  );
+
+  const login = await db.systemTransaction((tx) => findLogin(tx, "nobody"));
+  go.resolve();
+
+  expect(login).toBeNull();
+  expect((await Promise.all(waiting)).filter((user) => user === null)).toEqual([]);
 });
