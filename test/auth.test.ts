@@ -92,6 +92,7 @@ test("signing in answers as documented", async ({ app }) => {
     status: 200,
     body: { redirect: false, token: expect.any(String), user: { id: body.user.id, email } },
   });
+  expect(answer.headers.get("cache-control")).toBe("no-store");
   expect(visitor.cookies.has(cookieName)).toBe(true);
 });
 

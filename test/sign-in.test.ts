@@ -1,13 +1,15 @@
 import { randomUUID } from "node:crypto";
 import { test as base, expect, inject } from "vitest";
-import { createAuth } from "../src/accounts/auth.ts";
-import { authSecret, createAuthRequests } from "../src/accounts/auth-request.ts";
+import { type AuthDeps, createAuth } from "../src/accounts/auth.ts";
+import { authSecret, createAuthRequests, noRequest } from "../src/accounts/auth-request.ts";
+import { listLiveSessions, listSessionsByHash } from "../src/accounts/cookie-session-store.ts";
 import { lateTransaction, type Statements } from "../src/accounts/late-transaction.ts";
 import { createLockout } from "../src/accounts/lockout.ts";
 import { createPasswordHasher, type PasswordHasher } from "../src/accounts/password.ts";
+import { hashToken } from "../src/accounts/session.ts";
 import { checkPassword } from "../src/accounts/sign-in.ts";
 import { findLogin } from "../src/accounts/store.ts";
-import { createForgetfulTrust } from "../src/accounts/trust.ts";
+import { createForgetfulTrust, type Trust } from "../src/accounts/trust.ts";
 import { createUser } from "../src/accounts/users.ts";
 import type { Database } from "../src/db/database.ts";
 import { openDatabase } from "../src/server.ts";
@@ -91,15 +93,14 @@ test("whoever is asked for, and whatever is wrong, one password is hashed", asyn
   expect(work).toEqual([1, 1, 1, 1, 1]);
 });
 
-test("better-auth hashes one password too, and answers alike", async ({ db }) => {
-  const known = await newUser(db);
-  const passwordless = await newUser(db, { withPassword: false });
-  const { passwords, counted } = countingHasher();
-  const auth = createAuth({
+/** better-auth, without the server around it. */
+function startAuth(db: Database, change: Partial<AuthDeps> = {}) {
+  const requests = createAuthRequests();
+  const { handler } = createAuth({
     db,
     trust: createForgetfulTrust(),
-    requests: createAuthRequests(),
-    passwords,
+    requests,
+    passwords: createPasswordHasher(),
     mails: { verifyAddress: async () => {}, resetPassword: async () => {} },
     github: undefined,
     secret: authSecret("a secret key of a test"),
@@ -107,17 +108,54 @@ test("better-auth hashes one password too, and answers alike", async ({ db }) =>
     origins: ["http://localhost"],
     now,
     onLog: () => {},
+    ...change,
   });
+  return { handler: (request: Request) => requests.run(noRequest(), () => handler(request)) };
+}
+
+function post(path: string, body: unknown, cookie?: string): Request {
+  const headers = { "content-type": "application/json", origin: "http://localhost" };
+  return new Request(`http://localhost/api/auth${path}`, {
+    method: "POST",
+    headers: cookie === undefined ? headers : { ...headers, cookie },
+    body: JSON.stringify(body),
+  });
+}
+
+test("an ended session is announced by its id, in the transaction that ends it", async ({ db }) => {
+  const announced: { topic: string; keys: readonly string[]; left: number }[] = [];
+  const trust: Trust = {
+    ...createForgetfulTrust(),
+    async announce(tx, topic, keys) {
+      const left = await listLiveSessions(tx, keys);
+      announced.push({ topic, keys, left: left.length });
+      return 1n;
+    },
+  };
+  const auth = startAuth(db, { trust });
+  const person = { name: "x", email: newEmail(), password };
+  const signedUp = await auth.handler(post("/sign-up/email", person));
+  const cookie = signedUp.headers.getSetCookie()[0]?.split(";")[0];
+  const { token } = await signedUp.json();
+  const hash = hashToken(token).toString("hex");
+  const [session] = await db.systemTransaction((tx) => listSessionsByHash(tx, [hash]));
+  expect(announced).toEqual([]);
+
+  await auth.handler(post("/sign-out", {}, cookie));
+
+  expect(announced).toEqual([{ topic: "session", keys: [must(session).id], left: 0 }]);
+});
+
+test("better-auth hashes one password too, and answers alike", async ({ db }) => {
+  const known = await newUser(db);
+  const passwordless = await newUser(db, { withPassword: false });
+  const { passwords, counted } = countingHasher();
+  const auth = startAuth(db, { passwords });
   const answers: unknown[] = [];
   for (const email of [known.email, passwordless.email, newEmail()]) {
     const before = counted.hashes;
-    const response = await auth.handler(
-      new Request("http://localhost/api/auth/sign-in/email", {
-        method: "POST",
-        headers: { "content-type": "application/json", origin: "http://localhost" },
-        body: JSON.stringify({ email, password: "a wrong password" }),
-      }),
-    );
+    const wrong = { email, password: "a wrong password" };
+    const response = await auth.handler(post("/sign-in/email", wrong));
     answers.push([response.status, await response.text(), counted.hashes - before]);
   }
 

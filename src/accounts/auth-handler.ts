@@ -54,8 +54,15 @@ export function authHandler(deps: Deps) {
     if (response.status >= 500 && about.failure instanceof Error) {
       throw causeOf(about.failure);
     }
-    return response;
+    return neverStored(response);
   };
+}
+
+/** Replies hold tokens, or say who somebody is: no cache may keep them. */
+function neverStored({ body, status, headers: given }: Response): Response {
+  const headers = new Headers(given);
+  headers.set("cache-control", "no-store");
+  return new Response(body, { status, headers });
 }
 
 /** The request as better-auth gets it. */

@@ -38,7 +38,7 @@ const mailSeconds = 60 * 60;
 
 /**
  * better-auth over our tables. Loading it takes a tenth of the server's memory: import this file when somebody asks.
- * Serves requests whose path begins with /api/auth.
+ * Serves requests whose path begins with /api/auth, each inside `requests.run`.
  */
 export function createAuth(deps: AuthDeps): { handler: (request: Request) => Promise<Response> } {
   return betterAuth(authOptions(deps));
