@@ -17,13 +17,16 @@ import { LimitService } from "../gen/callora/limits/v1/limit_service_pb.ts";
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
 import { Access, RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
+import { createLockout } from "./accounts/lockout.ts";
 import { createPasswordHasher } from "./accounts/password.ts";
+import { personAuthenticator, rememberPeople } from "./accounts/people.ts";
 import { authService, userService } from "./accounts/service.ts";
 import { sessionAuthenticator } from "./accounts/session.ts";
 import { deleteExpiredSessions, existingAccounts, getUser } from "./accounts/store.ts";
 import { analyticsService } from "./analytics/service.ts";
 import { auditService } from "./audit/service.ts";
 import { insertAudit } from "./audit/store.ts";
+import { authMounts } from "./auth-mounts.ts";
 import { catalogService } from "./catalog/service.ts";
 import { existsPublishedApi } from "./catalog/store.ts";
 import type { Config } from "./config.ts";
@@ -118,6 +121,7 @@ export function createApp(deps: AppDeps): App {
   const useLog = createUseLog({ db });
   const loops = createLoops(deps, useLog);
   const limits = createRateLimits(deps);
+  let boundPort = config.server.port;
   const parts = {
     readiness,
     loops,
@@ -125,6 +129,7 @@ export function createApp(deps: AppDeps): App {
     holder,
     limiter: limits.limiter,
     ownPorts: () => ownPorts,
+    boundPort: () => boundPort,
   };
   const edge = createEdge({
     ...build(deps, parts),
@@ -150,6 +155,7 @@ export function createApp(deps: AppDeps): App {
         await limits.close();
         throw error;
       });
+      boundPort = bound.port;
       ownPorts.push(bound.port);
       loops.start();
       return bound;
@@ -186,6 +192,8 @@ interface Parts {
   limiter: Limiter;
   holder: string;
   ownPorts: () => readonly number[];
+  /** Known once the server listens. */
+  boundPort: () => number;
 }
 
 function build(deps: AppDeps, parts: Parts) {
@@ -195,14 +203,22 @@ function build(deps: AppDeps, parts: Parts) {
     ownPorts: parts.ownPorts,
   });
   const passwords = createPasswordHasher();
-  const journal = createJournal({ db, onAppended: () => parts.loops.wake("projector") });
+  const lockout = createLockout();
   const { trust } = deps;
+  const people = rememberPeople({ db, trust });
+  const { boundPort } = parts;
+  const auth = authMounts({ ...deps, trust, passwords, lockout, boundPort });
+  const journal = createJournal({ db, onAppended: () => parts.loops.wake("projector") });
   const { limiter } = parts;
   const quotas = createQuotas({ db, now });
   const verifier = createVerifier({ db, trust, limiter, quotas, useLog: parts.useLog, now });
   const overrides = createRateOverrides({ db, trust });
   const steps = createSteps({
-    authenticators: [sessionAuthenticator({ db, now }), verifier.authenticate],
+    authenticators: [
+      sessionAuthenticator({ db, now }),
+      verifier.authenticate,
+      personAuthenticator({ readers: [auth.reader], people }),
+    ],
     limiter,
     ownRates: (principal) => overrides.ratesOf(principal),
     now,
@@ -217,7 +233,7 @@ function build(deps: AppDeps, parts: Parts) {
   const { platformFeeBasisPoints: feeBasisPoints } = config;
   const services: ServiceEntry[] = [
     entry(HealthService, healthService({ readiness: parts.readiness, version: deps.version })),
-    entry(AuthService, authService({ db, passwords, now })),
+    entry(AuthService, authService({ db, passwords, lockout, now })),
     entry(UserService, userService({ db, passwords, now })),
     entry(CatalogService, catalogService({ db, addresses, feeBasisPoints, now })),
     entry(SecretService, secretService({ db, sealer: deps.sealer, now })),
@@ -258,7 +274,8 @@ function build(deps: AppDeps, parts: Parts) {
     watchKey: (key, onRefused) => verifier.watch(key, onRefused),
     now,
   });
-  return { services, steps, mounts: [gatewayMount(gateway), metricsMount(deps), startPage()] };
+  const mounts = [gatewayMount(gateway), metricsMount(deps), startPage(), ...auth.mounts];
+  return { services, steps, mounts };
 }
 
 /** Whether an account has a person or a key. Throws NotFoundError for a person that it has not. */
@@ -332,10 +349,7 @@ interface Loops {
   stop(): Promise<void>;
 }
 
-function createLoops(
-  { db, sealer, network, log, metrics, now }: AppDeps,
-  useLog: UseLog,
-): Loops {
+function createLoops({ db, sealer, network, log, metrics, now }: AppDeps, useLog: UseLog): Loops {
   const running = new Map<LoopName, Loop>();
   const reseal = {
     db,

@@ -36,6 +36,8 @@ export interface Config {
     readonly tls: { readonly cert: string; readonly key: string } | undefined;
     /** How long calls in flight may go on after the server was told to stop. */
     readonly shutdownGraceMs: number;
+    /** The origin under which people reach the server. Undefined: the one that it listens on. */
+    readonly publicUrl: string | undefined;
     /** Whether `x-user-id` stands in for signing in. */
     readonly devUserHeader: boolean;
   };
@@ -61,6 +63,15 @@ export interface Config {
     readonly encryptionKeys: readonly EncryptionKey[];
     readonly metricsApiKey: string | undefined;
   };
+  /** Undefined: nobody signs in with GitHub. */
+  readonly github:
+    | {
+        readonly clientId: string;
+        readonly clientSecret: string;
+        readonly url: string;
+        readonly apiUrl: string;
+      }
+    | undefined;
   readonly admin: { readonly username: string; readonly password: string | undefined };
   readonly stellar: {
     readonly network: "embedded" | "testnet" | "public";
@@ -91,6 +102,8 @@ export class ConfigError extends Error {
   override name = "ConfigError";
 }
 
+const visible = /^[\x21-\x7e]+$/;
+const visibleText = "visible ASCII characters without spaces";
 const postgresUrl = () => url("postgres", "postgresql");
 
 const variables = {
@@ -99,6 +112,7 @@ const variables = {
   PORT: wholeNumber(0, 65_535, 3000),
   LOG_LEVEL: oneOf(["trace", "debug", "info", "warn", "error", "fatal", "silent"], "info"),
   SHUTDOWN_GRACE_MS: wholeNumber(0, 600_000, 10_000),
+  PUBLIC_URL: url("https", "http"),
   CORS_ORIGINS: origins(),
   TRUSTED_PROXIES: networks(),
   TLS_CERT: pemFile("certificate"),
@@ -115,7 +129,11 @@ const variables = {
   RATE_LIMIT_REDIS_AWAY: oneOf(["keys", "closed", "local", "open"], "keys"),
   SECRET_KEY: longText(32),
   ENCRYPTION_KEYS: encryptionKeys(),
-  METRICS_API_KEY: text(/^[\x21-\x7e]+$/, "visible ASCII characters without spaces"),
+  GITHUB_CLIENT_ID: text(visible, visibleText),
+  GITHUB_CLIENT_SECRET: text(visible, visibleText),
+  GITHUB_URL: url("https", "http"),
+  GITHUB_API_URL: url("https", "http"),
+  METRICS_API_KEY: text(visible, visibleText),
   STELLAR_NETWORK: oneOf(["embedded", "testnet", "public"], "embedded"),
   HORIZON_URL: url("https", "http"),
   SOROBAN_RPC_URL: url("https", "http"),
@@ -232,7 +250,7 @@ function rules(values: Partial<Values>): [Name, string][] {
     const problem = "must be set unless STELLAR_NETWORK is embedded";
     check("STELLAR_ASSET_ISSUER", values.STELLAR_ASSET_ISSUER !== undefined, problem);
   }
-  problems.push(...tlsRules(values));
+  problems.push(...tlsRules(values), ...signInRules(values));
   if (values.CALLORA_DEV_USER_HEADER) {
     const problem = "is only for a HOST that is a loopback address";
     check("CALLORA_DEV_USER_HEADER", isProduction || isLoopback(values.HOST), problem);
@@ -256,11 +274,31 @@ function isPair(cert: string, key: string): boolean {
   return new X509Certificate(cert).checkPrivateKey(createPrivateKey(key));
 }
 
+function signInRules(values: Partial<Values>): [Name, string][] {
+  const problems: [Name, string][] = [];
+  const { PUBLIC_URL: url, GITHUB_CLIENT_ID: id, GITHUB_CLIENT_SECRET: secret } = values;
+  if (url !== undefined && !isOrigin(url)) {
+    problems.push(["PUBLIC_URL", "must be of the form https://host, without a path"]);
+  }
+  if ((id === undefined) !== (secret === undefined)) {
+    const [missing, other]: [Name, Name] =
+      id === undefined
+        ? ["GITHUB_CLIENT_ID", "GITHUB_CLIENT_SECRET"]
+        : ["GITHUB_CLIENT_SECRET", "GITHUB_CLIENT_ID"];
+    problems.push([missing, `must be set when ${other} is`]);
+  }
+  return problems;
+}
+
+function isOrigin(url: string): boolean {
+  return [`${new URL(url).origin}`, `${new URL(url).origin}/`].includes(url);
+}
+
 const distinctCharactersMin = 10;
 
 function productionRules(values: Partial<Values>): [Name, string][] {
   const problems: [Name, string][] = [];
-  for (const name of ["DATABASE_URL", "SECRET_KEY"] as const) {
+  for (const name of ["DATABASE_URL", "SECRET_KEY", "PUBLIC_URL"] as const) {
     if (values[name] === undefined) problems.push([name, "must be set in production"]);
   }
   if (values.SECRET_KEY && new Set(values.SECRET_KEY).size < distinctCharactersMin) {
@@ -321,6 +359,7 @@ function toConfig(values: Values): Config {
           ? undefined
           : { cert: values.TLS_CERT, key: values.TLS_KEY },
       shutdownGraceMs: values.SHUTDOWN_GRACE_MS,
+      publicUrl: values.PUBLIC_URL === undefined ? undefined : new URL(values.PUBLIC_URL).origin,
       devUserHeader: values.CALLORA_DEV_USER_HEADER,
     },
     database:
@@ -332,6 +371,7 @@ function toConfig(values: Values): Config {
       encryptionKeys: values.ENCRYPTION_KEYS ?? [],
       metricsApiKey: values.METRICS_API_KEY,
     },
+    github: toGithub(values),
     admin: {
       username: values.CALLORA_ADMIN_USERNAME ?? "admin",
       password: values.CALLORA_ADMIN_PASSWORD,
@@ -352,6 +392,19 @@ function toConfig(values: Values): Config {
         values.GATEWAY_ALLOW_PRIVATE_UPSTREAMS ?? (isDevelopment ? loopbackNetworks : []),
       upstreamTimeoutMs: values.GATEWAY_UPSTREAM_TIMEOUT_MS,
     },
+  };
+}
+
+function toGithub(values: Values): Config["github"] {
+  const { GITHUB_CLIENT_ID: clientId, GITHUB_CLIENT_SECRET: clientSecret } = values;
+  if (clientId === undefined || clientSecret === undefined) {
+    return undefined;
+  }
+  return {
+    clientId,
+    clientSecret,
+    url: values.GITHUB_URL ?? "https://github.com",
+    apiUrl: values.GITHUB_API_URL ?? "https://api.github.com",
   };
 }
 

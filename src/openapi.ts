@@ -1,9 +1,10 @@
 import contract from "../gen/openapi.json" with { type: "json" };
 import { addPaths, type OpenapiDocument, type PathItem } from "./edge/docs.ts";
+import { authPaths } from "./openapi-auth.ts";
 
 /** The description of everything that people call: the contract's operations and the plain routes. */
 export function describeApi(): OpenapiDocument {
-  return addPaths(contract, plainPaths);
+  return addPaths(contract, { ...plainPaths, ...authPaths() });
 }
 
 const requestId = { "X-Request-Id": { $ref: "#/components/headers/RequestId" } };

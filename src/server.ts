@@ -23,6 +23,7 @@ import { portOf } from "./lib/address.ts";
 import { releaseMemory } from "./lib/memory.ts";
 import type { Logger } from "./log.ts";
 import { createMetrics } from "./metrics.ts";
+import { shownHost } from "./own-origins.ts";
 import { enterTreasury } from "./settlement/treasury.ts";
 import { type NetworkConfig, openNetwork } from "./stellar/network.ts";
 
@@ -293,8 +294,4 @@ function ownPorts({ redisUrl }: Config, urls: string[]): number[] {
   return [...urls.map((url) => new URL(url)), ...redis].map((url) =>
     url.port === "" ? (defaults[url.protocol] ?? portOf(url)) : Number(url.port),
   );
-}
-
-function shownHost(host: string): string {
-  return host === "127.0.0.1" || host === "0.0.0.0" ? "localhost" : host;
 }

@@ -110,8 +110,11 @@ test("the database holds neither passwords nor session tokens", async ({ app }) 
   const hash = createHash("sha256").update(me.token).digest();
 
   const stored = await asSuperuser(app, async (client) => ({
-    users: (await client.query("select password_hash from users where id = $1", [must(user).id]))
-      .rows,
+    users: (
+      await client.query("select password_hash from sign_in_methods where user_id = $1", [
+        must(user).id,
+      ])
+    ).rows,
     sessions: (
       await client.query("select token_hash from sessions where user_id = $1", [me.userId])
     ).rows,

@@ -1,12 +1,15 @@
 import { execFile } from "node:child_process";
-import { mkdir, readdir, readFile, symlink } from "node:fs/promises";
+import { randomBytes } from "node:crypto";
+import { mkdir, readdir, readFile, stat, symlink } from "node:fs/promises";
 import { join } from "node:path";
 import { Keypair } from "@stellar/stellar-sdk/base";
 import { test as base, expect, inject } from "vitest";
 import { AuthService } from "../gen/callora/accounts/v1/auth_service_pb.ts";
-import { findLogin } from "../src/accounts/store.ts";
+import { createPasswordHasher } from "../src/accounts/password.ts";
+import { findLogin, insertSession } from "../src/accounts/store.ts";
 import type { Database } from "../src/db/database.ts";
 import { type Kind, postTransfers } from "../src/ledger/store.ts";
+import { newId } from "../src/lib/id.ts";
 import { openDatabase } from "../src/server.ts";
 import { upsertAddress } from "../src/settlement/store.ts";
 import { openNetwork } from "../src/stellar/network.ts";
@@ -179,6 +182,52 @@ test("admin create makes somebody who may sign in, once", { timeout }, async ({ 
   expect(files).toEqual([expect.stringMatching(/^password-ada-\d+$/)]);
   const audit = await queryAll(place.superuser, "select action, actor_user_id from audit_logs");
   expect(audit).toEqual([{ action: "user.create", actor_user_id: "cli" }]);
+});
+
+test("admin reset gives a new password once, and ends all sessions", { timeout }, async ({
+  place,
+}) => {
+  await place.run("admin", "create", "--username", "ada", "--role", "admin");
+  const before = must(await place.db.systemTransaction((tx) => findLogin(tx, "ada")));
+  const session = { id: newId("ses", new Date()), tokenHash: randomBytes(32), userId: before.id };
+  await place.db.systemTransaction((tx) =>
+    insertSession(tx, {
+      ...session,
+      accountId: before.account_id,
+      expireAt: new Date(Date.now() + 60_000),
+    }),
+  );
+
+  const reset = await place.run("admin", "reset", "ADA");
+  const unknown = await place.run("admin", "reset", "grace");
+
+  expect(reset).toMatchObject({ code: 0, stderr: "" });
+  const file = must(/^The password is in (.*)$/m.exec(reset.stdout)?.[1]);
+  const password = (await readFile(file, "utf8")).trim();
+  expect((await stat(file)).mode & 0o777).toBe(0o600);
+  expect(reset.stdout).not.toContain(password);
+  const after = must(await place.db.systemTransaction((tx) => findLogin(tx, "ada")));
+  const hasher = createPasswordHasher();
+  expect(await hasher.verify(password, must(after.password_hash))).toBe(true);
+  expect(await hasher.verify(password, must(before.password_hash))).toBe(false);
+  expect(await queryAll(place.superuser, "select id from sessions")).toEqual([]);
+  const audit = await queryAll(
+    place.superuser,
+    "select action, resource, actor_user_id, account_id from audit_logs order by id desc limit 1",
+  );
+  expect(audit).toEqual([
+    {
+      action: "user.password_reset",
+      resource: `user:${before.id}`,
+      actor_user_id: "cli",
+      account_id: before.account_id,
+    },
+  ]);
+  expect(unknown).toEqual({
+    code: 1,
+    stdout: "",
+    stderr: 'Cannot reset "grace": nobody has that name\n',
+  });
 });
 
 withApp("keys create makes a key that works", { timeout }, async ({ app }) => {

@@ -30,6 +30,18 @@ test("every route that people call is described under its path, with its access"
   }
 });
 
+test("every path of sign-in says what it does", () => {
+  const { paths } = describeApi();
+  const mine = Object.entries(paths).filter(([path]) => path.startsWith("/api/auth/"));
+
+  expect(mine.length).toBeGreaterThan(20);
+  for (const [path, item] of mine) {
+    for (const { summary } of Object.values(item ?? {}) as { summary: string }[]) {
+      expect([path, /^[A-Z]/.test(summary)]).toEqual([path, true]);
+    }
+  }
+});
+
 // The start page, the document itself and the pages that show it.
 function isDescription(path: string): boolean {
   return path === "/" || path.endsWith("/openapi.json") || /^\/(?:docs|redoc)(?:\/|$)/.test(path);

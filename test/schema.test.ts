@@ -19,13 +19,17 @@ const directoryTables: Readonly<Record<string, string>> = {
   router_key_directory: "whose a router key's hash is",
   user_directory: "whose a name is",
   email_directory: "whose a mail address is",
-  sessions: "whose a session token's hash is",
+  person_directory: "whose a person's id is",
+  sessions: "whose a session is, by its id or the hash of its token",
   api_directory: "whose an API's id is",
   api_slugs: "whose a slug is",
 };
 
 /** Tables that belong to no account, or to two: for the worker alone. */
 const workerTables: Readonly<Record<string, string>> = {
+  sign_in_methods: "read by the person alone, before the account is known",
+  sign_in_tokens: "what somebody shows who is not known yet",
+  second_factors: "read by the person alone, before they are signed in",
   journal_heads: "one row for each shard",
   usage_journal: "a batch holds events of many accounts",
   projector_cursors: "one row for each shard",

@@ -2,11 +2,11 @@
 // and for each line that it reads the bytes of its heap.
 import { createInterface } from "node:readline";
 import { KeyService } from "../../gen/callora/keys/v1/key_service_pb.ts";
+import { openTrust } from "../../src/db/trust.ts";
 import { createEdge } from "../../src/edge/server.ts";
 import { entry } from "../../src/edge/service-entry.ts";
 import { createQuotas } from "../../src/keys/quota.ts";
 import { keyService } from "../../src/keys/service.ts";
-import { openTrust } from "../../src/db/trust.ts";
 import { createUseLog } from "../../src/keys/use-log.ts";
 import { createVerifier } from "../../src/keys/verify.ts";
 import { startLoop } from "../../src/lib/loop.ts";

@@ -3,11 +3,15 @@ import { Code, type ServiceImpl } from "@connectrpc/connect";
 import type { AuthService } from "../../gen/callora/accounts/v1/auth_service_pb.ts";
 import { PlatformRole, type UserService } from "../../gen/callora/accounts/v1/user_service_pb.ts";
 import type { Database } from "../db/database.ts";
+import { newId } from "../lib/id.ts";
+import { callOf } from "../rpc/call.ts";
 import { alreadyExists, permissionDenied, reasoned } from "../rpc/errors.ts";
 import { type Role, requirePrincipal, requireTenant, roles, tenantFor } from "../rpc/principal.ts";
+import type { Lockout } from "./lockout.ts";
 import type { PasswordHasher } from "./password.ts";
 import { mintSessionToken, sessionSeconds } from "./session.ts";
-import { findLogin, getUser, insertSession, type UserRow } from "./store.ts";
+import { checkPassword } from "./sign-in.ts";
+import { getUser, insertSession, type UserRow } from "./store.ts";
 import { createUser } from "./users.ts";
 
 interface Deps {
@@ -17,23 +21,35 @@ interface Deps {
 }
 
 /** The handlers of proto/callora/accounts/v1/auth_service.proto. */
-export function authService({ db, passwords, now }: Deps): ServiceImpl<typeof AuthService> {
+export function authService({
+  db,
+  passwords,
+  lockout,
+  now,
+}: Deps & { lockout: Lockout }): ServiceImpl<typeof AuthService> {
   return {
     async passwordLogin(req, ctx) {
-      const login = await db.systemTransaction((tx) => findLogin(tx, req.username));
-      const known = await passwords.verify(req.password, login?.password_hash);
-      if (login === null || !known || !login.active) {
+      const { username: name, password } = req;
+      const ip = callOf(ctx).exchange.clientIp;
+      const attempt = { name, password, ip, now: now() };
+      const login = await checkPassword({ db, passwords, lockout }, attempt);
+      if (login === null) {
         throw reasoned(Code.Unauthenticated, {
           reason: "CREDENTIALS_INVALID",
           message: "Cannot sign in: the username or the password is wrong",
         });
+      }
+      if (login.two_factor_enabled) {
+        const message = "Cannot sign in by the password alone: this person has a second factor";
+        throw permissionDenied("SECOND_FACTOR_REQUIRED", message);
       }
       const { token, hash } = mintSessionToken();
       const tenant = tenantFor(ctx, { accountId: login.account_id, actor: login.id });
       const expireAt = new Date(now().getTime() + sessionSeconds * 1000);
       await db.tenantTransaction(tenant, async (tx, audit) => {
         const { accountId } = tenant;
-        await insertSession(tx, { tokenHash: hash, accountId, userId: login.id, expireAt });
+        const id = newId("ses", now());
+        await insertSession(tx, { id, tokenHash: hash, accountId, userId: login.id, expireAt });
         audit.record("auth/session");
       });
       return { accessToken: token, tokenType: "bearer", expiresIn: sessionSeconds };

@@ -32,10 +32,19 @@ export function sessionAuthenticator({
     const user = await db.systemTransaction((tx) => findSession(tx, { tokenHash, now: now() }));
     return user === null
       ? undefined
-      : { kind: "user", id: user.id, accountId: user.account_id, role: user.role, mode: "live" };
+      : {
+          kind: "user",
+          id: user.id,
+          accountId: user.account_id,
+          role: user.role,
+          mode: "live",
+          credential: "session",
+          credentialId: user.session_id,
+        };
   };
 }
 
-function hashToken(token: string): Buffer {
+/** Hash a session token for look-up. It is random, so no salt and no slow hash. */
+export function hashToken(token: string): Buffer {
   return createHash("sha256").update(token).digest();
 }

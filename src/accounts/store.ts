@@ -25,42 +25,60 @@ export function getUser(db: Queries, accountId: string, userId: string): Promise
   `);
 }
 
-const loginRow = userRow.extend({ password_hash: z.string(), active: z.boolean() });
+const loginRow = userRow.extend({
+  /** Null: there is another way to sign in, but no password. */
+  password_hash: z.string().nullable(),
+  active: z.boolean(),
+  two_factor_enabled: z.boolean(),
+});
 
-/** Find who signs in under a name, in whichever case. */
-export function findLogin(db: Queries, username: string): Promise<z.infer<typeof loginRow> | null> {
+/** A person, and what it takes to sign in as them. */
+export type LoginRow = z.infer<typeof loginRow>;
+
+/** Find who signs in under a name or a mail address, in whichever case. A name goes before an address. */
+export function findLogin(db: Queries, name: string): Promise<LoginRow | null> {
   return db.maybeOne(sql.type(loginRow)`
-    select ${userColumns}, users.password_hash, users.active
-    from user_directory
-    join users on users.account_id = user_directory.account_id and users.id = user_directory.user_id
-    where user_directory.username = lower(${username})
+    with named as (
+      select account_id, user_id, 1 as rank from user_directory where username = lower(${name})
+      union all
+      select account_id, user_id, 2 from email_directory where email = lower(${name})
+      order by rank limit 1
+    )
+    select ${userColumns}, users.active, users.two_factor_enabled, methods.password_hash
+    from named
+    join users on users.account_id = named.account_id and users.id = named.user_id
+    left join sign_in_methods as methods
+      on methods.provider_id = 'credential' and methods.provider_account_id = users.id
   `);
 }
+
+const sessionUserRow = userRow.extend({ session_id: z.string() });
 
 /** Find whose session a token opens. Null when it is over, or its person was deactivated. */
 export function findSession(
   db: Queries,
   { tokenHash, now }: { tokenHash: Buffer; now: Date },
-): Promise<UserRow | null> {
-  return db.maybeOne(sql.type(userRow)`
-    select ${userColumns}
+): Promise<z.infer<typeof sessionUserRow> | null> {
+  return db.maybeOne(sql.type(sessionUserRow)`
+    select ${userColumns}, sessions.id as session_id
     from sessions
     join users on users.account_id = sessions.account_id and users.id = sessions.user_id
     where sessions.token_hash = ${sql.binary(tokenHash)}
       and sessions.expire_at > ${now.toISOString()} and users.active
+      and sessions.revoked_at is null
   `);
 }
 
 /** Store a session, by the hash of its token. */
 export async function insertSession(
   tx: Tx,
-  session: { tokenHash: Buffer; accountId: string; userId: string; expireAt: Date },
+  session: { id: string; tokenHash: Buffer; accountId: string; userId: string; expireAt: Date },
 ): Promise<void> {
   await tx.query(sql.type(nothing)`
-    insert into sessions (token_hash, account_id, user_id, expire_at)
+    insert into sessions (id, token_hash, account_id, user_id, expire_at)
     values (
-      ${sql.binary(session.tokenHash)}, ${session.accountId}, ${session.userId},
-      ${session.expireAt.toISOString()}
+      ${session.id}, ${sql.binary(session.tokenHash)}, ${session.accountId},
+      ${session.userId}, ${session.expireAt.toISOString()}
     )
   `);
 }
@@ -68,8 +86,8 @@ export async function insertSession(
 /** Delete up to 1,000 sessions that are over. */
 export async function deleteExpiredSessions(tx: Tx, now: Date): Promise<void> {
   await tx.query(sql.type(nothing)`
-    delete from sessions where token_hash in (
-      select token_hash from sessions where expire_at < ${now.toISOString()} limit 1000
+    delete from sessions where id in (
+      select id from sessions where expire_at < ${now.toISOString()} limit 1000
     )
   `);
 }
@@ -112,26 +130,59 @@ export async function claimNames(
   return claimed.length === (claim.email === "" ? 1 : 2);
 }
 
+/** A person who is to be inserted. */
+export interface NewUserRow {
+  accountId: string;
+  id: string;
+  username: string;
+  email: string;
+  emailVerified: boolean;
+  name: string;
+  image: string | null;
+  role: UserRow["role"];
+}
+
 /** Insert a person. */
-export function insertUser(
-  tx: Tx,
-  user: {
-    accountId: string;
-    id: string;
-    username: string;
-    email: string;
-    passwordHash: string;
-    role: UserRow["role"];
-  },
-): Promise<UserRow> {
+export function insertUser(tx: Tx, user: NewUserRow): Promise<UserRow> {
   return tx.one(sql.type(userRow)`
-    insert into users (account_id, id, username, email, password_hash, role)
+    insert into users (account_id, id, username, email, email_verified, name, image, role)
     values (
-      ${user.accountId}, ${user.id}, ${user.username}, ${user.email}, ${user.passwordHash},
-      ${user.role}
+      ${user.accountId}, ${user.id}, ${user.username}, ${user.email}, ${user.emailVerified},
+      ${user.name}, ${user.image}, ${user.role}
     )
     returning ${userColumns}
   `);
+}
+
+/** Say in which account a new person's own row is. */
+export async function insertPerson(tx: Tx, userId: string, accountId: string): Promise<void> {
+  await tx.query(sql.type(nothing)`
+    insert into person_directory (user_id, account_id) values (${userId}, ${accountId})
+  `);
+}
+
+/** Set a person's password, whether there was one or not. */
+export async function upsertPassword(
+  tx: Tx,
+  { id, userId, passwordHash }: { id: string; userId: string; passwordHash: string },
+): Promise<void> {
+  await tx.query(sql.type(nothing)`
+    insert into sign_in_methods (id, user_id, provider_id, provider_account_id, password_hash)
+    values (${id}, ${userId}, 'credential', ${userId}, ${passwordHash})
+    on conflict (provider_id, provider_account_id)
+    do update set password_hash = excluded.password_hash, updated_at = now()
+  `);
+}
+
+/** Delete a person's second factor. False when there was none. */
+export async function deleteSecondFactor(tx: Tx, user: UserRow): Promise<boolean> {
+  await tx.query(sql.type(nothing)`delete from second_factors where user_id = ${user.id}`);
+  const row = await tx.maybeOne(sql.type(z.object({ id: z.string() }))`
+    update users set two_factor_enabled = false, updated_at = now()
+    where account_id = ${user.account_id} and id = ${user.id} and two_factor_enabled
+    returning id
+  `);
+  return row !== null;
 }
 
 /** Those of the ids that are accounts. */

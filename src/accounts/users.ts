@@ -1,19 +1,44 @@
 import type { Tx } from "../db/pool.ts";
 import { newId } from "../lib/id.ts";
-import { claimNames, insertAccount, insertUser, type UserRow } from "./store.ts";
+import {
+  claimNames,
+  insertAccount,
+  insertPerson,
+  insertUser,
+  type UserRow,
+  upsertPassword,
+} from "./store.ts";
+
+/** A person who is to be made. */
+export interface NewUser {
+  username: string;
+  /** Empty: none. */
+  email: string;
+  role: UserRow["role"];
+  /** Undefined: there is another way to sign in. */
+  passwordHash?: string;
+  /** Undefined: a new one. */
+  id?: string;
+  /** What others see. Undefined: the username. */
+  name?: string;
+  emailVerified?: boolean;
+  image?: string | null;
+}
 
 /** Create a person with an account of their own. Null when the name or the address is taken. */
-export async function createUser(
-  tx: Tx,
-  user: { username: string; email: string; passwordHash: string; role: UserRow["role"] },
-  now: Date,
-): Promise<UserRow | null> {
+export async function createUser(tx: Tx, user: NewUser, now: Date): Promise<UserRow | null> {
   const accountId = newId("acc", now);
-  const id = newId("usr", now);
-  const { username, email } = user;
+  const { username, email, role, passwordHash, id = newId("usr", now) } = user;
   if (!(await claimNames(tx, { username, email, accountId, userId: id }))) {
     return null;
   }
-  await insertAccount(tx, { accountId, name: username });
-  return insertUser(tx, { accountId, id, ...user });
+  const { name = username, emailVerified = false, image = null } = user;
+  await insertAccount(tx, { accountId, name });
+  const row = { accountId, id, username, email, emailVerified, name, image, role };
+  const inserted = await insertUser(tx, row);
+  await insertPerson(tx, id, accountId);
+  if (passwordHash !== undefined) {
+    await upsertPassword(tx, { id: newId("sim", now), userId: id, passwordHash });
+  }
+  return inserted;
 }

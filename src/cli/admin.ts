@@ -9,9 +9,13 @@ import {
   CreateUserRequestSchema,
   UserService,
 } from "../../gen/callora/accounts/v1/user_service_pb.ts";
+import { deleteSessionsOf } from "../accounts/cookie-session-store.ts";
 import { createPasswordHasher } from "../accounts/password.ts";
+import { deleteSecondFactor, findLogin, upsertPassword } from "../accounts/store.ts";
 import { createUser } from "../accounts/users.ts";
+import { createAnnouncer } from "../db/trust.ts";
 import { platformAccountId } from "../ledger/store.ts";
+import { newId } from "../lib/id.ts";
 import { methodPolicy } from "../rpc/policy.ts";
 import type { Role } from "../rpc/principal.ts";
 import { writeSecretFile } from "../server.ts";
@@ -67,6 +71,43 @@ export async function createAdmin(context: Context, options: NewAdmin): Promise<
     } else if (isShown) {
       print(`Its password, shown this once: ${password}`);
     }
+  });
+}
+
+/**
+ * Give somebody a new password, end their sessions, and take away their second factor if asked to. The password is
+ * shown or kept as that of somebody new.
+ */
+export async function resetAdmin(
+  context: Context,
+  { username, dropSecondFactor }: { username: string; dropSecondFactor: boolean },
+): Promise<void> {
+  const { config, print, now } = context;
+  const password = randomBytes(18).toString("base64url");
+  await withParts(context, async ({ db }) => {
+    const login = await db.systemTransaction((tx) => findLogin(tx, username));
+    if (login === null) {
+      throw new Error(`Cannot reset "${username}": nobody has that name`);
+    }
+    const passwordHash = await createPasswordHasher().hash(password);
+    const file = isatty(1)
+      ? undefined
+      : await writeSecretFile(passwordFile(config.dataDir, login.username, now()), password);
+    const tenant = operator(login.account_id, "user.password_reset");
+    const announcer = createAnnouncer({ db, onError: (error) => print(String(error)) });
+    const epoch = await db.platformTransaction(tenant, async (tx, audit) => {
+      await upsertPassword(tx, { id: newId("sim", now()), userId: login.id, passwordHash });
+      const ended = await deleteSessionsOf(tx, login.id);
+      const isDropped = dropSecondFactor && (await deleteSecondFactor(tx, login));
+      audit.record(`user:${login.id}`, isDropped ? "second factor dropped" : "");
+      return announcer.announce(tx, "session", ended);
+    });
+    await announcer.settled(epoch);
+    await announcer.close();
+    print(`Reset the password of "${login.username}" (${login.id}), and ended their sessions`);
+    print(
+      file === undefined ? `It is, shown this once: ${password}` : `The password is in ${file}`,
+    );
   });
 }
 

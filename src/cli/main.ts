@@ -96,9 +96,16 @@ function addMigrate(program: Command): void {
 }
 
 function addAdmin(program: Command, context: () => Context): void {
-  program
-    .command("admin")
-    .description("people who run the platform")
+  const admin = program.command("admin").description("people who run the platform");
+  admin
+    .command("reset")
+    .description("give somebody a new password and end their sessions")
+    .argument("<name>", "their name or mail address")
+    .option("--drop-second-factor", "also take away the second factor that they lost", false)
+    .action(async (username: string, options: { dropSecondFactor: boolean }) =>
+      (await import("./admin.ts")).resetAdmin(context(), { username, ...options }),
+    );
+  admin
     .command("create")
     .description("make a person; without --password-stdin a password is made")
     .requiredOption("--username <name>", "the name to sign in with")

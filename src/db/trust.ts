@@ -66,6 +66,25 @@ export interface TrustStats extends MemoryCounts {
   entries: number;
 }
 
+/** Announces changes, for a process that remembers nothing itself. */
+export type Announcer = Pick<Trust, "announce" | "settled" | "close">;
+
+/** Make an announcer. */
+export function createAnnouncer({ db, onError }: Pick<TrustOptions, "db" | "onError">): Announcer {
+  const acknowledgements = createAcknowledgements({ db, leaseMs, onError });
+  return {
+    async announce(tx, topic, keys) {
+      const epoch = await incrementEpoch(tx);
+      for (const payload of toPayloads({ epoch, topic, keys })) {
+        await notify(tx, channel, payload);
+      }
+      return epoch;
+    },
+    settled: (epoch) => acknowledgements.wait(epoch),
+    close: () => acknowledgements.stop(),
+  };
+}
+
 /** What trust is built from. */
 export interface TrustOptions {
   db: Pick<Database, "systemTransaction">;
@@ -97,18 +116,12 @@ export async function openTrust({ db, listenUrl, onError }: TrustOptions): Promi
     },
     onError,
   });
-  const acknowledgements = createAcknowledgements({ db, leaseMs, onError });
+  const announcer = createAnnouncer({ db, onError });
   await lease.attempted;
 
   return {
-    async announce(tx, topic, keys) {
-      const epoch = await incrementEpoch(tx);
-      for (const payload of toPayloads({ epoch, topic, keys })) {
-        await notify(tx, channel, payload);
-      }
-      return epoch;
-    },
-    settled: (epoch) => acknowledgements.wait(epoch),
+    announce: announcer.announce,
+    settled: announcer.settled,
     remember(topic, options) {
       const memory = new TopicMemory(options, { isHeld: lease.isHeld, onError });
       memories.set(topic, [...(memories.get(topic) ?? []), memory]);
@@ -117,7 +130,7 @@ export async function openTrust({ db, listenUrl, onError }: TrustOptions): Promi
     stats: () => ({ ...sum(all()), isHeld: lease.isHeld(), losses: lease.losses }),
     async close() {
       await lease.stop();
-      await acknowledgements.stop();
+      await announcer.close();
     },
   };
 }

@@ -55,6 +55,10 @@ class HttpExchange implements Exchange {
     return this.#clientIp;
   }
 
+  get method(): string {
+    return this.#arrival.method;
+  }
+
   setHeader(name: string, value: string): void {
     this.#arrival.setHeader(name, value);
   }

@@ -2,6 +2,7 @@ import { createLinkedAbortController } from "@connectrpc/connect/protocol";
 import type { Call } from "../rpc/call.ts";
 import { checkPolicy, type Policy } from "../rpc/policy.ts";
 import type { Steps } from "../rpc/steps.ts";
+import type { Arrival } from "./arrival.ts";
 import type { Endpoint, Hit } from "./endpoint.ts";
 import { type HttpRequest, type HttpResponse, toHeaders } from "./http-message.ts";
 import { parseTemplate } from "./rest/template.ts";
@@ -24,6 +25,7 @@ export type MountHandler = (
   response: HttpResponse,
   context: {
     readonly call: Call;
+    readonly arrival: Arrival;
     /** The decoded values of the pattern's variables, by name. */
     readonly params: Readonly<Record<string, string>>;
   },
@@ -43,7 +45,7 @@ export function mountEndpoints(
       rpc: undefined,
       policy: checkPolicy(name, policy),
       protocolOf: () => "http",
-      async serve({ request, response, exchange, bindings }: Hit) {
+      async serve({ arrival, request, response, exchange, bindings }: Hit) {
         const params: Record<string, string> = Object.create(null);
         for (const [index, variable] of variables.entries()) {
           params[variable] = bindings[index] ?? "";
@@ -56,7 +58,9 @@ export function mountEndpoints(
         const call: Call = { name, policy, exchange, header, signal, audited: false };
         try {
           await steps.admit(call);
-          await steps.around(call, async () => handler(request, response, { call, params }));
+          await steps.around(call, async () =>
+            handler(request, response, { call, params, arrival }),
+          );
         } finally {
           if (response.writableEnded) {
             left.abort(finished);

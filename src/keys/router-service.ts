@@ -5,8 +5,10 @@ import {
   type RouterKeyService,
 } from "../../gen/callora/keys/v1/router_key_service_pb.ts";
 import type { Database, Tenant } from "../db/database.ts";
+import type { Memory } from "../db/memory.ts";
 import { once } from "../db/once.ts";
 import type { Tx } from "../db/pool.ts";
+import type { Trust } from "../db/trust.ts";
 import { newId } from "../lib/id.ts";
 import { failedPrecondition, notFound } from "../rpc/errors.ts";
 import { requirePrincipal, requireTenant } from "../rpc/principal.ts";
@@ -23,8 +25,6 @@ import {
   upsertRouterKey,
 } from "./router-store.ts";
 import { hexOfSecret, isSameHash, isWellFormedRouter, mintRouterSecret } from "./secret.ts";
-import type { Memory } from "../db/memory.ts";
-import type { Trust } from "../db/trust.ts";
 
 interface Deps {
   db: Database;

@@ -9,9 +9,11 @@ import {
 import type { Database, Tenant } from "../db/database.ts";
 import { once } from "../db/once.ts";
 import type { Tx } from "../db/pool.ts";
+import type { Trust } from "../db/trust.ts";
 import { newId } from "../lib/id.ts";
 import { splitPage } from "../lib/page-token.ts";
 import { alreadyExists, failedPrecondition, notFound } from "../rpc/errors.ts";
+import type { Limiter } from "../rpc/limiter.ts";
 import { pageOf } from "../rpc/page.ts";
 import { requirePrincipal, requireTenant } from "../rpc/principal.ts";
 import { retryOf } from "../rpc/retry.ts";
@@ -19,8 +21,6 @@ import { changeKeys } from "./forget.ts";
 import { toKey } from "./message.ts";
 import { changedFields, mergeRules, quotaOf, rulesOf, rulesOfRow } from "./rules.ts";
 import { mintSecret } from "./secret.ts";
-import type { Trust } from "../db/trust.ts";
-import type { Limiter } from "../rpc/limiter.ts";
 import {
   countLiveKeys,
   deleteKey,

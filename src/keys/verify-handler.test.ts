@@ -2,11 +2,11 @@ import { create } from "@bufbuild/protobuf";
 import { Code, ConnectError, createContextValues, type HandlerContext } from "@connectrpc/connect";
 import { expect, test } from "vitest";
 import { VerifyCode, VerifyKeyRequestSchema } from "../../gen/callora/keys/v1/verification_pb.ts";
+import { directTrust } from "../../test/support/direct-trust.ts";
 import { createDatabase } from "../db/database.ts";
 import type { Pool } from "../db/pool.ts";
-import { directTrust } from "../../test/support/direct-trust.ts";
-import { createLimiter } from "../rpc/limiter.ts";
 import { type Call, callKey } from "../rpc/call.ts";
+import { createLimiter } from "../rpc/limiter.ts";
 import { openPolicy } from "../rpc/policy.ts";
 import type { Principal } from "../rpc/principal.ts";
 import { createQuotas } from "./quota.ts";
@@ -16,8 +16,9 @@ import { createVerifier } from "./verify.ts";
 import { verifyHandler } from "./verify-handler.ts";
 
 const at = { id: "x_1", accountId: "acc_1" };
-const person: Principal = { kind: "user", ...at, role: "developer", mode: "live" };
-const admin: Principal = { kind: "user", ...at, role: "admin", mode: "live" };
+const session = { credential: "session", credentialId: "ses_1" } as const;
+const person: Principal = { kind: "user", ...at, role: "developer", mode: "live", ...session };
+const admin: Principal = { kind: "user", ...at, role: "admin", mode: "live", ...session };
 const key: Principal = { kind: "key", ...at, apiId: null, mode: "live", scopes: ["keys.verify"] };
 const service: Principal = { kind: "service", ...at, scopes: ["keys.verify"], mode: "live" };
 const other: Principal = { kind: "service", ...at, scopes: ["usage.record"], mode: "live" };
@@ -75,7 +76,13 @@ function callOf(principal: Principal): Call {
   return {
     name: "",
     policy: openPolicy,
-    exchange: { requestId: "", clientIp: "", protocol: "grpc", setHeader: () => {} },
+    exchange: {
+      requestId: "",
+      clientIp: "",
+      protocol: "grpc",
+      method: "POST",
+      setHeader: () => {},
+    },
     header: new Headers(),
     signal: AbortSignal.abort(),
     principal,

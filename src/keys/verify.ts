@@ -1,16 +1,15 @@
 import { Code } from "@connectrpc/connect";
 import type { Database } from "../db/database.ts";
+import type { Memory } from "../db/memory.ts";
+import type { Trust } from "../db/trust.ts";
 import { apiKeyOf } from "../rpc/credentials.ts";
 import { rateLimited, reasoned } from "../rpc/errors.ts";
-import type { Rate, Verdict } from "../rpc/limiter.ts";
+import type { Limit, Limiter, Rate, Verdict } from "../rpc/limiter.ts";
 import type { Authenticator, Principal } from "../rpc/principal.ts";
 import { type Fault, findFault, type Use } from "./judge.ts";
 import { type KnownKey, toKnownKey } from "./known-key.ts";
 import type { Quotas } from "./quota.ts";
 import { hexOfSecret, isSameHash, isWellFormed } from "./secret.ts";
-import type { Memory } from "../db/memory.ts";
-import type { Trust } from "../db/trust.ts";
-import type { Limit, Limiter } from "../rpc/limiter.ts";
 import type { UseLog } from "./use-log.ts";
 import { listKeysByHash } from "./use-store.ts";
 

@@ -1,11 +1,11 @@
 import { RateClass } from "../../gen/callora/policy/v1/policy_pb.ts";
 import type { Database } from "../db/database.ts";
+import type { Memory } from "../db/memory.ts";
 import type { Tx } from "../db/pool.ts";
+import type { Trust } from "../db/trust.ts";
 import { perMinute } from "../rpc/gcra.ts";
 import type { OwnRates } from "../rpc/limit.ts";
 import type { Principal } from "../rpc/principal.ts";
-import type { Memory } from "../db/memory.ts";
-import type { Trust } from "../db/trust.ts";
 import { listOverridesOf, type OverrideRow } from "./store.ts";
 
 /** The overrides as every call needs them: in memory, and true. */

@@ -11,6 +11,8 @@ export interface Exchange {
   readonly clientIp: string;
   /** `grpc`, `grpc-web`, `connect`, `rest` or `http`. */
   readonly protocol: string;
+  /** The HTTP method. */
+  readonly method: string;
   /** Set a header of the reply, whatever the outcome. Without effect once the reply has begun. */
   setHeader(name: string, value: string): void;
 }

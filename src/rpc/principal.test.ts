@@ -14,7 +14,8 @@ const callers: Readonly<Record<string, Principal | undefined>> = {
 };
 
 function person(role: Role): Principal {
-  return { kind: "user", ...account, role, mode: "live" };
+  const credential = { credential: "session", credentialId: "ses_1" } as const;
+  return { kind: "user", ...account, role, mode: "live", ...credential };
 }
 
 const people = ["user", "developer", "admin", "super_admin"];

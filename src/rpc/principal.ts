@@ -14,7 +14,16 @@ export type Mode = "live" | "test";
 
 /** Who calls, whichever credential said so. */
 export type Principal =
-  | { kind: "user"; id: string; accountId: string; role: Role; mode: "live" }
+  | {
+      kind: "user";
+      id: string;
+      accountId: string;
+      role: Role;
+      mode: "live";
+      credential: "session" | "jwt" | "token" | "wallet";
+      /** Names the session or the token. Never the secret itself. */
+      credentialId: string;
+    }
   | {
       kind: "key";
       id: string;

@@ -24,6 +24,7 @@ import { checkKeys } from "../../src/credentials/key-check.ts";
 import { createSealer } from "../../src/credentials/seal.ts";
 import type { Database } from "../../src/db/database.ts";
 import { openTrust, type Trust } from "../../src/db/trust.ts";
+import { newId } from "../../src/lib/id.ts";
 import { createLogger } from "../../src/log.ts";
 import { createMetrics } from "../../src/metrics.ts";
 import { openDatabase } from "../../src/server.ts";
@@ -105,6 +106,8 @@ export async function startTestApp(env: Record<string, string> = {}) {
     trust,
     network,
     config,
+    /** Where the app keeps its files. */
+    directory,
     /** The database's addresses, by role. */
     urls: database.urls,
     /** The log so far, one JSON object a line. */
@@ -183,9 +186,10 @@ export async function startTestApp(env: Record<string, string> = {}) {
     const { insertSession } = await import("../../src/accounts/store.ts");
     const { token, hash } = mintSessionToken();
     const expireAt = new Date(now().getTime() + 3_600_000);
+    const session = { id: newId("ses", now()), tokenHash: hash, userId: user.id, expireAt };
     const tenant = { accountId: user.accountId, actor: user.id, ip: "", requestId: "", action: "" };
     await db.tenantTransaction({ ...tenant, audited: () => {} }, (tx) =>
-      insertSession(tx, { tokenHash: hash, accountId: user.accountId, userId: user.id, expireAt }),
+      insertSession(tx, { ...session, accountId: user.accountId }),
     );
     return token;
   }

@@ -22,7 +22,15 @@ const byRole: Authenticator = async ({ header }) => {
   );
   return role === null
     ? undefined
-    : { kind: "user", id: "usr_1", accountId: "acc_1", role: role[1] as Role, mode: "live" };
+    : {
+        kind: "user",
+        id: "usr_1",
+        accountId: "acc_1",
+        role: role[1] as Role,
+        mode: "live",
+        credential: "session",
+        credentialId: "ses_1",
+      };
 };
 
 /** A running edge over a library and a catalogue. Everything given replaces the default. */

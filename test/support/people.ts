@@ -3,6 +3,7 @@ import { mintSessionToken } from "../../src/accounts/session.ts";
 import { insertSession, type UserRow } from "../../src/accounts/store.ts";
 import { createUser } from "../../src/accounts/users.ts";
 import type { Database } from "../../src/db/database.ts";
+import { newId } from "../../src/lib/id.ts";
 import { must } from "./app.ts";
 
 /** Make a person who is signed in, past the limits of the calls that make people. */
@@ -15,7 +16,7 @@ export async function newPerson(db: Database, role: UserRow["role"] = "user") {
   const tenant = { accountId, actor: userId, ip: "", requestId: "", action: "" };
   const expireAt = new Date(now.getTime() + 3_600_000);
   await db.tenantTransaction({ ...tenant, audited: () => {} }, (tx) =>
-    insertSession(tx, { tokenHash: hash, accountId, userId, expireAt }),
+    insertSession(tx, { id: newId("ses", now), tokenHash: hash, accountId, userId, expireAt }),
   );
   return { accountId, userId, token };
 }

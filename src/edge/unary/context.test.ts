@@ -41,7 +41,13 @@ async function openCall({ timeoutMs }: { timeoutMs?: number } = {}) {
   const live = createLiveCalls(shutdown.signal);
   const arrival = new CountedArrival(incoming, response);
   const method = LibraryService.method.getBook as DescMethodUnary;
-  const exchange = { requestId: "r", clientIp: "", protocol: "connect", setHeader() {} };
+  const exchange = {
+    requestId: "r",
+    clientIp: "",
+    protocol: "connect",
+    method: "POST",
+    setHeader() {},
+  };
   const context = new UnaryContext(
     { method, live },
     { arrival, exchange },

@@ -1,0 +1,120 @@
+import { join } from "node:path";
+import { Access } from "../gen/callora/policy/v1/policy_pb.ts";
+import type { AuthDeps } from "./accounts/auth.ts";
+import { authHandler } from "./accounts/auth-handler.ts";
+import { createAuthMails } from "./accounts/auth-mails.ts";
+import { authSecret, createAuthRequests } from "./accounts/auth-request.ts";
+import { authRoutes } from "./accounts/auth-routes.ts";
+import { cookieReader } from "./accounts/cookie-reader.ts";
+import { createCookieSessions } from "./accounts/cookie-session.ts";
+import type { Lockout } from "./accounts/lockout.ts";
+import { createNoMailer, createOutbox, type Mailer } from "./accounts/mail.ts";
+import type { PasswordHasher } from "./accounts/password.ts";
+import type { CredentialReader } from "./accounts/people.ts";
+import type { Config } from "./config.ts";
+import type { Database } from "./db/database.ts";
+import type { Trust } from "./db/trust.ts";
+import { fetchMount } from "./edge/fetch-mount.ts";
+import type { Mount } from "./edge/mount.ts";
+import type { Logger } from "./log.ts";
+import { ownOrigins, ownUrl } from "./own-origins.ts";
+
+interface Deps {
+  config: Config;
+  secretKey: string;
+  db: Database;
+  trust: Trust;
+  passwords: PasswordHasher;
+  lockout: Lockout;
+  log: Logger;
+  now: () => Date;
+  /** The port that the server listens on. Asked for when the first request comes. */
+  boundPort: () => number;
+}
+
+/** The routes of better-auth, and who their session cookie stands for. */
+export function authMounts(deps: Deps): { mounts: Mount[]; reader: CredentialReader } {
+  const { config, db, trust, lockout, now, boundPort } = deps;
+  const requests = createAuthRequests();
+  const url = () => ownUrl(config, boundPort());
+  const secret = authSecret(deps.secretKey);
+  const origins = once(() => ownOrigins(config, boundPort()));
+  const auth = once(async () => {
+    const { createAuth } = await import("./accounts/auth.ts");
+    return createAuth(toAuthDeps(deps, { requests, secret }));
+  });
+  const serve = authHandler({ db, trust, requests, lockout, auth, origins, now });
+  const mounts = authRoutes().map(
+    (route): Mount => ({
+      method: route.method,
+      pattern: `/api/auth${route.path}`,
+      // What is audited, better-auth's adapter appends with the change itself.
+      policy: {
+        access: Access.PUBLIC,
+        auditAction: "",
+        rateClass: route.rateClass,
+        successStatus: 0,
+      },
+      handler: fetchMount({
+        origin: url,
+        serve: (request, call) => serve(route, request, call),
+      }),
+    }),
+  );
+  const isSecure = () => url().startsWith("https:");
+  const sessions = createCookieSessions({ db, trust });
+  return { mounts, reader: cookieReader({ sessions, secret, isSecure, origins, now }) };
+}
+
+function toAuthDeps(
+  deps: Deps,
+  { requests, secret }: Pick<AuthDeps, "requests" | "secret">,
+): AuthDeps {
+  const { config, db, trust, passwords, log, now, boundPort } = deps;
+  return {
+    db,
+    trust,
+    requests,
+    passwords,
+    mails: createAuthMails(createMailer(deps)),
+    github: config.github,
+    secret,
+    url: ownUrl(config, boundPort()),
+    origins: [...ownOrigins(config, boundPort())],
+    now,
+    onLog: (level, message, err) =>
+      log[level]("better-auth has something to say", {
+        component: "better-auth",
+        reason: withoutAddresses(message),
+        ...(err === undefined ? {} : { err }),
+      }),
+  };
+}
+
+/** In production nothing is put into files that nobody asked for: mail that cannot be sent is not kept. */
+function createMailer({ config, log, now }: Deps): Mailer {
+  if (config.environment === "production") {
+    const onMail = ({ subject }: { subject: string }) =>
+      log.warn("Cannot send a mail: no mailer is configured", { reason: subject });
+    return createNoMailer({ onMail });
+  }
+  return createOutbox({
+    directory: join(config.dataDir, "outbox"),
+    now,
+    onMail: ({ subject, file }) =>
+      log.info("Put a mail into the outbox", { reason: subject, file }),
+  });
+}
+
+/** Mail addresses are nobody's business but their owners'. */
+function withoutAddresses(message: string): string {
+  return message.replace(/\S+@\S+/g, "[address]");
+}
+
+function once<T>(make: () => T): () => T {
+  let made: { value: T } | undefined;
+  return () => {
+    made ??= { value: make() };
+    return made.value;
+  };
+}
