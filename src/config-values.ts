@@ -69,6 +69,18 @@ export function url(...schemes: string[]) {
   );
 }
 
+/** An origin, with a slash at the end or without. Empty counts as not set. */
+export function origin() {
+  const isOrigin = (value: string) =>
+    /^https?:/.test(value) && URL.parse(value)?.origin === value.replace(/\/$/, "");
+  return text()
+    .refine(
+      (value) => value === undefined || isOrigin(value),
+      "must be of the form https://host, without a path",
+    )
+    .transform((value) => value?.replace(/\/$/, ""));
+}
+
 /** A comma list of origins. */
 export function origins() {
   const isOrigin = (item: string) => /^https?:/.test(item) && URL.parse(item)?.origin === item;

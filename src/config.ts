@@ -8,6 +8,7 @@ import {
   longText,
   networks,
   oneOf,
+  origin,
   origins,
   pemFile,
   stellarKey,
@@ -112,7 +113,7 @@ const variables = {
   PORT: wholeNumber(0, 65_535, 3000),
   LOG_LEVEL: oneOf(["trace", "debug", "info", "warn", "error", "fatal", "silent"], "info"),
   SHUTDOWN_GRACE_MS: wholeNumber(0, 600_000, 10_000),
-  PUBLIC_URL: url("https", "http"),
+  PUBLIC_URL: origin(),
   CORS_ORIGINS: origins(),
   TRUSTED_PROXIES: networks(),
   TLS_CERT: pemFile("certificate"),
@@ -250,7 +251,7 @@ function rules(values: Partial<Values>): [Name, string][] {
     const problem = "must be set unless STELLAR_NETWORK is embedded";
     check("STELLAR_ASSET_ISSUER", values.STELLAR_ASSET_ISSUER !== undefined, problem);
   }
-  problems.push(...tlsRules(values), ...signInRules(values));
+  problems.push(...tlsRules(values), ...githubRules(values));
   if (values.CALLORA_DEV_USER_HEADER) {
     const problem = "is only for a HOST that is a loopback address";
     check("CALLORA_DEV_USER_HEADER", isProduction || isLoopback(values.HOST), problem);
@@ -274,24 +275,13 @@ function isPair(cert: string, key: string): boolean {
   return new X509Certificate(cert).checkPrivateKey(createPrivateKey(key));
 }
 
-function signInRules(values: Partial<Values>): [Name, string][] {
-  const problems: [Name, string][] = [];
-  const { PUBLIC_URL: url, GITHUB_CLIENT_ID: id, GITHUB_CLIENT_SECRET: secret } = values;
-  if (url !== undefined && !isOrigin(url)) {
-    problems.push(["PUBLIC_URL", "must be of the form https://host, without a path"]);
-  }
-  if ((id === undefined) !== (secret === undefined)) {
-    const [missing, other]: [Name, Name] =
-      id === undefined
-        ? ["GITHUB_CLIENT_ID", "GITHUB_CLIENT_SECRET"]
-        : ["GITHUB_CLIENT_SECRET", "GITHUB_CLIENT_ID"];
-    problems.push([missing, `must be set when ${other} is`]);
-  }
-  return problems;
-}
-
-function isOrigin(url: string): boolean {
-  return [`${new URL(url).origin}`, `${new URL(url).origin}/`].includes(url);
+function githubRules(values: Partial<Values>): [Name, string][] {
+  const names = ["GITHUB_CLIENT_ID", "GITHUB_CLIENT_SECRET"] as const;
+  const missing = names.filter((name) => values[name] === undefined);
+  const other = names.find((name) => values[name] !== undefined);
+  return other === undefined
+    ? []
+    : missing.map((name): [Name, string] => [name, `must be set when ${other} is`]);
 }
 
 const distinctCharactersMin = 10;
@@ -359,7 +349,7 @@ function toConfig(values: Values): Config {
           ? undefined
           : { cert: values.TLS_CERT, key: values.TLS_KEY },
       shutdownGraceMs: values.SHUTDOWN_GRACE_MS,
-      publicUrl: values.PUBLIC_URL === undefined ? undefined : new URL(values.PUBLIC_URL).origin,
+      publicUrl: values.PUBLIC_URL,
       devUserHeader: values.CALLORA_DEV_USER_HEADER,
     },
     database:

@@ -45,30 +45,14 @@ export function createAuth(deps: AuthDeps): { handler: (request: Request) => Pro
 }
 
 function authOptions(deps: AuthDeps): BetterAuthOptions {
-  const { db, trust, requests, passwords, mails, github, secret, url, origins, now } = deps;
+  const { db, trust, requests, github, secret, url, origins, now } = deps;
   return {
     appName: "Callora",
     baseURL: url,
     secret,
     trustedOrigins: [...origins],
     database: authAdapter({ db, trust, requests, now }),
-    emailAndPassword: {
-      enabled: true,
-      minPasswordLength: 8,
-      maxPasswordLength: 128,
-      resetPasswordTokenExpiresIn: mailSeconds,
-      revokeSessionsOnPasswordReset: true,
-      sendResetPassword: ({ user, url: link }) => mails.resetPassword(user.email, link),
-      password: {
-        hash: (password) => passwords.hash(password),
-        verify: ({ password, hash }) => passwords.verify(password, hash),
-      },
-    },
-    emailVerification: {
-      sendOnSignUp: true,
-      expiresIn: mailSeconds,
-      sendVerificationEmail: ({ user, url: link }) => mails.verifyAddress(user.email, link),
-    },
+    ...passwordOptions(deps),
     user: {
       ...authModels.user,
       additionalFields: {
@@ -122,6 +106,31 @@ function authOptions(deps: AuthDeps): BetterAuthOptions {
       level: "info",
       disableColors: true,
       log: (level, message, ...rest) => deps.onLog(level, message, rest.find(isError)),
+    },
+  };
+}
+
+function passwordOptions({
+  passwords,
+  mails,
+}: AuthDeps): Pick<BetterAuthOptions, "emailAndPassword" | "emailVerification"> {
+  return {
+    emailAndPassword: {
+      enabled: true,
+      minPasswordLength: 8,
+      maxPasswordLength: 128,
+      resetPasswordTokenExpiresIn: mailSeconds,
+      revokeSessionsOnPasswordReset: true,
+      sendResetPassword: ({ user, url }) => mails.resetPassword(user.email, url),
+      password: {
+        hash: (password) => passwords.hash(password),
+        verify: ({ password, hash }) => passwords.verify(password, hash),
+      },
+    },
+    emailVerification: {
+      sendOnSignUp: true,
+      expiresIn: mailSeconds,
+      sendVerificationEmail: ({ user, url }) => mails.verifyAddress(user.email, url),
     },
   };
 }
