@@ -3,7 +3,9 @@ import { readFileSync } from "node:fs";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { sql } from "slonik";
+import { AccountService } from "../gen/callora/accounts/v1/account_service_pb.ts";
 import { AuthService } from "../gen/callora/accounts/v1/auth_service_pb.ts";
+import { ServiceTokenService } from "../gen/callora/accounts/v1/service_token_service_pb.ts";
 import { UserService } from "../gen/callora/accounts/v1/user_service_pb.ts";
 import { AnalyticsService } from "../gen/callora/analytics/v1/analytics_service_pb.ts";
 import { AuditService } from "../gen/callora/audit/v1/audit_service_pb.ts";
@@ -14,10 +16,25 @@ import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
 import { Access, RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
+import { externalReader } from "./accounts/external.ts";
+import { deleteOldChallenges } from "./accounts/identity-store.ts";
+import type { Mailer } from "./accounts/invitations.ts";
+import { createJwtKeeper, type JwtKeeper } from "./accounts/jwt.ts";
+import { createLastUses, type LastUses } from "./accounts/last-uses.ts";
+import { accountService } from "./accounts/member-service.ts";
 import { createPasswordHasher } from "./accounts/password.ts";
-import { authService, userService } from "./accounts/service.ts";
-import { sessionAuthenticator } from "./accounts/session.ts";
-import { deleteExpiredSessions, existingAccounts } from "./accounts/store.ts";
+import { personAuthenticator, rememberPeople } from "./accounts/people.ts";
+import { authService } from "./accounts/service.ts";
+import { serviceTokenService } from "./accounts/service-token-service.ts";
+import { updateServiceTokenUses } from "./accounts/service-token-store.ts";
+import { sessionReader } from "./accounts/session.ts";
+import { deleteExpiredSessions } from "./accounts/session-store.ts";
+import { existingAccounts } from "./accounts/store.ts";
+import { serviceAuthenticator, tokenReader } from "./accounts/token-reader.ts";
+import { updateTokenUses } from "./accounts/token-store.ts";
+import { createForgetfulTrust, type Trust } from "./accounts/trust.ts";
+import { userService } from "./accounts/user-service.ts";
+import { createWalletAuth, deriveSigningSecret, type WalletAuth } from "./accounts/wallet.ts";
 import { analyticsService } from "./analytics/service.ts";
 import { auditService } from "./audit/service.ts";
 import { insertAudit } from "./audit/store.ts";
@@ -41,6 +58,7 @@ import { createUpstreamClient } from "./gateway/upstream.ts";
 import { createReadiness, healthService, type Readiness } from "./health.ts";
 import { keyService } from "./keys/service.ts";
 import { keyAuthenticator } from "./keys/verify.ts";
+import { platformAccountId } from "./ledger/store.ts";
 import { createAddressPolicy } from "./lib/address.ts";
 import { type Loop, startLoop } from "./lib/loop.ts";
 import type { Logger } from "./log.ts";
@@ -54,6 +72,7 @@ import type { Call } from "./rpc/call.ts";
 import { unauthenticated } from "./rpc/errors.ts";
 import { createLimiter } from "./rpc/limiter.ts";
 import { openPolicy } from "./rpc/policy.ts";
+import type { Authenticator } from "./rpc/principal.ts";
 import { createSteps } from "./rpc/steps.ts";
 import { settleNext } from "./settlement/loop.ts";
 import { settlementService } from "./settlement/service.ts";
@@ -62,8 +81,10 @@ import type { StellarNetwork } from "./stellar/network.ts";
 /** What the app is built from. Opened and closed by whoever builds it. */
 export interface AppDeps {
   config: Config;
-  /** Keys pseudonyms. */
+  /** Keys pseudonyms, and signs the tokens of sessions. */
   secretKey: string;
+  /** Sends mail. Without it the log says that none is sent. */
+  mail?: Mailer;
   db: Database;
   network: StellarNetwork;
   log: Logger;
@@ -95,8 +116,9 @@ export function createApp(deps: AppDeps): App {
       await deps.network.horizon.latestLedger();
     },
   });
-  const loops = createLoops(deps);
-  const parts = { readiness, loops, holder, ownPorts: () => ownPorts };
+  const uses = { tokens: createLastUses(), services: createLastUses() };
+  const loops = createLoops(deps, uses);
+  const parts = { readiness, loops, uses, holder, ownPorts: () => ownPorts };
   const edge = createEdge({
     ...build(deps, parts),
     docs: docsRoutes({ openapi: describeApi() }),
@@ -126,6 +148,7 @@ export function createApp(deps: AppDeps): App {
       readiness.stop();
       await edge.close({ graceMs: config.server.shutdownGraceMs });
       await loops.stop();
+      await writeUses(db, uses);
       // What this process leased and did not spend goes back as soon as its events are applied. What is not done
       // in time is left to other processes, or to the next start.
       const deadline = performance.now() + closingWorkMs;
@@ -147,6 +170,7 @@ async function drainAll(tx: Tx, holder: string, now: Date): Promise<boolean> {
 interface Parts {
   readiness: Readiness;
   loops: Loops;
+  uses: Uses;
   holder: string;
   ownPorts: () => readonly number[];
 }
@@ -158,9 +182,11 @@ function build(deps: AppDeps, parts: Parts) {
     ownPorts: parts.ownPorts,
   });
   const passwords = createPasswordHasher();
+  const people = { trust: createForgetfulTrust(), jwt: createJwtKeeper(deps.secretKey) };
+  const { trust } = people;
   const journal = createJournal({ db, onAppended: () => parts.loops.wake("projector") });
   const steps = createSteps({
-    authenticators: [sessionAuthenticator({ db, now }), keyAuthenticator({ db, now })],
+    authenticators: createAuthenticators(deps, { ...people, uses: parts.uses }),
     limiter: createLimiter(),
     now,
     auditRefusal: (call) => auditRefusal(db, call),
@@ -174,8 +200,10 @@ function build(deps: AppDeps, parts: Parts) {
   const { platformFeeBasisPoints: feeBasisPoints } = config;
   const services: ServiceEntry[] = [
     entry(HealthService, healthService({ readiness: parts.readiness, version: deps.version })),
-    entry(AuthService, authService({ db, passwords, now })),
-    entry(UserService, userService({ db, passwords, now })),
+    entry(AuthService, authService({ db, ...people, passwords, wallet: walletAuth(deps), now })),
+    entry(UserService, userService({ db, trust, passwords, now })),
+    entry(AccountService, accountService({ db, trust, mail: deps.mail ?? noMail(log), now })),
+    entry(ServiceTokenService, serviceTokenService({ db, trust, now })),
     entry(CatalogService, catalogService({ db, addresses, feeBasisPoints, now })),
     entry(KeyService, keyService({ db, existsPublishedApi, now })),
     entry(CreditService, creditService({ db, existsAccount, now })),
@@ -202,6 +230,41 @@ function build(deps: AppDeps, parts: Parts) {
     now,
   });
   return { services, steps, mounts: [gatewayMount(gateway), metricsMount(deps), startPage()] };
+}
+
+/** Whoever may call: people by whatever they show, services, and API keys. */
+function createAuthenticators(
+  { config, db, now }: AppDeps,
+  { trust, jwt, uses }: { trust: Trust; jwt: JwtKeeper; uses: Uses },
+): Authenticator[] {
+  const readers = [
+    sessionReader({ db, trust, jwt, now }),
+    tokenReader({ db, trust, uses: uses.tokens, now }),
+    externalReader({ db, issuers: config.externalIssuers, now }),
+  ];
+  const accountId = platformAccountId;
+  return [
+    personAuthenticator({ readers, people: rememberPeople({ db, trust }) }),
+    serviceAuthenticator({ db, trust, uses: uses.services, now, accountId }),
+    keyAuthenticator({ db, now }),
+  ];
+}
+
+/** Says in the log that mail would have gone out, and neither to whom nor what. */
+function noMail(log: Logger): Mailer {
+  return {
+    send: async () => log.warn("Cannot send mail: no way to send it is set up"),
+  };
+}
+
+/** In production the key for challenges is given or there is none; elsewhere one is derived. */
+function walletAuth({ config, network, secretKey }: AppDeps): WalletAuth | undefined {
+  const { homeDomain, webAuthSecret } = config.stellar;
+  const isDerived = webAuthSecret === undefined && config.environment !== "production";
+  const signingSecret = isDerived ? deriveSigningSecret(secretKey) : webAuthSecret;
+  return signingSecret === undefined
+    ? undefined
+    : createWalletAuth({ network, signingSecret, homeDomain });
 }
 
 function gatewayMount(handler: Mount["handler"]): Mount {
@@ -267,7 +330,23 @@ interface Loops {
   stop(): Promise<void>;
 }
 
-function createLoops({ db, network, log, now }: AppDeps): Loops {
+/** When tokens were last used, not yet written. */
+interface Uses {
+  tokens: LastUses;
+  services: LastUses;
+}
+
+async function writeUses(db: Database, { tokens, services }: Uses): Promise<void> {
+  const [tokenUses, serviceUses] = [tokens.take(), services.take()];
+  if (tokenUses.length > 0) {
+    await db.systemTransaction((tx) => updateTokenUses(tx, tokenUses));
+  }
+  if (serviceUses.length > 0) {
+    await db.systemTransaction((tx) => updateServiceTokenUses(tx, serviceUses));
+  }
+}
+
+function createLoops({ db, network, log, now }: AppDeps, uses: Uses): Loops {
   const running = new Map<LoopName, Loop>();
   function run(name: LoopName, intervalMs: number, tick: () => Promise<boolean>) {
     const onError = (err: unknown) =>
@@ -280,7 +359,9 @@ function createLoops({ db, network, log, now }: AppDeps): Loops {
       run("settlement", 500, () => settleNext({ db, network, now }));
       run("housekeeping", 1_000, async () => {
         await db.systemTransaction((tx) => deleteExpiredSessions(tx, now()));
+        await db.systemTransaction((tx) => deleteOldChallenges(tx, now()));
         await db.systemTransaction((tx) => deleteOldAnswers(tx, now()));
+        await writeUses(db, uses);
         const drained = await db.systemTransaction((tx) =>
           drainLeases(tx, { now: now(), holder: null }),
         );

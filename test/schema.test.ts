@@ -18,7 +18,12 @@ const directoryTables: Readonly<Record<string, string>> = {
   api_key_directory: "whose a key's hash is",
   user_directory: "whose a name is",
   email_directory: "whose a mail address is",
-  sessions: "whose a session token's hash is",
+  person_directory: "whose own account a person's is",
+  member_directory: "which accounts a person is a member of",
+  invitation_directory: "whose an invitation's token's hash is",
+  sessions: "whose a session is",
+  api_token_directory: "whose an API token's hash is",
+  user_identities: "whose a subject of another issuer is",
   api_directory: "whose an API's id is",
   api_slugs: "whose a slug is",
 };
@@ -34,6 +39,8 @@ const workerTables: Readonly<Record<string, string>> = {
   settlement_slot_payouts: "a slot of the chain pays many accounts",
   settlement_attempts: "a transaction of the chain pays many accounts",
   settlement_attempt_payouts: "a transaction of the chain pays many accounts",
+  wallet_challenges: "a challenge is used before it is known by whom",
+  service_tokens: "services belong to the platform",
 };
 
 /** Tables whose rows never change, and what is refused to whoever owns them. */

@@ -1,41 +1,71 @@
-import { createHash, randomBytes } from "node:crypto";
 import type { Database } from "../db/database.ts";
+import type { Tx } from "../db/pool.ts";
+import { newId } from "../lib/id.ts";
 import { bearerToken } from "../rpc/credentials.ts";
-import type { Authenticator } from "../rpc/principal.ts";
-import { findSession } from "./store.ts";
+import { type JwtKeeper, jwtSeconds } from "./jwt.ts";
+import type { CredentialReader } from "./people.ts";
+import { findSessions, insertSession, type SessionRow } from "./session-store.ts";
+import type { Trust } from "./trust.ts";
 
-/** How long a sign-in lasts. */
-export const sessionSeconds = 12 * 60 * 60;
-
-const tokenPattern = /^cs_[A-Za-z0-9_-]{43}$/;
-
-/** Mint a session token. Only its hash is kept. */
-export function mintSessionToken(): { token: string; hash: Buffer } {
-  const token = `cs_${randomBytes(32).toString("base64url")}`;
-  return { token, hash: hashToken(token) };
+/** Open a session in the transaction. Returns its id. */
+export async function openSession(
+  tx: Tx,
+  session: {
+    accountId: string;
+    userId: string;
+    method: SessionRow["method"];
+    ip: string;
+    now: Date;
+  },
+): Promise<string> {
+  const { now } = session;
+  const id = newId("ses", now);
+  const expireAt = new Date(now.getTime() + jwtSeconds * 1000);
+  await insertSession(tx, { id, ...session, expireAt });
+  return id;
 }
 
-/** Find the person whose session token the `Authorization` header carries. */
-export function sessionAuthenticator({
-  db,
-  now,
-}: {
+const sessionsMax = 50_000;
+
+/** Read the signed token of a session. It is refused as soon as its session is revoked. */
+export function sessionReader(deps: {
   db: Database;
+  trust: Trust;
+  jwt: JwtKeeper;
   now: () => Date;
-}): Authenticator {
+}): CredentialReader {
+  const { db, jwt, now } = deps;
+  const sessions = deps.trust.remember<SessionRow>("session", {
+    entriesMax: sessionsMax,
+    async load(ids) {
+      const rows = await db.systemTransaction((tx) => findSessions(tx, ids));
+      return new Map(rows.map((row) => [row.id, row]));
+    },
+  });
+
   return async ({ header }) => {
     const token = bearerToken(header);
-    if (token === undefined || !tokenPattern.test(token)) {
+    const claims = token === undefined ? null : await jwt.verify(token, now());
+    if (claims === null) {
       return undefined;
     }
-    const tokenHash = hashToken(token);
-    const user = await db.systemTransaction((tx) => findSession(tx, { tokenHash, now: now() }));
-    return user === null
-      ? undefined
-      : { kind: "user", id: user.id, accountId: user.account_id, role: user.role, mode: "live" };
+    const session = await sessions.get(claims.sessionId);
+    const isLive =
+      session !== null &&
+      session.user_id === claims.userId &&
+      session.revoked_at === null &&
+      session.expire_at > now().getTime();
+    return isLive
+      ? {
+          userId: session.user_id,
+          credential: credentialOf[session.method],
+          credentialId: session.id,
+        }
+      : undefined;
   };
 }
 
-function hashToken(token: string): Buffer {
-  return createHash("sha256").update(token).digest();
-}
+const credentialOf = { password: "jwt", wallet: "wallet" } as const satisfies Record<
+  SessionRow["method"],
+  string
+>;

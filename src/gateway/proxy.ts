@@ -73,7 +73,7 @@ async function findTarget({ db }: Deps, name: string, key: KeyPrincipal): Promis
     const message = "Cannot find the API";
     throw reasoned(Code.NotFound, { reason: "API_NOT_FOUND", message });
   }
-  if (api.id !== key.apiId) {
+  if (key.apiId !== null && api.id !== key.apiId) {
     throw permissionDenied("KEY_NOT_FOR_API", "Cannot call the API: the key is for another one");
   }
   return api;

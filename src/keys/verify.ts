@@ -57,6 +57,7 @@ export function keyAuthenticator(deps: { db: Database; now: () => Date }): Authe
       accountId: key.account_id,
       apiId: key.api_id,
       mode: key.mode,
+      scopes: [],
     };
   };
 }

@@ -159,7 +159,7 @@ async function authenticate({ authenticators }: StepDeps, call: Call): Promise<v
       break;
     }
   }
-  checkAccess(access, call.principal);
+  checkAccess(call.policy, call.principal);
 }
 
 /** Classes that count addresses even when the caller is known. */

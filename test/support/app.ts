@@ -26,6 +26,8 @@ import { openDatabase } from "../../src/server.ts";
 import { enterTreasury } from "../../src/settlement/treasury.ts";
 import { openNetwork } from "../../src/stellar/network.ts";
 import { createDatabase } from "./cluster.ts";
+import { secretKey } from "./secret.ts";
+import { makeToken } from "./tokens.ts";
 
 /** The password of everybody in tests. */
 export const password = "correct horse battery";
@@ -37,6 +39,7 @@ export interface Person extends User {
 
 /** A server on a database and a network of its own, gone at the end of the scope. */
 export async function startTestApp(env: Record<string, string> = {}) {
+  const mails: { to: string; subject: string; text: string }[] = [];
   const database = await createDatabase(inject("cluster"));
   const directory = await mkdtemp(join(tmpdir(), "callora-app-"));
   const config = readConfig({ PORT: "0", CALLORA_DATA_DIR: directory, ...env });
@@ -53,7 +56,12 @@ export async function startTestApp(env: Record<string, string> = {}) {
   );
   const app = createApp({
     config,
-    secretKey: "a secret key of a test, long enough",
+    secretKey,
+    mail: {
+      send: async (mail) => {
+        mails.push(mail);
+      },
+    },
     db,
     network,
     log,
@@ -97,6 +105,8 @@ export async function startTestApp(env: Record<string, string> = {}) {
     urls: database.urls,
     /** The log so far, one JSON object a line. */
     lines,
+    /** The mail that was sent so far. */
+    mails,
     routes: app.routes(),
     client,
     signIn,
@@ -120,7 +130,8 @@ export async function startTestApp(env: Record<string, string> = {}) {
         password,
         role: PlatformRole[role],
       });
-      return { ...must(user), token: await signInDirectly(must(user)) };
+      const { id: userId, accountId } = must(user);
+      return { ...must(user), token: await makeToken(db, { accountId, userId }) };
     },
 
     /** A published API of the developer. */
@@ -163,19 +174,6 @@ export async function startTestApp(env: Record<string, string> = {}) {
       await rm(directory, { recursive: true, force: true });
     },
   };
-
-  /** Sign-in is limited to a few a minute for each address; tests have one address. */
-  async function signInDirectly(user: User): Promise<string> {
-    const { mintSessionToken } = await import("../../src/accounts/session.ts");
-    const { insertSession } = await import("../../src/accounts/store.ts");
-    const { token, hash } = mintSessionToken();
-    const expireAt = new Date(now().getTime() + 3_600_000);
-    const tenant = { accountId: user.accountId, actor: user.id, ip: "", requestId: "", action: "" };
-    await db.tenantTransaction({ ...tenant, audited: () => {} }, (tx) =>
-      insertSession(tx, { tokenHash: hash, accountId: user.accountId, userId: user.id, expireAt }),
-    );
-    return token;
-  }
 
   return test;
 }

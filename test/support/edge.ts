@@ -22,7 +22,17 @@ const byRole: Authenticator = async ({ header }) => {
   );
   return role === null
     ? undefined
-    : { kind: "user", id: "usr_1", accountId: "acc_1", role: role[1] as Role, mode: "live" };
+    : {
+        kind: "user",
+        id: "usr_1",
+        accountId: "acc_1",
+        memberRole: "owner",
+        homeAccountId: "acc_1",
+        role: role[1] as Role,
+        mode: "live",
+        credential: "token",
+        credentialId: "tok_1",
+      };
 };
 
 /** A running edge over a library and a catalogue. Everything given replaces the default. */

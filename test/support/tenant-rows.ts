@@ -21,11 +21,36 @@ export const tenantRows: Readonly<Record<string, (account_id: string) => Record<
   }),
   user_directory: (account_id) => ({ account_id, username: text(), user_id: id("usr") }),
   email_directory: (account_id) => ({ account_id, email: `${text()}@x`, user_id: id("usr") }),
-  sessions: (account_id) => ({
+  person_directory: (account_id) => ({ account_id, user_id: id("usr") }),
+  members: (account_id) => ({ account_id, user_id: id("usr"), role: "viewer" }),
+  member_directory: (account_id) => ({ account_id, user_id: id("usr") }),
+  invitations: (account_id) => ({
+    account_id,
+    id: id("inv"),
+    email: `${text()}@x`,
+    role: "viewer",
+    invited_by: "x",
+    expire_at: "2100-01-01",
+  }),
+  invitation_directory: (account_id) => ({
     account_id,
     token_hash: hash(),
+    invitation_id: id("inv"),
+  }),
+  sessions: (account_id) => ({
+    account_id,
+    id: id("ses"),
     user_id: id("usr"),
+    method: "password",
     expire_at: "2100-01-01",
+  }),
+  api_tokens: (account_id) => ({ account_id, id: id("tok"), user_id: id("usr"), name: "x" }),
+  api_token_directory: (account_id) => ({ account_id, token_hash: hash(), token_id: id("tok") }),
+  user_identities: (account_id) => ({
+    account_id,
+    issuer: "x",
+    subject: text(),
+    user_id: id("usr"),
   }),
   idempotency_keys: (account_id) => ({
     account_id,

@@ -12,7 +12,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file callora/policy/v1/policy.proto.
  */
 export const file_callora_policy_v1_policy: GenFile = /*@__PURE__*/
-  fileDesc("Ch5jYWxsb3JhL3BvbGljeS92MS9wb2xpY3kucHJvdG8SEWNhbGxvcmEucG9saWN5LnYxIpkBCgxNZXRob2RQb2xpY3kSKQoGYWNjZXNzGAEgASgOMhkuY2FsbG9yYS5wb2xpY3kudjEuQWNjZXNzEhQKDGF1ZGl0X2FjdGlvbhgCIAEoCRIwCgpyYXRlX2NsYXNzGAMgASgOMhwuY2FsbG9yYS5wb2xpY3kudjEuUmF0ZUNsYXNzEhYKDnN1Y2Nlc3Nfc3RhdHVzGAQgASgFKuABCgZBY2Nlc3MSFgoSQUNDRVNTX1VOU1BFQ0lGSUVEEAASEQoNQUNDRVNTX1BVQkxJQxABEg8KC0FDQ0VTU19VU0VSEAISFAoQQUNDRVNTX0RFVkVMT1BFUhADEhAKDEFDQ0VTU19BRE1JThAEEhYKEkFDQ0VTU19TVVBFUl9BRE1JThAFEhIKDkFDQ0VTU19BUElfS0VZEAYSGgoWQUNDRVNTX1VTRVJfT1JfQVBJX0tFWRAHEhIKDkFDQ0VTU19TRVJWSUNFEAgSFgoSQUNDRVNTX01FVFJJQ1NfS0VZEAkq2wEKCVJhdGVDbGFzcxIaChZSQVRFX0NMQVNTX1VOU1BFQ0lGSUVEEAASEwoPUkFURV9DTEFTU19OT05FEAESFgoSUkFURV9DTEFTU19DT05TT0xFEAISEQoNUkFURV9DTEFTU19WMRADEhQKEFJBVEVfQ0xBU1NfQURNSU4QBBIUChBSQVRFX0NMQVNTX0xPR0lOEAUSFgoSUkFURV9DTEFTU19NT05JVE9SEAYSFQoRUkFURV9DTEFTU19WRVJJRlkQBxIXChNSQVRFX0NMQVNTX0lOVEVSTkFMEAg6WQoGbWV0aG9kEh4uZ29vZ2xlLnByb3RvYnVmLk1ldGhvZE9wdGlvbnMY1Y0DIAEoCzIfLmNhbGxvcmEucG9saWN5LnYxLk1ldGhvZFBvbGljeVIGbWV0aG9kYgZwcm90bzM", [file_google_protobuf_descriptor]);
+  fileDesc("Ch5jYWxsb3JhL3BvbGljeS92MS9wb2xpY3kucHJvdG8SEWNhbGxvcmEucG9saWN5LnYxIroBCgxNZXRob2RQb2xpY3kSKQoGYWNjZXNzGAEgASgOMhkuY2FsbG9yYS5wb2xpY3kudjEuQWNjZXNzEhQKDGF1ZGl0X2FjdGlvbhgCIAEoCRIwCgpyYXRlX2NsYXNzGAMgASgOMhwuY2FsbG9yYS5wb2xpY3kudjEuUmF0ZUNsYXNzEhYKDnN1Y2Nlc3Nfc3RhdHVzGAQgASgFEg0KBXNjb3BlGAUgASgJEhAKCHBlcnNvbmFsGAYgASgIKuABCgZBY2Nlc3MSFgoSQUNDRVNTX1VOU1BFQ0lGSUVEEAASEQoNQUNDRVNTX1BVQkxJQxABEg8KC0FDQ0VTU19VU0VSEAISFAoQQUNDRVNTX0RFVkVMT1BFUhADEhAKDEFDQ0VTU19BRE1JThAEEhYKEkFDQ0VTU19TVVBFUl9BRE1JThAFEhIKDkFDQ0VTU19BUElfS0VZEAYSGgoWQUNDRVNTX1VTRVJfT1JfQVBJX0tFWRAHEhIKDkFDQ0VTU19TRVJWSUNFEAgSFgoSQUNDRVNTX01FVFJJQ1NfS0VZEAkq2wEKCVJhdGVDbGFzcxIaChZSQVRFX0NMQVNTX1VOU1BFQ0lGSUVEEAASEwoPUkFURV9DTEFTU19OT05FEAESFgoSUkFURV9DTEFTU19DT05TT0xFEAISEQoNUkFURV9DTEFTU19WMRADEhQKEFJBVEVfQ0xBU1NfQURNSU4QBBIUChBSQVRFX0NMQVNTX0xPR0lOEAUSFgoSUkFURV9DTEFTU19NT05JVE9SEAYSFQoRUkFURV9DTEFTU19WRVJJRlkQBxIXChNSQVRFX0NMQVNTX0lOVEVSTkFMEAg6WQoGbWV0aG9kEh4uZ29vZ2xlLnByb3RvYnVmLk1ldGhvZE9wdGlvbnMY1Y0DIAEoCzIfLmNhbGxvcmEucG9saWN5LnYxLk1ldGhvZFBvbGljeVIGbWV0aG9kYgZwcm90bzM", [file_google_protobuf_descriptor]);
 
 /**
  * The policy of one method.
@@ -51,6 +51,22 @@ export type MethodPolicy = Message<"callora.policy.v1.MethodPolicy"> & {
    * @generated from field: int32 success_status = 4;
    */
   successStatus: number;
+
+  /**
+   * What a service token must be allowed to do to call, for example `keys.verify`. Only for ACCESS_SERVICE; empty means
+   * that no service token may call.
+   *
+   * @generated from field: string scope = 5;
+   */
+  scope: string;
+
+  /**
+   * Whether what is changed is the caller's own (a session, a token, a membership) and not the account's. A viewer of
+   * an account may change nothing else.
+   *
+   * @generated from field: bool personal = 6;
+   */
+  personal: boolean;
 };
 
 /**
@@ -123,7 +139,7 @@ export const Access = {
   USER_OR_API_KEY: 7,
 
   /**
-   * An internal service, or a person whose platform role is admin or above.
+   * An internal service whose token has the method's scope, or a person whose platform role is admin or above.
    *
    * @generated from enum value: ACCESS_SERVICE = 8;
    */
