@@ -152,16 +152,16 @@ test("an invitation's token is in the mail alone", async ({ app }) => {
   await app.client(AccountService, owner.token).createInvitation({ email, role: ShownRole.ADMIN });
   const token = tokenTo(app, email);
 
-  const stored = await asSuperuser(app, async (client) => {
-    const tables = ["invitations", "invitation_directory", "audit_logs", "idempotency_keys"];
-    const texts = tables.map(async (table) => {
+  const stored: string[] = [];
+  await asSuperuser(app, async (client) => {
+    for (const table of ["invitations", "invitation_directory", "audit_logs", "idempotency_keys"]) {
       const { rows } = await client.query(`select one::text as line from ${table} as one`);
-      return rows.map(({ line }) => line).join();
-    });
-    return (await Promise.all(texts)).join();
+      stored.push(...rows.map(({ line }) => line));
+    }
   });
 
-  expect(stored).not.toContain(token);
+  expect(stored.length).toBeGreaterThan(3);
+  expect(stored.join()).not.toContain(token);
   expect(app.lines.join()).not.toContain(token);
 });
 

@@ -1,3 +1,4 @@
+import { randomBytes } from "node:crypto";
 import {
   Account,
   Keypair,
@@ -67,6 +68,26 @@ async function signedBy(app: App, account: string, ...signers: Keypair[]): Promi
   return toXdr(tx);
 }
 
+/** What the server would have made half an hour ago. */
+function agedChallenge(server: Keypair, account: string, passphrase: string): Transaction {
+  const madeAt = Math.floor(Date.now() / 1000) - 1_800;
+  const value = randomBytes(48).toString("base64");
+  return new TransactionBuilder(new Account(server.publicKey(), "-1"), {
+    fee: "100",
+    networkPassphrase: passphrase,
+    timebounds: { minTime: madeAt, maxTime: madeAt + 300 },
+  })
+    .addOperation(Operation.manageData({ name: "localhost auth", value, source: account }))
+    .addOperation(
+      Operation.manageData({
+        name: "web_auth_domain",
+        value: "localhost",
+        source: server.publicKey(),
+      }),
+    )
+    .build();
+}
+
 const login = (app: App, transaction: string) => call(app, "/auth", { transaction });
 
 function me(app: App, token: string) {
@@ -120,9 +141,8 @@ test("a challenge that is not signed as it must be signs nobody in", async ({ wa
     return toXdr(tx);
   };
   const server = Keypair.fromSecret(deriveSigningSecret(secretKey));
-  const old = WebAuth.buildChallengeTx(server, account, "localhost", -600, passphrase, "localhost");
-  const oldTx = new Transaction(old, passphrase);
-  oldTx.sign(wallet);
+  const oldTx = agedChallenge(server, account, passphrase);
+  oldTx.sign(server, wallet);
   const attempts = {
     "nobody's signature": await signedBy(app, account),
     "another's signature": await signedBy(app, account, other),
