@@ -16,10 +16,13 @@ import { CatalogService } from "../gen/callora/catalog/v1/catalog_service_pb.ts"
 import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
+import { insertIdentity } from "../src/accounts/identity-store.ts";
 import { insertMember } from "../src/accounts/member-store.ts";
+import { createWalletAuth, deriveSigningSecret, walletIssuer } from "../src/accounts/wallet.ts";
 import { methodName, methodPolicy } from "../src/rpc/policy.ts";
 import { must, type Person, password, startTestApp } from "./support/app.ts";
 import { contractMethods } from "./support/contract.ts";
+import { secretKey } from "./support/secret.ts";
 import { asSuperuser } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
 import { makeServiceToken, makeSession } from "./support/tokens.ts";
@@ -50,26 +53,24 @@ const peopleDeeds: Deeds = {
   "accounts.v1.AuthService/Login": async (app, options) => {
     const actor = await app.person();
     await app.client(AuthService).login({ username: actor.username, password }, options);
-    const row = { table: "sessions", where: "user_id = $1", value: actor.id };
-    return { actor, resource: "auth/session", row };
+    return { actor, resource: "auth/session", row: lastSession(actor.id) };
   },
   "accounts.v1.AuthService/WalletLogin": async (app, options) => {
     const wallet = Keypair.random();
-    const auth = app.client(AuthService);
-    const account = wallet.publicKey();
-    const challenge = await auth.getWalletChallenge({ account });
-    const tx = new Transaction(challenge.transaction, challenge.networkPassphrase);
+    const actor = await app.person();
+    const { accountId, id: userId } = actor;
+    const { passphrase } = app.network;
+    const identity = { issuer: walletIssuer(passphrase), subject: wallet.publicKey() };
+    await app.db.systemTransaction((tx) => insertIdentity(tx, identity, { accountId, userId }));
+    const challenges = createWalletAuth({
+      network: app.network,
+      signingSecret: deriveSigningSecret(secretKey),
+      homeDomain: "localhost",
+    });
+    const tx = new Transaction(await challenges.challenge(wallet.publicKey()), passphrase);
     tx.sign(wallet);
-    // The first sign-in makes the person, which is another record.
-    await auth.walletLogin({ transaction: tx.toXdr() });
-    const again = await auth.getWalletChallenge({ account });
-    const second = new Transaction(again.transaction, again.networkPassphrase);
-    second.sign(wallet);
-    const { token } = await auth.walletLogin({ transaction: second.toXdr() }, options);
-    const { user } = await app.client(AuthService, token).getMe({});
-    const where = "created_at = (select max(created_at) from sessions where user_id = $1)";
-    const row = { table: "sessions", where, value: must(user).id };
-    return { actor: { ...must(user), token }, resource: "auth/session", row };
+    await app.client(AuthService).walletLogin({ transaction: tx.toXdr() }, options);
+    return { actor, resource: "auth/session", row: lastSession(userId) };
   },
   "accounts.v1.AuthService/SignOut": async (app, options) => {
     const { actor, session } = await makeSessionOf(app);
@@ -179,12 +180,7 @@ const deeds: Deeds = {
   "accounts.v1.AuthService/PasswordLogin": async (app, options) => {
     const actor = await app.person();
     await app.client(AuthService).passwordLogin({ username: actor.username, password }, options);
-    const row = {
-      table: "sessions",
-      where: "created_at = (select max(created_at) from sessions where user_id = $1)",
-      value: actor.id,
-    };
-    return { actor, resource: "auth/session", row };
+    return { actor, resource: "auth/session", row: lastSession(actor.id) };
   },
   "accounts.v1.UserService/CreateUser": async (app, options) => {
     const actor = await app.admin();
@@ -496,6 +492,11 @@ async function makeSessionOf(app: App) {
 
 async function addMember(app: App, accountId: string, userId: string): Promise<void> {
   await app.db.systemTransaction((tx) => insertMember(tx, { accountId, userId, role: "member" }));
+}
+
+function lastSession(userId: string): Deed["row"] {
+  const where = "created_at = (select max(created_at) from sessions where user_id = $1)";
+  return { table: "sessions", where, value: userId };
 }
 
 function deed(table: string, kind: string) {

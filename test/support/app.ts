@@ -7,16 +7,13 @@ import { type Client, createClient } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
 import { inject } from "vitest";
 import { AuthService } from "../../gen/callora/accounts/v1/auth_service_pb.ts";
-import {
-  PlatformRole,
-  type User,
-  UserService,
-} from "../../gen/callora/accounts/v1/user_service_pb.ts";
+import type { PlatformRole, User } from "../../gen/callora/accounts/v1/user_service_pb.ts";
 import { CatalogService } from "../../gen/callora/catalog/v1/catalog_service_pb.ts";
 import { CreditService } from "../../gen/callora/credits/v1/credit_service_pb.ts";
 import { KeyService } from "../../gen/callora/keys/v1/key_service_pb.ts";
 import { MeteringService } from "../../gen/callora/metering/v1/metering_service_pb.ts";
 import { createPasswordHasher } from "../../src/accounts/password.ts";
+import type { UserRow } from "../../src/accounts/store.ts";
 import { createUser } from "../../src/accounts/users.ts";
 import { createApp } from "../../src/app.ts";
 import { readConfig } from "../../src/config.ts";
@@ -31,6 +28,14 @@ import { makeToken } from "./tokens.ts";
 
 /** The password of everybody in tests. */
 export const password = "correct horse battery";
+
+const rowRoles = {
+  UNSPECIFIED: "user",
+  USER: "user",
+  DEVELOPER: "developer",
+  ADMIN: "admin",
+  SUPER_ADMIN: "super_admin",
+} satisfies Record<keyof typeof PlatformRole, UserRow["role"]>;
 
 /** A person in a test, with the token that signs their calls. */
 export interface Person extends User {
@@ -51,9 +56,13 @@ export async function startTestApp(env: Record<string, string> = {}) {
   await enterTreasury({ db, network }, now());
   const passwords = createPasswordHasher();
   const passwordHash = await passwords.hash(password);
-  await db.systemTransaction((tx) =>
-    createUser(tx, { username: "root", email: "", passwordHash, role: "super_admin" }, now()),
-  );
+  const newUser = async (username: string, role: UserRow["role"]) =>
+    must(
+      await db.systemTransaction((tx) =>
+        createUser(tx, { username, email: "", passwordHash, role }, now()),
+      ),
+    );
+  const root = await newUser("root", "super_admin");
   const app = createApp({
     config,
     secretKey,
@@ -96,6 +105,12 @@ export async function startTestApp(env: Record<string, string> = {}) {
 
   let admin: Person | undefined;
 
+  async function asPerson({ account_id: accountId, id: userId }: UserRow): Promise<Person> {
+    const token = await makeToken(db, { accountId, userId });
+    const { user } = await client(AuthService, token).getMe({});
+    return { ...must(user), token };
+  }
+
   const test = {
     url,
     db,
@@ -113,25 +128,14 @@ export async function startTestApp(env: Record<string, string> = {}) {
 
     /** The super admin. */
     async admin(): Promise<Person> {
-      if (admin === undefined) {
-        const token = await signIn("root");
-        const { user } = await client(AuthService, token).getMe({});
-        admin = { ...must(user), token };
-      }
+      admin ??= await asPerson(root);
       return admin;
     },
 
-    /** A new person with an account of their own. */
+    /** A new person with an account of their own, made past the limits of the calls that make people. */
     async person(role: keyof typeof PlatformRole = "USER"): Promise<Person> {
-      const { token } = await test.admin();
       const username = `u${randomUUID().slice(0, 12)}`;
-      const { user } = await client(UserService, token).createUser({
-        username,
-        password,
-        role: PlatformRole[role],
-      });
-      const { id: userId, accountId } = must(user);
-      return { ...must(user), token: await makeToken(db, { accountId, userId }) };
+      return asPerson(await newUser(username, rowRoles[role]));
     },
 
     /** A published API of the developer. */
