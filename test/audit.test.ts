@@ -442,6 +442,14 @@ test("no secret reaches the audit log, the log or an error", async () => {
   const api = await app.api(await app.person("DEVELOPER"));
   const token = plant(await app.signIn(person.username));
   const key = plant(await app.key({ ...person, token }, api.id));
+  const made = await app.client(AuthService, token).createToken({ name: "planted" });
+  plant(made.token);
+  const service = plant((await makeServiceToken(app.db, ["keys.verify"])).token);
+  for (const credential of [made.token, service, `${token}x`, `${service}x`]) {
+    await fetch(`${app.url}/api/v1/auth/me?token=${credential}`, {
+      headers: { authorization: `Bearer ${credential}`, cookie: `s=${credential}` },
+    });
+  }
   const planted = plant(`planted-${randomUUID()}`);
   const login = { username: person.username, password: planted };
   const loginPath = "/callora.accounts.v1.AuthService/PasswordLogin";

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { Keypair } from "@stellar/stellar-sdk/base";
 import { test as base, expect, inject } from "vitest";
 import { AuthService } from "../gen/callora/accounts/v1/auth_service_pb.ts";
+import { KeyService, VerifyCode } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { findLogin } from "../src/accounts/store.ts";
 import type { Database } from "../src/db/database.ts";
 import { type Kind, postTransfers } from "../src/ledger/store.ts";
@@ -209,6 +210,28 @@ withApp("keys create makes a key that works", { timeout }, async ({ app }) => {
   expect(unknown.stderr).toBe('Cannot create a key: there is no published API "no-such-api"\n');
 });
 
+withApp("services create makes a token that works", { timeout }, async ({ app }) => {
+  await using dir = await makeDataDir();
+  const { app: url, owner, worker } = app.urls;
+  const env = { DATABASE_URL: url, DATABASE_MIGRATE_URL: owner, DATABASE_WORKER_URL: worker };
+  const create = (...args: string[]) =>
+    callora(["services", "create", ...args], { dataDir: dir.path, env });
+
+  const made = await create("edge", "--scope", "keys.verify", "--scope", "usage.record");
+  const wrong = await create("edge", "--scope", "everything");
+
+  const [token = ""] = /svc_[\w-]{43}/.exec(made.stdout) ?? [];
+  const { code } = await app.client(KeyService, token).verifyKey({ secret: "x" });
+  expect(code).toBe(VerifyCode.NOT_FOUND);
+  expect(wrong.code).toBe(2);
+  expect(wrong.stderr).toContain('"everything" is no scope');
+  const audit = await queryAll(
+    app.urls.superuser,
+    "select actor_user_id, detail from audit_logs where action = 'service_token.create'",
+  );
+  expect(audit).toEqual([{ actor_user_id: "cli", detail: "edge: keys.verify, usage.record" }]);
+});
+
 withApp(
   "routes lists what a server serves, and every RPC of the contract",
   { timeout },
@@ -252,6 +275,8 @@ test.for([
   { line: "migrate down --steps many" },
   { line: "migrate down --steps 1 --to 1" },
   { line: "keys create" },
+  { line: "services create edge" },
+  { line: "services create e!dge --scope keys.verify" },
 ])("callora $line is called wrongly: exit code 2", async ({ line }) => {
   const args = line.split(" ").filter((word) => word !== "");
 

