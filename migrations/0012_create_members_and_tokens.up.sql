@@ -1,5 +1,8 @@
 -- Who acts for which account, and with what: members, sessions, tokens, and identities that others vouch for.
 
+-- Row-level security would hide the rows from their owner, who lists them here.
+alter table users no force row level security;
+
 alter table users
   add column rate_limit_per_second integer check (rate_limit_per_second > 0),
   add column rate_limit_burst integer check (rate_limit_burst > 0),
@@ -12,9 +15,9 @@ create table person_directory (
   user_id text primary key,
   account_id text not null
 );
+insert into person_directory (user_id, account_id) select id, account_id from users;
 select callora_isolate('person_directory');
 grant select, insert on person_directory to callora_app, callora_worker;
-insert into person_directory (user_id, account_id) select id, account_id from users;
 
 -- Who may act for an account. Whoever left keeps the row.
 create table members (
@@ -25,9 +28,12 @@ create table members (
   removed_at timestamptz,
   primary key (account_id, user_id)
 );
+-- The check of its reference to accounts is made as their owner.
+alter table accounts no force row level security;
+insert into members (account_id, user_id, role) select account_id, id, 'owner' from users;
+alter table accounts force row level security;
 select callora_isolate('members');
 grant select, insert, update on members to callora_app, callora_worker;
-insert into members (account_id, user_id, role) select account_id, id, 'owner' from users;
 
 -- Which accounts a person is, or was, a member of.
 create table member_directory (
@@ -35,9 +41,10 @@ create table member_directory (
   account_id text not null,
   primary key (user_id, account_id)
 );
+insert into member_directory (user_id, account_id) select id, account_id from users;
+alter table users force row level security;
 select callora_isolate('member_directory');
 grant select, insert on member_directory to callora_app, callora_worker;
-insert into member_directory (user_id, account_id) select id, account_id from users;
 
 -- Offers to become a member. What the mail carries is not kept.
 create table invitations (
@@ -74,7 +81,7 @@ create table sessions (
   id text primary key check (id ~ '^ses_[0-9a-v]{26}$'),
   account_id text not null,
   user_id text not null,
-  method text not null check (method in ('password', 'wallet')),
+  method text not null check (method in ('password', 'wallet', 'cookie')),
   ip inet,
   created_at timestamptz not null default now(),
   expire_at timestamptz not null,

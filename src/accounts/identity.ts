@@ -56,7 +56,7 @@ async function createPerson(
   const isFree = newcomer.email !== "" && !(await isEmailTaken(tx, newcomer.email));
   const username = `${prefix}-${randomBytes(8).toString("hex")}`;
   const email = isFree ? newcomer.email : "";
-  const person = { username, email, passwordHash: "", role: "user", accountName } as const;
+  const person = { username, email, role: "user", name: accountName } as const;
   const user = await createUser(tx, person, now);
   if (user === null) {
     throw new RacedError("Cannot create the person: another call took the address");

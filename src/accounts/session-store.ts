@@ -6,7 +6,7 @@ const sessionRow = z.object({
   id: z.string(),
   account_id: z.string(),
   user_id: z.string(),
-  method: z.enum(["password", "wallet"]),
+  method: z.enum(["password", "wallet", "cookie"]),
   ip: z.string().nullable(),
   created_at: z.number(),
   expire_at: z.number(),

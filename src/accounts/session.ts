@@ -66,7 +66,8 @@ export function sessionReader(deps: {
   };
 }
 
-const credentialOf = { password: "jwt", wallet: "wallet" } as const satisfies Record<
-  SessionRow["method"],
-  string
->;
+const credentialOf = {
+  password: "jwt",
+  wallet: "wallet",
+  cookie: "session",
+} as const satisfies Record<SessionRow["method"], string>;

@@ -160,10 +160,11 @@ async function changeUser(
     await claimChanged(tx, of, change);
     const person = { accountId: of.account_id, id: userId, change, now: now() };
     const user = await updateUser(tx, person);
+    audit.record(`user:${userId}`, detailOf(of, user));
+    // Announcements come last: from the first to the commit nobody else can announce.
     if (change.active === false) {
       await endCredentials({ trust, now }, tx, user);
     }
-    audit.record(`user:${userId}`, detailOf(of, user));
     return { row: user, epoch: await trust.announce(tx, "user", [userId]) };
   });
   await trust.settled(epoch);
@@ -217,10 +218,10 @@ async function endCredentials(
 ): Promise<void> {
   const owner = { accountId, userId, now: now() };
   const sessionIds = await revokeSessions(tx, owner);
+  const tokens = await revokeTokens(tx, owner);
   if (sessionIds.length > 0) {
     await trust.announce(tx, "session", sessionIds);
   }
-  const tokens = await revokeTokens(tx, owner);
   if (tokens.length > 0) {
     const hashes = tokens.map(({ token_hash: hash }) => hash.toString("hex"));
     await trust.announce(tx, "token", hashes);

@@ -7,7 +7,7 @@ import { makeToken } from "./tokens.ts";
 
 /** Make a person with an API token, past the limits of the calls that make people. */
 export async function newPerson(db: Database, role: UserRow["role"] = "user") {
-  const person = { username: randomUUID(), email: "", passwordHash: "", role };
+  const person = { username: randomUUID(), email: "", role };
   const user = must(await db.systemTransaction((tx) => createUser(tx, person, new Date())));
   const { account_id: accountId, id: userId } = user;
   return { accountId, userId, token: await makeToken(db, { accountId, userId }) };

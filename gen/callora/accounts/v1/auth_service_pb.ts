@@ -354,7 +354,7 @@ export type Session = Message<"callora.accounts.v1.Session"> & {
   expireTime?: Timestamp | undefined;
 
   /**
-   * How the person signed in: `password` or `wallet`.
+   * How the person signed in: `password`, `wallet` or `cookie`.
    *
    * @generated from field: string method = 4;
    */
