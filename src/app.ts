@@ -3,7 +3,9 @@ import { readFileSync } from "node:fs";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { sql } from "slonik";
+import { AccountService } from "../gen/callora/accounts/v1/account_service_pb.ts";
 import { AuthService } from "../gen/callora/accounts/v1/auth_service_pb.ts";
+import { ServiceTokenService } from "../gen/callora/accounts/v1/service_token_service_pb.ts";
 import { UserService } from "../gen/callora/accounts/v1/user_service_pb.ts";
 import { AnalyticsService } from "../gen/callora/analytics/v1/analytics_service_pb.ts";
 import { AuditService } from "../gen/callora/audit/v1/audit_service_pb.ts";
@@ -17,12 +19,22 @@ import { LimitService } from "../gen/callora/limits/v1/limit_service_pb.ts";
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
 import { Access, RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
+import { externalReader } from "./accounts/external.ts";
+import { createJwtKeeper } from "./accounts/jwt.ts";
+import { createLastUses } from "./accounts/last-uses.ts";
 import { createLockout } from "./accounts/lockout.ts";
+import type { Mailer } from "./accounts/mail.ts";
+import { accountService } from "./accounts/member-service.ts";
 import { createPasswordHasher } from "./accounts/password.ts";
 import { personAuthenticator, rememberPeople } from "./accounts/people.ts";
-import { authService, userService } from "./accounts/service.ts";
-import { sessionAuthenticator } from "./accounts/session.ts";
-import { deleteExpiredSessions, existingAccounts, getUser } from "./accounts/store.ts";
+import { authService } from "./accounts/service.ts";
+import { serviceTokenService } from "./accounts/service-token-service.ts";
+import { jwtReader } from "./accounts/session.ts";
+import { rememberSessions } from "./accounts/session-memory.ts";
+import { existingAccounts, getUser } from "./accounts/store.ts";
+import { serviceAuthenticator, tokenReader } from "./accounts/token-reader.ts";
+import { userService } from "./accounts/user-service.ts";
+import { createWalletAuth, deriveSigningSecret, type WalletAuth } from "./accounts/wallet.ts";
 import { analyticsService } from "./analytics/service.ts";
 import { auditService } from "./audit/service.ts";
 import { insertAudit } from "./audit/store.ts";
@@ -31,15 +43,12 @@ import { catalogService } from "./catalog/service.ts";
 import { existsPublishedApi } from "./catalog/store.ts";
 import type { Config } from "./config.ts";
 import { checkConservation } from "./conservation.ts";
-import { createResealGauges } from "./credentials/gauges.ts";
-import { resealNext } from "./credentials/loop.ts";
 import type { Sealer } from "./credentials/seal.ts";
 import { secretService } from "./credentials/service.ts";
 import { enabledProviders } from "./credentials/store.ts";
 import { drainLeases } from "./credits/leases.ts";
 import { creditService } from "./credits/service.ts";
 import type { Database } from "./db/database.ts";
-import { deleteOldAnswers } from "./db/once.ts";
 import { nothing, type Tx } from "./db/pool.ts";
 import type { Trust } from "./db/trust.ts";
 import { docsRoutes } from "./edge/docs.ts";
@@ -57,11 +66,13 @@ import { keyService } from "./keys/service.ts";
 import { findKey } from "./keys/store.ts";
 import { createUseLog, type UseLog } from "./keys/use-log.ts";
 import { createVerifier } from "./keys/verify.ts";
+import { platformAccountId } from "./ledger/store.ts";
 import { createAddressPolicy } from "./lib/address.ts";
-import { type Loop, startLoop } from "./lib/loop.ts";
 import { createRateOverrides, type Subject } from "./limits/overrides.ts";
 import { limitService } from "./limits/service.ts";
 import type { Logger } from "./log.ts";
+import { createLoops, type Loops, type Uses, writeUses } from "./loops.ts";
+import { createMailer } from "./mailer.ts";
 import { createJournal } from "./metering/journal.ts";
 import { projectNext } from "./metering/projector.ts";
 import { meteringService } from "./metering/service.ts";
@@ -74,17 +85,18 @@ import { unauthenticated } from "./rpc/errors.ts";
 import type { Limiter } from "./rpc/limiter.ts";
 import { openPolicy } from "./rpc/policy.ts";
 import { createSteps } from "./rpc/steps.ts";
-import { settleNext } from "./settlement/loop.ts";
 import { settlementService } from "./settlement/service.ts";
 import type { StellarNetwork } from "./stellar/network.ts";
 
 /** What the app is built from. Opened and closed by whoever builds it. */
 export interface AppDeps {
   config: Config;
-  /** Keys pseudonyms. */
+  /** Keys pseudonyms, and signs the tokens of sessions. */
   secretKey: string;
   /** Seals credentials. Its keys are checked. */
   sealer: Sealer;
+  /** Undefined: as the configuration says. */
+  mail?: Mailer;
   db: Database;
   trust: Trust;
   network: StellarNetwork;
@@ -119,13 +131,15 @@ export function createApp(deps: AppDeps): App {
     },
   });
   const useLog = createUseLog({ db });
-  const loops = createLoops(deps, useLog);
+  const uses = { tokens: createLastUses(), services: createLastUses() };
+  const loops = createLoops(deps, { useLog, uses });
   const limits = createRateLimits(deps);
   let boundPort = config.server.port;
   const parts = {
     readiness,
     loops,
     useLog,
+    uses,
     holder,
     limiter: limits.limiter,
     ownPorts: () => ownPorts,
@@ -166,6 +180,7 @@ export function createApp(deps: AppDeps): App {
       await edge.close({ graceMs: config.server.shutdownGraceMs });
       await loops.stop();
       await limits.close();
+      await writeUses(db, uses);
       // What this process leased and did not spend goes back as soon as its events are applied. What is not done
       // in time is left to other processes, or to the next start.
       const deadline = performance.now() + closingWorkMs;
@@ -189,6 +204,7 @@ interface Parts {
   readiness: Readiness;
   loops: Loops;
   useLog: UseLog;
+  uses: Uses;
   limiter: Limiter;
   holder: string;
   ownPorts: () => readonly number[];
@@ -204,10 +220,12 @@ function build(deps: AppDeps, parts: Parts) {
   });
   const passwords = createPasswordHasher();
   const lockout = createLockout();
-  const { trust } = deps;
+  const { trust, mail = createMailer(deps) } = deps;
+  const jwt = createJwtKeeper(deps.secretKey);
   const people = rememberPeople({ db, trust });
+  const sessions = rememberSessions({ db, trust });
   const { boundPort } = parts;
-  const auth = authMounts({ ...deps, trust, passwords, lockout, boundPort });
+  const auth = authMounts({ ...deps, mail, sessions, passwords, lockout, boundPort });
   const journal = createJournal({ db, onAppended: () => parts.loops.wake("projector") });
   const { limiter } = parts;
   const quotas = createQuotas({ db, now });
@@ -215,9 +233,23 @@ function build(deps: AppDeps, parts: Parts) {
   const overrides = createRateOverrides({ db, trust });
   const steps = createSteps({
     authenticators: [
-      sessionAuthenticator({ db, now }),
       verifier.authenticate,
-      personAuthenticator({ readers: [auth.reader], people }),
+      serviceAuthenticator({
+        db,
+        trust,
+        uses: parts.uses.services,
+        now,
+        accountId: platformAccountId,
+      }),
+      personAuthenticator({
+        readers: [
+          auth.reader,
+          tokenReader({ db, trust, uses: parts.uses.tokens, now }),
+          jwtReader({ sessions, jwt, now }),
+          externalReader({ db, issuers: config.externalIssuers, now }),
+        ],
+        people,
+      }),
     ],
     limiter,
     ownRates: (principal) => overrides.ratesOf(principal),
@@ -233,8 +265,13 @@ function build(deps: AppDeps, parts: Parts) {
   const { platformFeeBasisPoints: feeBasisPoints } = config;
   const services: ServiceEntry[] = [
     entry(HealthService, healthService({ readiness: parts.readiness, version: deps.version })),
-    entry(AuthService, authService({ db, passwords, lockout, now })),
-    entry(UserService, userService({ db, passwords, now })),
+    entry(
+      AuthService,
+      authService({ db, trust, jwt, passwords, lockout, wallet: walletAuth(deps), now }),
+    ),
+    entry(UserService, userService({ db, trust, passwords, now })),
+    entry(AccountService, accountService({ db, trust, mail, now })),
+    entry(ServiceTokenService, serviceTokenService({ db, trust, now })),
     entry(CatalogService, catalogService({ db, addresses, feeBasisPoints, now })),
     entry(SecretService, secretService({ db, sealer: deps.sealer, now })),
     entry(KeyService, keyService({ db, trust, verifier, limiter, existsPublishedApi, now })),
@@ -284,6 +321,16 @@ async function existsSubject(tx: Tx, { accountId, subjectId }: Subject): Promise
     ? await getUser(tx, accountId, subjectId)
     : await findKey(tx, accountId, subjectId);
   return found !== null;
+}
+
+/** In production the key for challenges is given or there is none; elsewhere one is derived. */
+function walletAuth({ config, network, secretKey }: AppDeps): WalletAuth | undefined {
+  const { homeDomain, webAuthSecret } = config.stellar;
+  const isDerived = webAuthSecret === undefined && config.environment !== "production";
+  const signingSecret = isDerived ? deriveSigningSecret(secretKey) : webAuthSecret;
+  return signingSecret === undefined
+    ? undefined
+    : createWalletAuth({ network, signingSecret, homeDomain });
 }
 
 function gatewayMount(handler: Mount["handler"]): Mount {
@@ -337,52 +384,6 @@ function startPage(): Mount {
         "default-src 'none'; style-src 'unsafe-inline'",
       );
       response.end(page);
-    },
-  };
-}
-
-type LoopName = "projector" | "settlement" | "credentials" | "housekeeping" | "key uses";
-
-interface Loops {
-  start(): void;
-  wake(name: LoopName): void;
-  stop(): Promise<void>;
-}
-
-function createLoops({ db, sealer, network, log, metrics, now }: AppDeps, useLog: UseLog): Loops {
-  const running = new Map<LoopName, Loop>();
-  const reseal = {
-    db,
-    sealer,
-    onProgress: createResealGauges(metrics.registry),
-    onUnreadable: (credentialId: string) =>
-      log.error("Cannot open a credential: it was damaged", { credentialId }),
-  };
-  function run(name: LoopName, intervalMs: number, tick: () => Promise<boolean>) {
-    const onError = (err: unknown) =>
-      log.warn("Cannot finish a round of a loop", { err, component: name });
-    running.set(name, startLoop({ tick, intervalMs, onError }));
-  }
-  return {
-    start() {
-      run("projector", 1_000, () => db.systemTransaction((tx) => projectNext(tx, now())));
-      run("key uses", 5_000, () => useLog.flush());
-      run("settlement", 500, () => settleNext({ db, network, now }));
-      run("credentials", 5_000, () => resealNext(reseal, now()));
-      run("housekeeping", 1_000, async () => {
-        await db.systemTransaction((tx) => deleteExpiredSessions(tx, now()));
-        await db.systemTransaction((tx) => deleteOldAnswers(tx, now()));
-        const drained = await db.systemTransaction((tx) =>
-          drainLeases(tx, { now: now(), holder: null }),
-        );
-        return drained === 100;
-      });
-    },
-    wake(name) {
-      running.get(name)?.wake();
-    },
-    async stop() {
-      await Promise.all([...running.values()].map((loop) => loop.stop()));
     },
   };
 }

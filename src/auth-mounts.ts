@@ -1,4 +1,3 @@
-import { join } from "node:path";
 import { Access } from "../gen/callora/policy/v1/policy_pb.ts";
 import type { AuthDeps } from "./accounts/auth.ts";
 import { authHandler } from "./accounts/auth-handler.ts";
@@ -6,11 +5,11 @@ import { createAuthMails } from "./accounts/auth-mails.ts";
 import { authSecret, createAuthRequests } from "./accounts/auth-request.ts";
 import { authRoutes } from "./accounts/auth-routes.ts";
 import { cookieReader } from "./accounts/cookie-reader.ts";
-import { createCookieSessions } from "./accounts/cookie-session.ts";
 import type { Lockout } from "./accounts/lockout.ts";
-import { createNoMailer, createOutbox, type Mailer } from "./accounts/mail.ts";
+import type { Mailer } from "./accounts/mail.ts";
 import type { PasswordHasher } from "./accounts/password.ts";
 import type { CredentialReader } from "./accounts/people.ts";
+import type { Sessions } from "./accounts/session-memory.ts";
 import type { Config } from "./config.ts";
 import type { Database } from "./db/database.ts";
 import type { Trust } from "./db/trust.ts";
@@ -24,7 +23,9 @@ interface Deps {
   secretKey: string;
   db: Database;
   trust: Trust;
+  sessions: Sessions;
   passwords: PasswordHasher;
+  mail: Mailer;
   lockout: Lockout;
   log: Logger;
   now: () => Date;
@@ -34,7 +35,7 @@ interface Deps {
 
 /** The routes of better-auth, and who their session cookie stands for. */
 export function authMounts(deps: Deps): { mounts: Mount[]; reader: CredentialReader } {
-  const { config, db, trust, lockout, now, boundPort } = deps;
+  const { config, db, trust, sessions, lockout, now, boundPort } = deps;
   const requests = createAuthRequests();
   const url = () => ownUrl(config, boundPort());
   const secret = authSecret(deps.secretKey);
@@ -62,7 +63,6 @@ export function authMounts(deps: Deps): { mounts: Mount[]; reader: CredentialRea
     }),
   );
   const isSecure = () => url().startsWith("https:");
-  const sessions = createCookieSessions({ db, trust });
   return { mounts, reader: cookieReader({ sessions, secret, isSecure, origins, now }) };
 }
 
@@ -76,7 +76,7 @@ function toAuthDeps(
     trust,
     requests,
     passwords,
-    mails: createAuthMails(createMailer(deps)),
+    mails: createAuthMails(deps.mail),
     github: config.github,
     secret,
     url: ownUrl(config, boundPort()),
@@ -89,21 +89,6 @@ function toAuthDeps(
         ...(err === undefined ? {} : { err }),
       }),
   };
-}
-
-/** In production nothing is put into files that nobody asked for: mail that cannot be sent is not kept. */
-function createMailer({ config, log, now }: Deps): Mailer {
-  if (config.environment === "production") {
-    const onMail = ({ subject }: { subject: string }) =>
-      log.warn("Cannot send a mail: no mailer is configured", { reason: subject });
-    return createNoMailer({ onMail });
-  }
-  return createOutbox({
-    directory: join(config.dataDir, "outbox"),
-    now,
-    onMail: ({ subject, file }) =>
-      log.info("Put a mail into the outbox", { reason: subject, file }),
-  });
 }
 
 /** Mail addresses are nobody's business but their owners'. */

@@ -2,6 +2,7 @@ import { createPrivateKey, randomBytes, randomInt, X509Certificate } from "node:
 import { readFileSync } from "node:fs";
 import ipaddr from "ipaddr.js";
 import { z } from "zod";
+import type { ExternalIssuer } from "./accounts/external.ts";
 
 /** A key that seals stored credentials. */
 export interface EncryptionKey {
@@ -150,6 +151,45 @@ const pemReaders = {
   certificate: (pem: string) => new X509Certificate(pem),
   "private key": (pem: string) => createPrivateKey(pem),
 };
+
+const issuerUrl = z.url({ protocol: /^https?$/, error: "must be a URL" }).max(1_000);
+
+const issuerList = z
+  .array(
+    z.strictObject({
+      issuer: issuerUrl,
+      audience: z.string().min(1).max(1_000),
+      kind: z.enum(["oidc", "clerk"]).default("oidc"),
+      jwksUrl: issuerUrl.optional(),
+    }),
+  )
+  .max(20);
+
+/** A JSON list of issuers of tokens. Empty counts as not set. */
+export function externalIssuers() {
+  const message =
+    'must be a JSON list: [{"issuer": "https://...", "audience": "...", "kind": "oidc" or "clerk"}]';
+  return z
+    .string()
+    .transform((value, context): ExternalIssuer[] => {
+      const parsed = issuerList.safeParse(value.trim() === "" ? [] : parseJson(value));
+      const names = new Set(parsed.data?.map(({ issuer }) => issuer));
+      if (!parsed.success || names.size < parsed.data.length) {
+        context.addIssue({ code: "custom", message });
+        return z.NEVER;
+      }
+      return parsed.data.map(({ jwksUrl, ...rest }) => ({ ...rest, jwksUrl }));
+    })
+    .optional();
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
 
 const itemsMax = 1_000;
 

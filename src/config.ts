@@ -1,9 +1,11 @@
 import { createPrivateKey, X509Certificate } from "node:crypto";
 import { isIP } from "node:net";
 import type { z } from "zod";
+import type { ExternalIssuer } from "./accounts/external.ts";
 import {
   type EncryptionKey,
   encryptionKeys,
+  externalIssuers,
   flag,
   longText,
   networks,
@@ -73,6 +75,8 @@ export interface Config {
         readonly apiUrl: string;
       }
     | undefined;
+  /** Who else may say who somebody is. */
+  readonly externalIssuers: readonly ExternalIssuer[];
   readonly admin: { readonly username: string; readonly password: string | undefined };
   readonly stellar: {
     readonly network: "embedded" | "testnet" | "public";
@@ -86,6 +90,10 @@ export interface Config {
     readonly assetIssuer: string | undefined;
     /** 0: any free one. */
     readonly devnetPort: number;
+    /** The domain that wallets sign in to. */
+    readonly homeDomain: string;
+    /** Signs the challenges of wallets. Undefined: nobody signs in by wallet, but in development. */
+    readonly webAuthSecret: string | undefined;
   };
   readonly platformFeeBasisPoints: number;
   readonly gateway: {
@@ -143,6 +151,9 @@ const variables = {
   STELLAR_ASSET_CODE: text(/^[A-Za-z0-9]{1,12}$/, "1 to 12 letters and digits"),
   STELLAR_ASSET_ISSUER: stellarKey("G"),
   STELLAR_DEVNET_PORT: wholeNumber(0, 65_535, 0),
+  STELLAR_HOME_DOMAIN: text(/^[A-Za-z0-9.:-]{1,253}$/, "a domain, with a port if need be"),
+  STELLAR_WEB_AUTH_SECRET: stellarKey("S"),
+  EXTERNAL_ISSUERS: externalIssuers(),
   PLATFORM_FEE_BASIS_POINTS: wholeNumber(0, 10_000, 1000),
   GATEWAY_ALLOW_PRIVATE_UPSTREAMS: networks(),
   GATEWAY_UPSTREAM_TIMEOUT_MS: wholeNumber(1, 600_000, 30_000),
@@ -252,6 +263,12 @@ function rules(values: Partial<Values>): [Name, string][] {
     check("STELLAR_ASSET_ISSUER", values.STELLAR_ASSET_ISSUER !== undefined, problem);
   }
   problems.push(...tlsRules(values), ...githubRules(values));
+  const challengeKey = values.STELLAR_WEB_AUTH_SECRET;
+  if (challengeKey !== undefined) {
+    const paying = [values.STELLAR_TREASURY_SECRET, values.STELLAR_CHANNEL_SECRET];
+    const problem = "must be another key than those that pay";
+    check("STELLAR_WEB_AUTH_SECRET", !paying.includes(challengeKey), problem);
+  }
   if (values.CALLORA_DEV_USER_HEADER) {
     const problem = "is only for a HOST that is a loopback address";
     check("CALLORA_DEV_USER_HEADER", isProduction || isLoopback(values.HOST), problem);
@@ -306,6 +323,9 @@ function productionRules(values: Partial<Values>): [Name, string][] {
   }
   for (const name of ["STELLAR_TREASURY_SECRET", "STELLAR_CHANNEL_SECRET"] as const) {
     if (values[name] === undefined) problems.push([name, "must be set in production"]);
+  }
+  if (values.EXTERNAL_ISSUERS?.some(({ issuer }) => !issuer.startsWith("https:"))) {
+    problems.push(["EXTERNAL_ISSUERS", "must be https in production"]);
   }
   if (values.GATEWAY_ALLOW_PRIVATE_UPSTREAMS?.length) {
     const problem = "must be empty in production: it opens private addresses";
@@ -362,6 +382,7 @@ function toConfig(values: Values): Config {
       metricsApiKey: values.METRICS_API_KEY,
     },
     github: toGithub(values),
+    externalIssuers: values.EXTERNAL_ISSUERS ?? [],
     admin: {
       username: values.CALLORA_ADMIN_USERNAME ?? "admin",
       password: values.CALLORA_ADMIN_PASSWORD,
@@ -375,6 +396,8 @@ function toConfig(values: Values): Config {
       assetCode: values.STELLAR_ASSET_CODE ?? "USDC",
       assetIssuer: values.STELLAR_ASSET_ISSUER,
       devnetPort: values.STELLAR_DEVNET_PORT,
+      homeDomain: values.STELLAR_HOME_DOMAIN ?? "localhost",
+      webAuthSecret: values.STELLAR_WEB_AUTH_SECRET,
     },
     platformFeeBasisPoints: values.PLATFORM_FEE_BASIS_POINTS,
     gateway: {

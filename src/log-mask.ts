@@ -21,7 +21,7 @@ const patterns: readonly (readonly [RegExp, string])[] = [
   [/eyJ[\w-]{8,}(?:\.[\w-]*){0,4}/g, mask],
   // Callora's keys and tokens.
   [/(ck_live_|ck_test_)\w{4,}/gi, `$1${mask}`],
-  [/(ora_|ef_|whsec_)[\w-]{16,}/g, `$1${mask}`],
+  [/(ora_|svc_|civ_|ef_|whsec_)[\w-]{16,}/g, `$1${mask}`],
   // Providers' keys.
   [/((?:sk|pk|rk|rzp)_(?:live|test)_)\w+/g, `$1${mask}`],
   [/(?:\b|(?<=\\[nrt]))(sk|xox[a-z]|gh[a-z]|SG|AKIA|AIza)([-_.]?)[\w.-]{16,}/g, `$1$2${mask}`],

@@ -3,11 +3,12 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import { expect } from "vitest";
 import { AuthService } from "../gen/callora/accounts/v1/auth_service_pb.ts";
 import { PlatformRole, UserService } from "../gen/callora/accounts/v1/user_service_pb.ts";
-import { deleteExpiredSessions } from "../src/accounts/store.ts";
+import { deleteExpiredSessions } from "../src/accounts/session-store.ts";
 import { must, password, startTestApp } from "./support/app.ts";
 import { newPerson } from "./support/people.ts";
 import { asSuperuser } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
+import { makeSession } from "./support/tokens.ts";
 
 type App = Awaited<ReturnType<typeof startTestApp>>;
 
@@ -23,7 +24,7 @@ test("whoever was created can sign in, and see who they are", async () => {
     .passwordLogin({ username: username.toUpperCase(), password });
 
   const me = await app.client(AuthService, login.accessToken).getMe({});
-  expect(login).toMatchObject({ tokenType: "bearer", expiresIn: 43_200 });
+  expect(login).toMatchObject({ tokenType: "bearer", expiresIn: 900 });
   expect(me.user).toEqual(user);
   expect(me.user).toMatchObject({ username, role: PlatformRole.DEVELOPER });
 });
@@ -73,7 +74,8 @@ test("one address signs in only a few times a minute, whatever the name", async 
 
 test("a session ends with its time, and its row goes", async ({ app }) => {
   const me = await newPerson(app.db);
-  const auth = app.client(AuthService, me.token);
+  const { token } = await makeSession(app.db, me);
+  const auth = app.client(AuthService, token);
   await expect(auth.getMe({})).resolves.toBeDefined();
 
   await asSuperuser(app, (client) =>
@@ -87,6 +89,7 @@ test("a session ends with its time, and its row goes", async ({ app }) => {
 
 test("cleaning up leaves sessions that last", async ({ app }) => {
   const me = await newPerson(app.db);
+  await makeSession(app.db, me);
 
   await app.db.systemTransaction((tx) => deleteExpiredSessions(tx, new Date()));
 
@@ -104,7 +107,7 @@ test("a deactivated person is out at once", async ({ app }) => {
   await expect(outcome).rejects.toMatchObject({ code: Code.Unauthenticated });
 });
 
-test("the database holds neither passwords nor session tokens", async ({ app }) => {
+test("the database holds neither passwords nor tokens", async ({ app }) => {
   const { user } = await createUser(app, { username: newName() });
   const me = await newPerson(app.db);
   const hash = createHash("sha256").update(me.token).digest();
@@ -115,16 +118,20 @@ test("the database holds neither passwords nor session tokens", async ({ app }) 
         must(user).id,
       ])
     ).rows,
-    sessions: (
-      await client.query("select token_hash from sessions where user_id = $1", [me.userId])
+    tokens: (
+      await client.query(
+        `select token_hash from api_token_directory as listed
+         join api_tokens on api_tokens.id = listed.token_id where user_id = $1`,
+        [me.userId],
+      )
     ).rows,
   }));
 
   expect(stored.users[0].password_hash).toMatch(/^\$argon2id\$v=19\$m=19456,t=2,p=1\$/);
-  expect(stored.sessions).toEqual([{ token_hash: hash }]);
+  expect(stored.tokens).toEqual([{ token_hash: hash }]);
 });
 
-test.for(["", "cs_", `cs_${"A".repeat(43)}`, `cs_${"A".repeat(42)}'`, "ck_live_x", "null"])(
+test.for(["", "ora_", `ora_${"A".repeat(43)}`, `ora_${"A".repeat(42)}'`, `svc_${"A".repeat(43)}`])(
   "the token %j signs nobody in",
   async (token, { app }) => {
     const outcome = app.client(AuthService, token).getMe({});

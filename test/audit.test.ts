@@ -1,9 +1,11 @@
 import { randomUUID } from "node:crypto";
 import { Code } from "@connectrpc/connect";
-import { Keypair } from "@stellar/stellar-sdk";
+import { Keypair, Transaction } from "@stellar/stellar-sdk";
 import pg from "pg";
 import { expect } from "vitest";
+import { AccountService, MemberRole } from "../gen/callora/accounts/v1/account_service_pb.ts";
 import { AuthService } from "../gen/callora/accounts/v1/auth_service_pb.ts";
+import { ServiceTokenService } from "../gen/callora/accounts/v1/service_token_service_pb.ts";
 import { UserService } from "../gen/callora/accounts/v1/user_service_pb.ts";
 import {
   type AuditLog,
@@ -18,11 +20,16 @@ import { RouterKeyService } from "../gen/callora/keys/v1/router_key_service_pb.t
 import { LimitService } from "../gen/callora/limits/v1/limit_service_pb.ts";
 import { RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
+import { insertIdentity } from "../src/accounts/identity-store.ts";
+import { insertMember } from "../src/accounts/member-store.ts";
+import { createWalletAuth, deriveSigningSecret, walletIssuer } from "../src/accounts/wallet.ts";
 import { methodName, methodPolicy } from "../src/rpc/policy.ts";
 import { must, type Person, password, startTestApp } from "./support/app.ts";
 import { contractMethods } from "./support/contract.ts";
+import { secretKey } from "./support/secret.ts";
 import { asSuperuser } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
+import { makeServiceToken, makeSession } from "./support/tokens.ts";
 
 type App = Awaited<ReturnType<typeof startTestApp>>;
 type Options = { headers: Record<string, string> };
@@ -35,20 +42,149 @@ interface Deed {
   row: { table: string; where: string; value: unknown };
 }
 
+const sessionDeed = deed("sessions", "session");
+const tokenDeed = deed("api_tokens", "token");
+const userDeed = deed("users", "user");
+const invitationDeed = deed("invitations", "invitation");
+
 const slug = () => `a${randomUUID().slice(0, 12)}`;
 const unknownApi = "api_00000000000000000000000000";
 
 /** A successful call of each audited method. */
-const deeds: Readonly<Record<string, (app: App, options: Options) => Promise<Deed>>> = {
+type Deeds = Readonly<Record<string, (app: App, options: Options) => Promise<Deed>>>;
+
+const peopleDeeds: Deeds = {
+  "accounts.v1.AuthService/Login": async (app, options) => {
+    const actor = await app.person();
+    await app.client(AuthService).login({ username: actor.username, password }, options);
+    return { actor, resource: "auth/session", row: lastSession(actor.id) };
+  },
+  "accounts.v1.AuthService/WalletLogin": async (app, options) => {
+    const wallet = Keypair.random();
+    const actor = await app.person();
+    const { accountId, id: userId } = actor;
+    const { passphrase } = app.network;
+    const identity = { issuer: walletIssuer(passphrase), subject: wallet.publicKey() };
+    await app.db.systemTransaction((tx) => insertIdentity(tx, identity, { accountId, userId }));
+    const challenges = createWalletAuth({
+      network: app.network,
+      signingSecret: deriveSigningSecret(secretKey),
+      homeDomain: "localhost",
+    });
+    const tx = new Transaction(await challenges.challenge(wallet.publicKey()), passphrase);
+    tx.sign(wallet);
+    await app.client(AuthService).walletLogin({ transaction: tx.toXdr() }, options);
+    return { actor, resource: "auth/session", row: lastSession(userId) };
+  },
+  "accounts.v1.AuthService/SignOut": async (app, options) => {
+    const { actor, session } = await makeSessionOf(app);
+    await app.client(AuthService, session.token).signOut({}, options);
+    return sessionDeed(actor, session.id);
+  },
+  "accounts.v1.AuthService/RevokeSession": async (app, options) => {
+    const { actor, session } = await makeSessionOf(app);
+    const request = { sessionId: session.id };
+    await app.client(AuthService, actor.token).revokeSession(request, options);
+    return sessionDeed(actor, session.id);
+  },
+  "accounts.v1.AuthService/CreateToken": async (app, options) => {
+    const actor = await app.person();
+    const { id } = await app.client(AuthService, actor.token).createToken({ name: "x" }, options);
+    return tokenDeed(actor, id);
+  },
+  "accounts.v1.AuthService/RevokeToken": async (app, options) => {
+    const actor = await app.person();
+    const auth = app.client(AuthService, actor.token);
+    const { id: tokenId } = await auth.createToken({ name: "x" });
+    await auth.revokeToken({ tokenId }, options);
+    return tokenDeed(actor, tokenId);
+  },
+  "accounts.v1.UserService/UpdateUser": async (app, options) => {
+    const [actor, { id: userId }] = [await app.admin(), await app.person()];
+    const request = { userId, username: slug() };
+    await app.client(UserService, actor.token).updateUser(request, options);
+    return userDeed(actor, userId);
+  },
+  "accounts.v1.UserService/DeactivateUser": async (app, options) => {
+    const [actor, { id: userId }] = [await app.admin(), await app.person()];
+    await app.client(UserService, actor.token).deactivateUser({ userId }, options);
+    return userDeed(actor, userId);
+  },
+  "accounts.v1.UserService/SetUserRole": async (app, options) => {
+    const [actor, { id: userId }] = [await app.admin(), await app.person()];
+    const request = { userId, role: "developer" };
+    await app.client(UserService, actor.token).setUserRole(request, options);
+    return userDeed(actor, userId);
+  },
+  "accounts.v1.UserService/RevokeUserToken": async (app, options) => {
+    const [actor, { id: userId, token }] = [await app.admin(), await app.person()];
+    const { id: tokenId } = await app.client(AuthService, token).createToken({ name: "x" });
+    await app.client(UserService, actor.token).revokeUserToken({ userId, tokenId }, options);
+    return tokenDeed(actor, tokenId);
+  },
+  "accounts.v1.AccountService/UpdateAccount": async (app, options) => {
+    const actor = await app.person();
+    await app.client(AccountService, actor.token).updateAccount({ name: "New" }, options);
+    const row = { table: "accounts", where: "account_id = $1", value: actor.accountId };
+    return { actor, resource: `account:${actor.accountId}`, row };
+  },
+  "accounts.v1.AccountService/SetMemberRole": async (app, options) => {
+    const [actor, { id: userId }] = [await app.person(), await app.person()];
+    await addMember(app, actor.accountId, userId);
+    const request = { userId, role: MemberRole.ADMIN };
+    await app.client(AccountService, actor.token).setMemberRole(request, options);
+    return memberDeed(actor, userId);
+  },
+  "accounts.v1.AccountService/RemoveMember": async (app, options) => {
+    const [actor, { id: userId }] = [await app.person(), await app.person()];
+    await addMember(app, actor.accountId, userId);
+    await app.client(AccountService, actor.token).removeMember({ userId }, options);
+    return memberDeed(actor, userId);
+  },
+  "accounts.v1.AccountService/CreateInvitation": async (app, options) => {
+    const actor = await app.person();
+    const request = { email: `${slug()}@x.example`, role: MemberRole.VIEWER };
+    const client = app.client(AccountService, actor.token);
+    return invitationDeed(
+      actor,
+      must((await client.createInvitation(request, options)).invitation).id,
+    );
+  },
+  "accounts.v1.AccountService/RevokeInvitation": async (app, options) => {
+    const actor = await app.person();
+    const client = app.client(AccountService, actor.token);
+    const request = { email: `${slug()}@x.example`, role: MemberRole.VIEWER };
+    const { id: invitationId } = must((await client.createInvitation(request)).invitation);
+    await client.revokeInvitation({ invitationId }, options);
+    return invitationDeed(actor, invitationId);
+  },
+  "accounts.v1.AccountService/AcceptInvitation": async (app, options) => {
+    const [owner, guest] = [await app.person(), await app.person()];
+    const email = `${slug()}@x.example`;
+    const { invitation } = await app
+      .client(AccountService, owner.token)
+      .createInvitation({ email, role: MemberRole.VIEWER });
+    const mail = must(app.mails.find(({ to }) => to === email));
+    const token = must(/civ_[\w-]{43}/.exec(mail.text)?.[0]);
+    await app.client(AccountService, guest.token).acceptInvitation({ token }, options);
+    const actor = { ...guest, accountId: owner.accountId };
+    return invitationDeed(actor, must(invitation).id);
+  },
+  "accounts.v1.ServiceTokenService/RevokeServiceToken": async (app, options) => {
+    const actor = await app.admin();
+    const { id: serviceTokenId } = await makeServiceToken(app.db, ["keys.verify"]);
+    const client = app.client(ServiceTokenService, actor.token);
+    await client.revokeServiceToken({ serviceTokenId }, options);
+    const row = { table: "service_tokens", where: "id = $1", value: serviceTokenId };
+    return { actor, resource: `service_token:${serviceTokenId}`, row };
+  },
+};
+
+const deeds: Deeds = {
   "accounts.v1.AuthService/PasswordLogin": async (app, options) => {
     const actor = await app.person();
     await app.client(AuthService).passwordLogin({ username: actor.username, password }, options);
-    const row = {
-      table: "sessions",
-      where: "created_at = (select max(created_at) from sessions where user_id = $1)",
-      value: actor.id,
-    };
-    return { actor, resource: "auth/session", row };
+    return { actor, resource: "auth/session", row: lastSession(actor.id) };
   },
   "accounts.v1.UserService/CreateUser": async (app, options) => {
     const actor = await app.admin();
@@ -57,6 +193,7 @@ const deeds: Readonly<Record<string, (app: App, options: Options) => Promise<Dee
     const { id } = must(user);
     return { actor, resource: `user:${id}`, row: { table: "users", where: "id = $1", value: id } };
   },
+  ...peopleDeeds,
   "catalog.v1.CatalogService/CreateApi": async (app, options) => {
     const actor = await app.person("DEVELOPER");
     const draft = { name: "x", slug: slug(), upstreamUrl: "http://127.0.0.1:9" };
@@ -407,6 +544,14 @@ test("no secret reaches the audit log, the log or an error", async () => {
   const api = await app.api(await app.person("DEVELOPER"));
   const token = plant(await app.signIn(person.username));
   const key = plant(await app.key({ ...person, token }, api.id));
+  const made = await app.client(AuthService, token).createToken({ name: "planted" });
+  plant(made.token);
+  const service = plant((await makeServiceToken(app.db, ["keys.verify"])).token);
+  for (const credential of [made.token, service, `${token}x`, `${service}x`]) {
+    await fetch(`${app.url}/api/v1/auth/me?token=${credential}`, {
+      headers: { authorization: `Bearer ${credential}`, cookie: `s=${credential}` },
+    });
+  }
   const planted = plant(`planted-${randomUUID()}`);
   const login = { username: person.username, password: planted };
   const loginPath = "/callora.accounts.v1.AuthService/PasswordLogin";
@@ -448,6 +593,38 @@ test("no secret reaches the audit log, the log or an error", async () => {
     }
   }
 });
+
+async function makeSessionOf(app: App) {
+  const actor = await app.person();
+  const { accountId, id: userId } = actor;
+  return { actor, session: await makeSession(app.db, { accountId, userId }) };
+}
+
+async function addMember(app: App, accountId: string, userId: string): Promise<void> {
+  await app.db.systemTransaction((tx) => insertMember(tx, { accountId, userId, role: "member" }));
+}
+
+function lastSession(userId: string): Deed["row"] {
+  const where = "created_at = (select max(created_at) from sessions where user_id = $1)";
+  return { table: "sessions", where, value: userId };
+}
+
+function deed(table: string, kind: string) {
+  return (actor: Person, id: string): Deed => ({
+    actor,
+    resource: `${kind}:${id}`,
+    row: { table, where: "id = $1", value: id },
+  });
+}
+
+function memberDeed(actor: Person, userId: string): Deed {
+  const row = {
+    table: "members",
+    where: `account_id = '${actor.accountId}' and user_id = $1`,
+    value: userId,
+  };
+  return { actor, resource: `member:${userId}`, row };
+}
 
 function apiDeed(actor: Person, id: string): Deed {
   return { actor, resource: `api:${id}`, row: { table: "apis", where: "id = $1", value: id } };

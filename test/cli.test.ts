@@ -1,15 +1,16 @@
 import { execFile } from "node:child_process";
-import { randomBytes } from "node:crypto";
 import { mkdir, readdir, readFile, stat, symlink } from "node:fs/promises";
 import { join } from "node:path";
 import { Keypair } from "@stellar/stellar-sdk/base";
 import { test as base, expect, inject } from "vitest";
 import { AuthService } from "../gen/callora/accounts/v1/auth_service_pb.ts";
+import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
+import { VerifyCode } from "../gen/callora/keys/v1/verification_pb.ts";
+import { findLogin } from "../src/accounts/login-store.ts";
 import { createPasswordHasher } from "../src/accounts/password.ts";
-import { findLogin, insertSession } from "../src/accounts/store.ts";
+import { openSession } from "../src/accounts/session.ts";
 import type { Database } from "../src/db/database.ts";
 import { type Kind, postTransfers } from "../src/ledger/store.ts";
-import { newId } from "../src/lib/id.ts";
 import { openDatabase } from "../src/server.ts";
 import { upsertAddress } from "../src/settlement/store.ts";
 import { openNetwork } from "../src/stellar/network.ts";
@@ -18,6 +19,7 @@ import { createDatabase } from "./support/cluster.ts";
 import { callora, makeDataDir } from "./support/process.ts";
 import { queryAll } from "./support/query.ts";
 import { test as withApp } from "./support/test.ts";
+import { makeToken } from "./support/tokens.ts";
 
 const timeout = 60_000;
 
@@ -184,19 +186,24 @@ test("admin create makes somebody who may sign in, once", { timeout }, async ({ 
   expect(audit).toEqual([{ action: "user.create", actor_user_id: "cli" }]);
 });
 
-test("admin reset gives a new password once, and ends all sessions", { timeout }, async ({
-  place,
-}) => {
+test("admin reset gives a new password once, and ends all sessions and tokens", {
+  timeout,
+}, async ({ place }) => {
   await place.run("admin", "create", "--username", "ada", "--role", "admin");
   const before = must(await place.db.systemTransaction((tx) => findLogin(tx, "ada")));
-  const session = { id: newId("ses", new Date()), tokenHash: randomBytes(32), userId: before.id };
-  await place.db.systemTransaction((tx) =>
-    insertSession(tx, {
-      ...session,
-      accountId: before.account_id,
-      expireAt: new Date(Date.now() + 60_000),
-    }),
-  );
+  const owner = { accountId: before.account_id, userId: before.id };
+  await makeToken(place.db, owner);
+  for (const method of ["password", "cookie"] as const) {
+    const session = { ...owner, method, ip: "", now: new Date() };
+    await place.db.systemTransaction((tx) => openSession(tx, session));
+  }
+  const live = () =>
+    queryAll(
+      place.superuser,
+      `select 'session' as kind from sessions where revoked_at is null
+       union all select 'token' from api_tokens where revoked_at is null order by kind`,
+    );
+  expect(await live()).toEqual([{ kind: "session" }, { kind: "session" }, { kind: "token" }]);
 
   const reset = await place.run("admin", "reset", "ADA");
   const unknown = await place.run("admin", "reset", "grace");
@@ -210,7 +217,7 @@ test("admin reset gives a new password once, and ends all sessions", { timeout }
   const hasher = createPasswordHasher();
   expect(await hasher.verify(password, must(after.password_hash))).toBe(true);
   expect(await hasher.verify(password, must(before.password_hash))).toBe(false);
-  expect(await queryAll(place.superuser, "select id from sessions")).toEqual([]);
+  expect(await live()).toEqual([]);
   const audit = await queryAll(
     place.superuser,
     "select action, resource, actor_user_id, account_id from audit_logs order by id desc limit 1",
@@ -258,6 +265,28 @@ withApp("keys create makes a key that works", { timeout }, async ({ app }) => {
   expect(unknown.stderr).toBe('Cannot create a key: there is no published API "no-such-api"\n');
 });
 
+withApp("services create makes a token that works", { timeout }, async ({ app }) => {
+  await using dir = await makeDataDir();
+  const { app: url, owner, worker } = app.urls;
+  const env = { DATABASE_URL: url, DATABASE_MIGRATE_URL: owner, DATABASE_WORKER_URL: worker };
+  const create = (...args: string[]) =>
+    callora(["services", "create", ...args], { dataDir: dir.path, env });
+
+  const made = await create("edge", "--scope", "keys.verify", "--scope", "usage.record");
+  const wrong = await create("edge", "--scope", "everything");
+
+  const [token = ""] = /svc_[\w-]{43}/.exec(made.stdout) ?? [];
+  const { code } = await app.client(KeyService, token).verifyKey({ secret: "x" });
+  expect(code).toBe(VerifyCode.NOT_FOUND);
+  expect(wrong.code).toBe(2);
+  expect(wrong.stderr).toContain('"everything" is no scope');
+  const audit = await queryAll(
+    app.urls.superuser,
+    "select actor_user_id, detail from audit_logs where action = 'service_token.create'",
+  );
+  expect(audit).toEqual([{ actor_user_id: "cli", detail: "edge: keys.verify, usage.record" }]);
+});
+
 withApp(
   "routes lists what a server serves, and every RPC of the contract",
   { timeout },
@@ -301,6 +330,8 @@ test.for([
   { line: "migrate down --steps many" },
   { line: "migrate down --steps 1 --to 1" },
   { line: "keys create" },
+  { line: "services create edge" },
+  { line: "services create e!dge --scope keys.verify" },
 ])("callora $line is called wrongly: exit code 2", async ({ line }) => {
   const args = line.split(" ").filter((word) => word !== "");
 

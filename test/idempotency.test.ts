@@ -1,6 +1,8 @@
 import { randomUUID } from "node:crypto";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { expect } from "vitest";
+import { AccountService, MemberRole } from "../gen/callora/accounts/v1/account_service_pb.ts";
+import { AuthService } from "../gen/callora/accounts/v1/auth_service_pb.ts";
 import { CatalogService } from "../gen/callora/catalog/v1/catalog_service_pb.ts";
 import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
 import { Mode } from "../gen/callora/keys/v1/key_pb.ts";
@@ -52,6 +54,35 @@ const retryables: Readonly<Record<string, Retryable>> = {
         app
           .client(CatalogService, me.token)
           .createApi({ requestId, ...draft, callNanos: other ? 2n : 1n }, options(header));
+    },
+  },
+  CreateToken: {
+    role: "developer",
+    effects: "select count(*) from api_tokens where name like 'retried%'",
+    async prepare(app, me) {
+      return async ({ requestId = "", header, other }) => {
+        const request = { requestId, name: other ? "retried, other" : "retried" };
+        const { token: secret, ...rest } = await app
+          .client(AuthService, me.token)
+          .createToken(request, options(header));
+        return { ...rest, secret };
+      };
+    },
+  },
+  CreateInvitation: {
+    role: "developer",
+    effects: "select count(*) from invitations",
+    async prepare(app, me) {
+      const email = `${randomUUID()}@x.example`;
+      return ({ requestId = "", header, other }) =>
+        app.client(AccountService, me.token).createInvitation(
+          {
+            requestId,
+            email,
+            role: other ? MemberRole.ADMIN : MemberRole.VIEWER,
+          },
+          options(header),
+        );
     },
   },
   GrantCredits: {

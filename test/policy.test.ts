@@ -3,15 +3,25 @@ import type { DescMethod } from "@bufbuild/protobuf";
 import { MethodOptions_IdempotencyLevel } from "@bufbuild/protobuf/wkt";
 import { test as base, expect } from "vitest";
 import { Access, RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
+import { platformAccountId } from "../src/ledger/store.ts";
 import { methodName, methodPolicy } from "../src/rpc/policy.ts";
 import { type Person, startTestApp } from "./support/app.ts";
 import { contractMethods } from "./support/contract.ts";
 import { asSuperuser } from "./support/superuser.ts";
+import { makeServiceToken } from "./support/tokens.ts";
 
 type App = Awaited<ReturnType<typeof startTestApp>>;
 
 /** Who calls. Each role includes those before it. */
-const callerNames = ["nobody", "key", "user", "developer", "admin", "superAdmin"] as const;
+const callerNames = [
+  "nobody",
+  "key",
+  "service",
+  "user",
+  "developer",
+  "admin",
+  "superAdmin",
+] as const;
 
 type CallerName = (typeof callerNames)[number];
 
@@ -31,7 +41,7 @@ const admitted = {
   [Access.SUPER_ADMIN]: ["superAdmin"],
   [Access.API_KEY]: ["key"],
   [Access.USER_OR_API_KEY]: ["key", "user", "developer", "admin", "superAdmin"],
-  [Access.SERVICE]: ["admin", "superAdmin"],
+  [Access.SERVICE]: ["service", "admin", "superAdmin"],
   [Access.METRICS_KEY]: [],
   [Access.CREDENTIAL]: ["key", "user", "developer", "admin", "superAdmin"],
 } satisfies Record<Access, readonly CallerName[]>;
@@ -217,6 +227,7 @@ async function makeCallers(app: App): Promise<Record<CallerName, Caller>> {
     const { rows } = await client.query("select id from api_keys");
     return String(rows[0].id);
   });
+  const service = await makeServiceToken(app.db, ["keys.verify", "usage.record"]);
   const toCaller = ({ token, id, accountId }: Person): Caller => ({
     headers: { authorization: `Bearer ${token}` },
     id,
@@ -225,6 +236,11 @@ async function makeCallers(app: App): Promise<Record<CallerName, Caller>> {
   return {
     nobody: { headers: {}, id: "", accountId: "" },
     key: { headers: { "x-api-key": secret }, id: keyId, accountId: user.accountId },
+    service: {
+      headers: { authorization: `Bearer ${service.token}` },
+      id: service.id,
+      accountId: platformAccountId,
+    },
     user: toCaller(user),
     developer: toCaller(developer),
     admin: toCaller(admin),

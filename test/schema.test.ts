@@ -19,8 +19,12 @@ const directoryTables: Readonly<Record<string, string>> = {
   router_key_directory: "whose a router key's hash is",
   user_directory: "whose a name is",
   email_directory: "whose a mail address is",
-  person_directory: "whose a person's id is",
+  person_directory: "whose own account a person's is",
+  member_directory: "which accounts a person is a member of",
+  invitation_directory: "whose an invitation's token's hash is",
   sessions: "whose a session is, by its id or the hash of its token",
+  api_token_directory: "whose an API token's hash is",
+  user_identities: "whose a subject of another issuer is",
   api_directory: "whose an API's id is",
   api_slugs: "whose a slug is",
 };
@@ -41,6 +45,8 @@ const workerTables: Readonly<Record<string, string>> = {
   settlement_attempt_payouts: "a transaction of the chain pays many accounts",
   encryption_keys: "a key seals for all accounts",
   processes: "one row for each process of the server",
+  wallet_challenges: "a challenge is used before it is known by whom",
+  service_tokens: "services belong to the platform",
 };
 
 /** Tables that every account's changes count in, and that hold nothing of any account. */

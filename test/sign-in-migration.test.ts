@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { expect, inject, test } from "vitest";
+import { findLogin } from "../src/accounts/login-store.ts";
 import { createPasswordHasher } from "../src/accounts/password.ts";
-import { findLogin } from "../src/accounts/store.ts";
 import { migrateDown, migrateUp } from "../src/db/migrate.ts";
 import { newId } from "../src/lib/id.ts";
 import { openDatabase } from "../src/server.ts";

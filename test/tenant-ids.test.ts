@@ -1,8 +1,12 @@
 import { randomBytes } from "node:crypto";
-import { Code, ConnectError } from "@connectrpc/connect";
+import { type Client, Code, ConnectError } from "@connectrpc/connect";
 import { sql } from "slonik";
 import { expect } from "vitest";
 import { z } from "zod";
+import { AccountService, MemberRole } from "../gen/callora/accounts/v1/account_service_pb.ts";
+import { AuthService } from "../gen/callora/accounts/v1/auth_service_pb.ts";
+import { ServiceTokenService } from "../gen/callora/accounts/v1/service_token_service_pb.ts";
+import { UserService } from "../gen/callora/accounts/v1/user_service_pb.ts";
 import { AnalyticsService } from "../gen/callora/analytics/v1/analytics_service_pb.ts";
 import { AuditService } from "../gen/callora/audit/v1/audit_service_pb.ts";
 import { CatalogService } from "../gen/callora/catalog/v1/catalog_service_pb.ts";
@@ -18,6 +22,7 @@ import { must, type Person, type startTestApp } from "./support/app.ts";
 import { asSuperuser } from "./support/superuser.ts";
 import { tenantRows } from "./support/tenant-rows.ts";
 import { test as base } from "./support/test.ts";
+import { makeServiceToken, makeSession } from "./support/tokens.ts";
 
 type App = Awaited<ReturnType<typeof startTestApp>>;
 
@@ -43,12 +48,91 @@ interface Target {
   keyId: string;
   keySecret: string;
   settlementId: string;
+  sessionId: string;
+  tokenId: string;
+  invitationId: string;
+  serviceTokenId: string;
 }
 
 type Attempt = (call: { app: App; me: Person; target: Target }) => Promise<unknown>;
 
 /** What each RPC that takes an id answers for another tenant's: a code, or an answer that tells nothing. */
 const attempts: Readonly<Record<string, { expected: Code | object; attempt: Attempt }>> = {
+  "accounts.v1.AuthService/Login": {
+    expected: Code.Unauthenticated,
+    attempt: ({ app, me, target: { person } }) =>
+      app.client(AuthService, me.token).login({ userId: person.id }),
+  },
+  "accounts.v1.AuthService/RevokeSession": {
+    expected: Code.NotFound,
+    attempt: ({ app, me, target: { sessionId } }) =>
+      app.client(AuthService, me.token).revokeSession({ sessionId }),
+  },
+  "accounts.v1.AuthService/RevokeToken": {
+    expected: Code.NotFound,
+    attempt: ({ app, me, target: { tokenId } }) =>
+      app.client(AuthService, me.token).revokeToken({ tokenId }),
+  },
+  ...Object.fromEntries(
+    (
+      [
+        ["GetUser", (client, { person: { id: userId } }) => client.getUser({ userId })],
+        [
+          "UpdateUser",
+          (client, { person: { id: userId } }) => client.updateUser({ userId, isActive: false }),
+        ],
+        [
+          "DeactivateUser",
+          (client, { person: { id: userId } }) => client.deactivateUser({ userId }),
+        ],
+        [
+          "ListUserTokens",
+          (client, { person: { id: userId } }) => client.listUserTokens({ userId }),
+        ],
+        [
+          "RevokeUserToken",
+          (client, { person: { id: userId }, tokenId }) =>
+            client.revokeUserToken({ userId, tokenId }),
+        ],
+        [
+          "SetUserRole",
+          (client, { person: { id: userId } }) => client.setUserRole({ userId, role: "user" }),
+        ],
+      ] satisfies [
+        string,
+        (client: Client<typeof UserService>, target: Target) => Promise<unknown>,
+      ][]
+    ).map(([name, attempt]) => [
+      `accounts.v1.UserService/${name}`,
+      {
+        expected: Code.PermissionDenied,
+        attempt: ({ app, me, target }: Parameters<Attempt>[0]) =>
+          attempt(app.client(UserService, me.token), target),
+      },
+    ]),
+  ),
+  "accounts.v1.AccountService/SetMemberRole": {
+    expected: Code.NotFound,
+    attempt: ({ app, me, target: { person } }) =>
+      app
+        .client(AccountService, me.token)
+        .setMemberRole({ userId: person.id, role: MemberRole.VIEWER }),
+  },
+  "accounts.v1.AccountService/RemoveMember": {
+    expected: Code.NotFound,
+    attempt: ({ app, me, target: { person } }) =>
+      app.client(AccountService, me.token).removeMember({ userId: person.id }),
+  },
+  "accounts.v1.AccountService/RevokeInvitation": {
+    expected: Code.NotFound,
+    attempt: ({ app, me, target: { invitationId } }) =>
+      app.client(AccountService, me.token).revokeInvitation({ invitationId }),
+  },
+  "accounts.v1.ServiceTokenService/RevokeServiceToken": {
+    expected: Code.PermissionDenied,
+    attempt: ({ app, me, target: { serviceTokenId } }) =>
+      app.client(ServiceTokenService, me.token).revokeServiceToken({ serviceTokenId }),
+  },
   "keys.v1.KeyService/GetKey": {
     expected: Code.NotFound,
     attempt: ({ app, me, target: { keyId } }) => app.client(KeyService, me.token).getKey({ keyId }),
@@ -195,6 +279,10 @@ const attempts: Readonly<Record<string, { expected: Code | object; attempt: Atte
 
 /** The services whose RPCs are looked through for ids. */
 const services = [
+  AuthService,
+  UserService,
+  AccountService,
+  ServiceTokenService,
   KeyService,
   CatalogService,
   CreditService,
@@ -285,16 +373,31 @@ async function makeTarget(app: App, person: Person): Promise<Target> {
   const { settlement } = await app.client(SettlementService, admin.token).runSettlement({});
   await app.applied();
   const ids = { draftId: must(api).id, apiId, keyId: must(key).id };
-  return { person, ...ids, keySecret: secret, settlementId: must(settlement).id };
+  const { accountId, id: userId, token } = person;
+  const session = await makeSession(app.db, { accountId, userId });
+  const made = await app.client(AuthService, token).createToken({ name: "theirs" });
+  const offer = { email: "somebody@x.example", role: MemberRole.VIEWER };
+  const { invitation } = await app.client(AccountService, token).createInvitation(offer);
+  return {
+    person,
+    ...ids,
+    keySecret: secret,
+    settlementId: must(settlement).id,
+    sessionId: session.id,
+    tokenId: made.id,
+    invitationId: must(invitation).id,
+    serviceTokenId: (await makeServiceToken(app.db, ["keys.verify"])).id,
+  };
 }
 
-/** All rows of an account but its sign-ins, as text. */
+/** All rows of an account as text, but for when a token was last used, which is written down later. */
 async function dumpOf(app: App, accountId: string): Promise<Record<string, string[]>> {
   const dump: Record<string, string[]> = {};
   await asSuperuser(app, async (client) => {
     for (const table of Object.keys(tenantRows)) {
       const found = await client.query(
-        `select row_data::text as line from ${table} as row_data where account_id = $1 order by 1`,
+        `select (to_jsonb(row_data) - 'last_used_at')::text as line
+         from ${table} as row_data where account_id = $1 order by 1`,
         [accountId],
       );
       dump[table] = found.rows.map(({ line }) => line);

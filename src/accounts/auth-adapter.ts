@@ -22,7 +22,7 @@ import {
 } from "./auth-store.ts";
 import { type AuthRow, type AuthTable, authTable } from "./auth-tables.ts";
 import { lateTransaction, type Statements, singleStatements } from "./late-transaction.ts";
-import { hashToken } from "./session.ts";
+import { hashToken } from "./token.ts";
 import { createUser } from "./users.ts";
 
 interface Deps {

@@ -3,7 +3,7 @@ import { z } from "zod";
 import type { Queries, Tx } from "../db/pool.ts";
 import { isId } from "../lib/id.ts";
 import { type AuthRow, type AuthTable, authTables } from "./auth-tables.ts";
-import { hashToken } from "./session.ts";
+import { hashToken } from "./token.ts";
 
 // better-auth asks in a language of its own: rows of a model where fields are equal to or less than values. These
 // functions put that into SQL, over the closed set of tables and columns in auth-tables.ts.

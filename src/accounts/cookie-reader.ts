@@ -1,8 +1,8 @@
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { bearerToken } from "../rpc/credentials.ts";
-import type { CookieSessions } from "./cookie-session.ts";
 import { isFromOwnPage, isJson } from "./own-pages.ts";
 import type { CredentialReader } from "./people.ts";
+import type { Sessions } from "./session-memory.ts";
 
 /** The name of the session cookie. Over HTTPS browsers take one with this prefix only from a secure reply. */
 export function sessionCookieName(isSecure: boolean): string {
@@ -28,7 +28,7 @@ export function cookieReader({
   origins,
   now,
 }: {
-  sessions: CookieSessions;
+  sessions: Sessions;
   /** Signs the cookies. */
   secret: string;
   isSecure: () => boolean;
@@ -36,10 +36,10 @@ export function cookieReader({
   origins: () => ReadonlySet<string>;
   now: () => Date;
 }): CredentialReader {
-  return async ({ header, exchange }) => {
+  return ({ header, exchange }) => {
     if (header.get("authorization") !== null) {
       const token = bearerToken(header) ?? "";
-      return tokenPattern.test(token) ? sessions.find(token, now()) : undefined;
+      return tokenPattern.test(token) ? sessions.findByToken(token, now()) : undefined;
     }
     const cookies = header.get("cookie");
     if (cookies === null) {
@@ -52,7 +52,7 @@ export function cookieReader({
       return undefined;
     }
     const token = signedValue(cookies, sessionCookieName(isSecure()), secret);
-    return token === undefined ? undefined : sessions.find(token, now());
+    return token === undefined ? undefined : sessions.findByToken(token, now());
   };
 }
 

@@ -1,118 +1,119 @@
-import { timestampFromMs } from "@bufbuild/protobuf/wkt";
-import { Code, type ServiceImpl } from "@connectrpc/connect";
+import {
+  Code,
+  type ConnectError,
+  type HandlerContext,
+  type ServiceImpl,
+} from "@connectrpc/connect";
 import type { AuthService } from "../../gen/callora/accounts/v1/auth_service_pb.ts";
-import { PlatformRole, type UserService } from "../../gen/callora/accounts/v1/user_service_pb.ts";
+import { getLastAuditId } from "../audit/store.ts";
 import type { Database } from "../db/database.ts";
-import { newId } from "../lib/id.ts";
 import { callOf } from "../rpc/call.ts";
-import { alreadyExists, permissionDenied, reasoned } from "../rpc/errors.ts";
-import { type Role, requirePrincipal, requireTenant, roles, tenantFor } from "../rpc/principal.ts";
+import { invalidArgument, permissionDenied, reasoned } from "../rpc/errors.ts";
+import { isAdminRole, requireUser, tenantFor, type UserPrincipal } from "../rpc/principal.ts";
 import type { Lockout } from "./lockout.ts";
 import type { PasswordHasher } from "./password.ts";
-import { mintSessionToken, sessionSeconds } from "./session.ts";
+import { type SessionDeps, sessionHandlers, signIn } from "./sessions.ts";
+import { toUser } from "./shown.ts";
 import { checkPassword } from "./sign-in.ts";
-import { getUser, insertSession, type UserRow } from "./store.ts";
-import { createUser } from "./users.ts";
+import { findPerson, getUser } from "./store.ts";
+import { tokenHandlers } from "./tokens.ts";
+import { type WalletDeps, walletHandlers } from "./wallet-login.ts";
 
-interface Deps {
-  db: Database;
-  passwords: PasswordHasher;
-  now: () => Date;
-}
+type Deps = SessionDeps & WalletDeps & { passwords: PasswordHasher; lockout: Lockout };
 
 /** The handlers of proto/callora/accounts/v1/auth_service.proto. */
-export function authService({
-  db,
-  passwords,
-  lockout,
-  now,
-}: Deps & { lockout: Lockout }): ServiceImpl<typeof AuthService> {
+export function authService(deps: Deps): ServiceImpl<typeof AuthService> {
+  const { db } = deps;
   return {
+    ...sessionHandlers(deps),
+    ...tokenHandlers(deps),
+    ...walletHandlers(deps),
+
     async passwordLogin(req, ctx) {
-      const { username: name, password } = req;
-      const ip = callOf(ctx).exchange.clientIp;
-      const attempt = { name, password, ip, now: now() };
-      const login = await checkPassword({ db, passwords, lockout }, attempt);
-      if (login === null) {
-        throw reasoned(Code.Unauthenticated, {
-          reason: "CREDENTIALS_INVALID",
-          message: "Cannot sign in: the username or the password is wrong",
-        });
+      const { token, ...rest } = await passwordSignIn(deps, ctx, req);
+      return { accessToken: token, ...rest };
+    },
+
+    async login(req, ctx) {
+      const { principal } = callOf(ctx);
+      if (req.username !== "") {
+        const { token, user, ...rest } = await passwordSignIn(deps, ctx, req);
+        const auditLogId = await lastSignIn(db, user.account_id, user.id);
+        return { ok: true, auditLogId, accessToken: token, ...rest };
       }
-      if (login.two_factor_enabled) {
-        const message = "Cannot sign in by the password alone: this person has a second factor";
-        throw permissionDenied("SECOND_FACTOR_REQUIRED", message);
+      if (principal?.kind !== "user") {
+        const description = "must be set, unless the call carries a person's credential";
+        throw invalidArgument([{ field: "username", description }]);
       }
-      const { token, hash } = mintSessionToken();
-      const tenant = tenantFor(ctx, { accountId: login.account_id, actor: login.id });
-      const expireAt = new Date(now().getTime() + sessionSeconds * 1000);
-      await db.tenantTransaction(tenant, async (tx, audit) => {
-        const { accountId } = tenant;
-        const id = newId("ses", now());
-        await insertSession(tx, { id, tokenHash: hash, accountId, userId: login.id, expireAt });
-        audit.record("auth/session");
-      });
-      return { accessToken: token, tokenType: "bearer", expiresIn: sessionSeconds };
+      return {
+        ok: true,
+        auditLogId: await noteSignIn(db, ctx, { by: principal, userId: req.userId }),
+      };
     },
 
     async getMe(_req, ctx) {
-      const { accountId, id } = requirePrincipal(ctx);
-      return { user: toUser(await db.tenantRead(accountId, (tx) => getUser(tx, accountId, id))) };
+      const { homeAccountId, id } = requireUser(ctx);
+      return {
+        user: toUser(await db.tenantRead(homeAccountId, (tx) => getUser(tx, homeAccountId, id))),
+      };
     },
   };
 }
 
-/** The handlers of proto/callora/accounts/v1/user_service.proto. */
-export function userService({ db, passwords, now }: Deps): ServiceImpl<typeof UserService> {
-  return {
-    async createUser(req, ctx) {
-      const principal = requirePrincipal(ctx);
-      const role = roleOf[req.role] ?? "user";
-      if (roles.indexOf(role) >= roles.indexOf("admin") && !isSuperAdmin(principal)) {
-        throw permissionDenied("ROLE_DENIED", `Cannot create a ${role}: only a super admin may`);
-      }
-      const passwordHash = await passwords.hash(req.password);
-      const { username, email } = req;
-      const row = await db.platformTransaction(requireTenant(ctx), async (tx, audit) => {
-        const user = await createUser(tx, { username, email, passwordHash, role }, now());
-        if (user === null) {
-          const message = "Cannot create the user: the name or the address is taken";
-          throw alreadyExists("USERNAME_TAKEN", message);
-        }
-        audit.record(`user:${user.id}`);
-        return user;
-      });
-      return { user: toUser(row) };
-    },
-  };
+/** Sign in whoever the name and the password are. A `userId` that is not theirs is as wrong as a password. */
+async function passwordSignIn(
+  deps: Deps,
+  ctx: HandlerContext,
+  {
+    userId = "",
+    username: name,
+    password,
+  }: { username: string; password: string; userId?: string },
+) {
+  const ip = callOf(ctx).exchange.clientIp;
+  const user = await checkPassword(deps, { name, password, ip, now: deps.now() });
+  if (user === null || (userId !== "" && userId !== user.id)) {
+    throw wrongCredentials();
+  }
+  if (user.two_factor_enabled) {
+    const message = "Cannot sign in by the password alone: this person has a second factor";
+    throw permissionDenied("SECOND_FACTOR_REQUIRED", message);
+  }
+  const { account_id: accountId, id } = user;
+  return { user, ...(await signIn(deps, ctx, { accountId, userId: id, method: "password" })) };
 }
 
-function isSuperAdmin(principal: ReturnType<typeof requirePrincipal>): boolean {
-  return principal.kind === "user" && principal.role === "super_admin";
+function wrongCredentials(): ConnectError {
+  return reasoned(Code.Unauthenticated, {
+    reason: "CREDENTIALS_INVALID",
+    message: "Cannot sign in: the username or the password is wrong",
+  });
 }
 
-const roleOf: Readonly<Record<number, Role>> = {
-  [PlatformRole.UNSPECIFIED]: "user",
-  [PlatformRole.USER]: "user",
-  [PlatformRole.DEVELOPER]: "developer",
-  [PlatformRole.ADMIN]: "admin",
-  [PlatformRole.SUPER_ADMIN]: "super_admin",
-};
+/** Write down that the caller, or whom an admin names, has signed in elsewhere. Returns the record's id. */
+async function noteSignIn(
+  db: Database,
+  ctx: HandlerContext,
+  { by, userId }: { by: UserPrincipal; userId: string },
+): Promise<number> {
+  const isOwn = userId === "" || userId === by.id;
+  const other =
+    isOwn || !isAdminRole(by.role)
+      ? null
+      : await db.systemTransaction((tx) => findPerson(tx, userId));
+  if (!isOwn && other === null) {
+    throw wrongCredentials();
+  }
+  const accountId = other?.account_id ?? by.homeAccountId;
+  await db.tenantTransaction(tenantFor(ctx, { accountId, actor: by.id }), async (_tx, audit) => {
+    audit.record("auth/session", isOwn ? "" : `for ${userId}`);
+  });
+  return lastSignIn(db, accountId, by.id);
+}
 
-const platformRoleOf = {
-  user: PlatformRole.USER,
-  developer: PlatformRole.DEVELOPER,
-  admin: PlatformRole.ADMIN,
-  super_admin: PlatformRole.SUPER_ADMIN,
-} satisfies Record<Role, PlatformRole>;
-
-function toUser(row: UserRow) {
-  return {
-    id: row.id,
-    createTime: timestampFromMs(row.created_at),
-    username: row.username,
-    email: row.email,
-    role: platformRoleOf[row.role],
-    accountId: row.account_id,
-  };
+async function lastSignIn(db: Database, accountId: string, actor: string): Promise<number> {
+  const action = "user.login";
+  return Number(
+    await db.tenantRead(accountId, (tx) => getLastAuditId(tx, { accountId, actor, action })),
+  );
 }

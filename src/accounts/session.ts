@@ -1,50 +1,54 @@
-import { createHash, randomBytes } from "node:crypto";
-import type { Database } from "../db/database.ts";
+import type { Tx } from "../db/pool.ts";
+import { newId } from "../lib/id.ts";
+import { then } from "../lib/then.ts";
 import { bearerToken } from "../rpc/credentials.ts";
-import type { Authenticator } from "../rpc/principal.ts";
-import { findSession } from "./store.ts";
+import { type JwtKeeper, jwtSeconds } from "./jwt.ts";
+import type { CredentialReader } from "./people.ts";
+import type { Sessions } from "./session-memory.ts";
+import { insertSession, type SessionRow } from "./session-store.ts";
 
-/** How long a sign-in lasts. */
-export const sessionSeconds = 12 * 60 * 60;
-
-const tokenPattern = /^cs_[A-Za-z0-9_-]{43}$/;
-
-/** Mint a session token. Only its hash is kept. */
-export function mintSessionToken(): { token: string; hash: Buffer } {
-  const token = `cs_${randomBytes(32).toString("base64url")}`;
-  return { token, hash: hashToken(token) };
+/** Open a session, in the transaction, that a signed token is to name. Returns its id. */
+export async function openSession(
+  tx: Tx,
+  session: {
+    accountId: string;
+    userId: string;
+    method: SessionRow["method"];
+    ip: string;
+    now: Date;
+  },
+): Promise<string> {
+  const { now } = session;
+  const id = newId("ses", now);
+  const expireAt = new Date(now.getTime() + jwtSeconds * 1000);
+  await insertSession(tx, { id, ...session, expireAt });
+  return id;
 }
 
-/** Find the person whose session token the `Authorization` header carries. */
-export function sessionAuthenticator({
-  db,
+/** Read the signed token of a session. It is refused as soon as its session is ended. */
+export function jwtReader({
+  sessions,
+  jwt,
   now,
 }: {
-  db: Database;
+  sessions: Sessions;
+  jwt: JwtKeeper;
   now: () => Date;
-}): Authenticator {
-  return async ({ header }) => {
-    const token = bearerToken(header);
-    if (token === undefined || !tokenPattern.test(token)) {
+}): CredentialReader {
+  return ({ header }) => {
+    const token = bearerToken(header) ?? "";
+    // Every one begins like that: what does not is not worth the work.
+    if (!token.startsWith("eyJ")) {
       return undefined;
     }
-    const tokenHash = hashToken(token);
-    const user = await db.systemTransaction((tx) => findSession(tx, { tokenHash, now: now() }));
-    return user === null
-      ? undefined
-      : {
-          kind: "user",
-          id: user.id,
-          accountId: user.account_id,
-          role: user.role,
-          mode: "live",
-          credential: "session",
-          credentialId: user.session_id,
-        };
+    return jwt
+      .verify(token, now())
+      .then((claims) =>
+        claims === null
+          ? undefined
+          : then(sessions.find(claims.sessionId, now()), (signedIn) =>
+              signedIn?.userId === claims.userId ? signedIn : undefined,
+            ),
+      );
   };
-}
-
-/** Hash a session token for look-up. It is random, so no salt and no slow hash. */
-export function hashToken(token: string): Buffer {
-  return createHash("sha256").update(token).digest();
 }

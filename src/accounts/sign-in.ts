@@ -1,7 +1,7 @@
 import type { Database } from "../db/database.ts";
 import type { Attempt, Lockout } from "./lockout.ts";
+import { findLogin, type LoginRow } from "./login-store.ts";
 import type { PasswordHasher } from "./password.ts";
-import { findLogin, type LoginRow } from "./store.ts";
 
 /**
  * Find the person who has the name or mail address and the password. Null when nobody has, or may not sign in.

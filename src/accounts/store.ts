@@ -2,93 +2,33 @@ import { sql } from "slonik";
 import { z } from "zod";
 import { nothing, type Queries, type Tx } from "../db/pool.ts";
 
-const userRow = z.object({
+/** A row of a person. */
+export const userRow = z.object({
   account_id: z.string(),
   id: z.string(),
   username: z.string(),
   email: z.string(),
   role: z.enum(["user", "developer", "admin", "super_admin"]),
+  active: z.boolean(),
+  rate_limit_per_second: z.number().nullable(),
+  rate_limit_burst: z.number().nullable(),
   created_at: z.number(),
+  updated_at: z.number(),
 });
 
-/** A person, without the password. */
+/** A person. */
 export type UserRow = z.infer<typeof userRow>;
 
-const userColumns = sql.fragment`
-  users.account_id, users.id, users.username, users.email, users.role, users.created_at
+/** Its columns. */
+export const userColumns = sql.fragment`
+  users.account_id, users.id, users.username, users.email, users.role, users.active,
+  users.rate_limit_per_second, users.rate_limit_burst, users.created_at, users.updated_at
 `;
 
 /** Get one of the account's people. Throws NotFoundError if it has none of that id. */
 export function getUser(db: Queries, accountId: string, userId: string): Promise<UserRow> {
   return db.one(sql.type(userRow)`
     select ${userColumns} from users where account_id = ${accountId} and id = ${userId}
-  `);
-}
-
-const loginRow = userRow.extend({
-  /** Null: there is another way to sign in, but no password. */
-  password_hash: z.string().nullable(),
-  active: z.boolean(),
-  two_factor_enabled: z.boolean(),
-});
-
-/** A person, and what it takes to sign in as them. */
-export type LoginRow = z.infer<typeof loginRow>;
-
-/** Find who signs in under a name or a mail address, in whichever case. A name goes before an address. */
-export function findLogin(db: Queries, name: string): Promise<LoginRow | null> {
-  return db.maybeOne(sql.type(loginRow)`
-    with named as (
-      select account_id, user_id, 1 as rank from user_directory where username = lower(${name})
-      union all
-      select account_id, user_id, 2 from email_directory where email = lower(${name})
-      order by rank limit 1
-    )
-    select ${userColumns}, users.active, users.two_factor_enabled, methods.password_hash
-    from named
-    join users on users.account_id = named.account_id and users.id = named.user_id
-    left join sign_in_methods as methods
-      on methods.provider_id = 'credential' and methods.provider_account_id = users.id
-  `);
-}
-
-const sessionUserRow = userRow.extend({ session_id: z.string() });
-
-/** Find whose session a token opens. Null when it is over, or its person was deactivated. */
-export function findSession(
-  db: Queries,
-  { tokenHash, now }: { tokenHash: Buffer; now: Date },
-): Promise<z.infer<typeof sessionUserRow> | null> {
-  return db.maybeOne(sql.type(sessionUserRow)`
-    select ${userColumns}, sessions.id as session_id
-    from sessions
-    join users on users.account_id = sessions.account_id and users.id = sessions.user_id
-    where sessions.token_hash = ${sql.binary(tokenHash)}
-      and sessions.expire_at > ${now.toISOString()} and users.active
-      and sessions.revoked_at is null
-  `);
-}
-
-/** Store a session, by the hash of its token. */
-export async function insertSession(
-  tx: Tx,
-  session: { id: string; tokenHash: Buffer; accountId: string; userId: string; expireAt: Date },
-): Promise<void> {
-  await tx.query(sql.type(nothing)`
-    insert into sessions (id, token_hash, account_id, user_id, expire_at)
-    values (
-      ${session.id}, ${sql.binary(session.tokenHash)}, ${session.accountId},
-      ${session.userId}, ${session.expireAt.toISOString()}
-    )
-  `);
-}
-
-/** Delete up to 1,000 sessions that are over. */
-export async function deleteExpiredSessions(tx: Tx, now: Date): Promise<void> {
-  await tx.query(sql.type(nothing)`
-    delete from sessions where id in (
-      select id from sessions where expire_at < ${now.toISOString()} limit 1000
-    )
   `);
 }
 
@@ -154,6 +94,14 @@ export function insertUser(tx: Tx, user: NewUserRow): Promise<UserRow> {
   `);
 }
 
+/** Those of the ids that are accounts. */
+export async function existingAccounts(db: Queries, accountIds: string[]): Promise<Set<string>> {
+  const rows = await db.any(sql.type(z.object({ account_id: z.string() }))`
+    select account_id from accounts where account_id = any(${sql.array(accountIds, "text")})
+  `);
+  return new Set(rows.map((row) => row.account_id));
+}
+
 /** Say in which account a new person's own row is. */
 export async function insertPerson(tx: Tx, userId: string, accountId: string): Promise<void> {
   await tx.query(sql.type(nothing)`
@@ -161,34 +109,129 @@ export async function insertPerson(tx: Tx, userId: string, accountId: string): P
   `);
 }
 
-/** Set a person's password, whether there was one or not. */
-export async function upsertPassword(
-  tx: Tx,
-  { id, userId, passwordHash }: { id: string; userId: string; passwordHash: string },
-): Promise<void> {
-  await tx.query(sql.type(nothing)`
-    insert into sign_in_methods (id, user_id, provider_id, provider_account_id, password_hash)
-    values (${id}, ${userId}, 'credential', ${userId}, ${passwordHash})
-    on conflict (provider_id, provider_account_id)
-    do update set password_hash = excluded.password_hash, updated_at = now()
+/** List the people of the ids. For all accounts. */
+export function listPeopleById(
+  db: Queries,
+  userIds: readonly string[],
+): Promise<readonly UserRow[]> {
+  return db.any(sql.type(userRow)`
+    select ${userColumns} from person_directory
+    join users on users.account_id = person_directory.account_id
+      and users.id = person_directory.user_id
+    where person_directory.user_id = any(${sql.array([...userIds], "text")})
   `);
 }
 
-/** Delete a person's second factor. False when there was none. */
-export async function deleteSecondFactor(tx: Tx, user: UserRow): Promise<boolean> {
-  await tx.query(sql.type(nothing)`delete from second_factors where user_id = ${user.id}`);
-  const row = await tx.maybeOne(sql.type(z.object({ id: z.string() }))`
-    update users set two_factor_enabled = false, updated_at = now()
-    where account_id = ${user.account_id} and id = ${user.id} and two_factor_enabled
-    returning id
+/** Find a person by their id alone. For all accounts. */
+export async function findPerson(db: Queries, userId: string): Promise<UserRow | null> {
+  return (await listPeopleById(db, [userId]))[0] ?? null;
+}
+
+/** List people, newest first. A null `active` means all. For all accounts. */
+export function listPeople(
+  db: Queries,
+  { active, offset, limit }: { active: boolean | null; offset: number; limit: number },
+): Promise<readonly UserRow[]> {
+  return db.any(sql.type(userRow)`
+    select ${userColumns} from users
+    where ${active}::boolean is null or active = ${active}
+    order by id desc limit ${limit} offset ${offset}
+  `);
+}
+
+/** Count people. A null `active` means all. For all accounts. */
+export async function countPeople(db: Queries, active: boolean | null): Promise<number> {
+  const { count } = await db.one(sql.type(z.object({ count: z.number() }))`
+    select count(*)::int as count from users
+    where ${active}::boolean is null or active = ${active}
+  `);
+  return count;
+}
+
+/** Let one transaction at a time change who runs the platform. */
+export async function lockAdmins(tx: Tx): Promise<void> {
+  await tx.query(sql.type(z.unknown())`select pg_advisory_xact_lock(hashtext('callora admin'))`);
+}
+
+/** Whether somebody else may run the whole platform. */
+export async function existsOtherSuperAdmin(db: Queries, userId: string): Promise<boolean> {
+  const row = await db.maybeOne(sql.type(z.object({ id: z.string() }))`
+    select id from users where role = 'super_admin' and active and id <> ${userId} limit 1
   `);
   return row !== null;
 }
 
-/** Those of the ids that are accounts. */
-export async function existingAccounts(db: Queries, accountIds: string[]): Promise<Set<string>> {
-  const rows = await db.any(sql.type(z.object({ account_id: z.string() }))`
-    select account_id from accounts where account_id = any(${sql.array(accountIds, "text")})
+/** What may be changed of a person. Null stays as it is. */
+export interface UserChange {
+  username: string | null;
+  email: string | null;
+  role: UserRow["role"] | null;
+  active: boolean | null;
+  ratePerSecond: number | null;
+  rateBurst: number | null;
+}
+
+/** Change a person. */
+export function updateUser(
+  tx: Tx,
+  user: { accountId: string; id: string; change: UserChange; now: Date },
+): Promise<UserRow> {
+  const { accountId, id, change } = user;
+  return tx.one(sql.type(userRow)`
+    update users set
+      username = coalesce(${change.username}, username),
+      email = coalesce(${change.email}, email),
+      email_verified = email_verified and lower(coalesce(${change.email}, email)) = lower(email),
+      role = coalesce(${change.role}, role),
+      active = coalesce(${change.active}::boolean, active),
+      rate_limit_per_second = coalesce(${change.ratePerSecond}::int, rate_limit_per_second),
+      rate_limit_burst = coalesce(${change.rateBurst}::int, rate_limit_burst),
+      updated_at = ${user.now.toISOString()}
+    where account_id = ${accountId} and id = ${id}
+    returning ${userColumns}
   `);
-  return new Set(rows.map((row) => row.account_id));
+}
+
+/** Give back a name, so that whoever had it, or anybody else, may claim it. */
+export async function releaseUsername(tx: Tx, username: string): Promise<void> {
+  await tx.query(sql.type(nothing)`delete from user_directory where username = lower(${username})`);
+}
+
+/** Give back an address. */
+export async function releaseEmail(tx: Tx, email: string): Promise<void> {
+  await tx.query(sql.type(nothing)`delete from email_directory where email = lower(${email})`);
+}
+
+/** Claim a name for a person who has none. False when it is taken. */
+export async function claimUsername(
+  tx: Tx,
+  claim: { username: string; accountId: string; userId: string },
+): Promise<boolean> {
+  const row = await tx.maybeOne(sql.type(z.object({ user_id: z.string() }))`
+    insert into user_directory (username, account_id, user_id)
+    values (lower(${claim.username}), ${claim.accountId}, ${claim.userId})
+    on conflict do nothing returning user_id
+  `);
+  return row !== null;
+}
+
+/** Claim an address for a person who has none. False when it is taken. */
+export async function claimEmail(
+  tx: Tx,
+  claim: { email: string; accountId: string; userId: string },
+): Promise<boolean> {
+  const row = await tx.maybeOne(sql.type(z.object({ user_id: z.string() }))`
+    insert into email_directory (email, account_id, user_id)
+    values (lower(${claim.email}), ${claim.accountId}, ${claim.userId})
+    on conflict do nothing returning user_id
+  `);
+  return row !== null;
+}
+
+/** Whether somebody has an address. */
+export async function isEmailTaken(db: Queries, email: string): Promise<boolean> {
+  const row = await db.maybeOne(sql.type(z.object({ user_id: z.string() }))`
+    select user_id from email_directory where email = lower(${email})
+  `);
+  return row !== null;
 }

@@ -50,6 +50,19 @@ export async function insertAudit(
   `);
 }
 
+/** Get the id of the newest record of an actor's action in an account. Throws NotFoundError without one. */
+export async function getLastAuditId(
+  db: Queries,
+  { accountId, actor, action }: { accountId: string; actor: string; action: string },
+): Promise<bigint> {
+  const { id } = await db.one(sql.type(z.object({ id: z.bigint() }))`
+    select id from audit_logs
+    where account_id = ${accountId} and actor_user_id = ${actor} and action = ${action}
+    order by created_at desc, id desc limit 1
+  `);
+  return id;
+}
+
 const auditColumns = sql.fragment`
   account_id, id, actor_user_id, action, resource, detail, outcome, host(ip) as ip, request_id, created_at
 `;

@@ -9,9 +9,9 @@ import {
   CreateUserRequestSchema,
   UserService,
 } from "../../gen/callora/accounts/v1/user_service_pb.ts";
-import { deleteSessionsOf } from "../accounts/cookie-session-store.ts";
+import { endCredentials } from "../accounts/ending.ts";
+import { deleteSecondFactor, findLogin, upsertPassword } from "../accounts/login-store.ts";
 import { createPasswordHasher } from "../accounts/password.ts";
-import { deleteSecondFactor, findLogin, upsertPassword } from "../accounts/store.ts";
 import { createUser } from "../accounts/users.ts";
 import { createAnnouncer } from "../db/trust.ts";
 import { platformAccountId } from "../ledger/store.ts";
@@ -75,8 +75,8 @@ export async function createAdmin(context: Context, options: NewAdmin): Promise<
 }
 
 /**
- * Give somebody a new password, end their sessions, and take away their second factor if asked to. The password is
- * shown or kept as that of somebody new.
+ * Give somebody a new password, end their sessions and API tokens, and take away their second factor if asked to. The
+ * password is shown or kept as that of somebody new.
  */
 export async function resetAdmin(
   context: Context,
@@ -97,14 +97,14 @@ export async function resetAdmin(
     const announcer = createAnnouncer({ db, onError: (error) => print(String(error)) });
     const epoch = await db.platformTransaction(tenant, async (tx, audit) => {
       await upsertPassword(tx, { id: newId("sim", now()), userId: login.id, passwordHash });
-      const ended = await deleteSessionsOf(tx, login.id);
       const isDropped = dropSecondFactor && (await deleteSecondFactor(tx, login));
       audit.record(`user:${login.id}`, isDropped ? "second factor dropped" : "");
-      return announcer.announce(tx, "session", ended);
+      return endCredentials(tx, announcer, { user: login, now: now() });
     });
     await announcer.settled(epoch);
     await announcer.close();
-    print(`Reset the password of "${login.username}" (${login.id}), and ended their sessions`);
+    print(`Reset the password of "${login.username}" (${login.id})`);
+    print("Ended their sessions and API tokens");
     print(
       file === undefined ? `It is, shown this once: ${password}` : `The password is in ${file}`,
     );

@@ -66,6 +66,7 @@ function createProgram(state: State): Command {
   addMigrate(program);
   addAdmin(program, context);
   addKeys(program, context);
+  addServices(program, context);
   addSettle(program, context);
   addDemo(program);
   return program;
@@ -130,6 +131,22 @@ function addKeys(program: Command, context: () => Context): void {
     .option("--name <text>", "what its owner calls it", "")
     .action(async (options: { account: string; api: string; mode: Mode; name: string }) =>
       (await import("./keys.ts")).createKey(context(), options),
+    );
+}
+
+function addServices(program: Command, context: () => Context): void {
+  const scope = new Option("--scope <scope>", "what it may do; once for each")
+    .argParser((value: string, before: string[] = []) => [...before, value])
+    .makeOptionMandatory();
+  program
+    .command("services")
+    .description("internal services that call Callora")
+    .command("create")
+    .description("make a service's token and print it")
+    .argument("<name>", "what the service is called")
+    .addOption(scope)
+    .action(async (name: string, options: { scope: string[] }) =>
+      (await import("./services.ts")).createService(context(), { name, scopes: options.scope }),
     );
 }
 

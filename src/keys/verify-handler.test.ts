@@ -16,7 +16,12 @@ import { createVerifier } from "./verify.ts";
 import { verifyHandler } from "./verify-handler.ts";
 
 const at = { id: "x_1", accountId: "acc_1" };
-const session = { credential: "session", credentialId: "ses_1" } as const;
+const session = {
+  memberRole: "owner",
+  homeAccountId: "acc_1",
+  credential: "session",
+  credentialId: "ses_1",
+} as const;
 const person: Principal = { kind: "user", ...at, role: "developer", mode: "live", ...session };
 const admin: Principal = { kind: "user", ...at, role: "admin", mode: "live", ...session };
 const key: Principal = { kind: "key", ...at, apiId: null, mode: "live", scopes: ["keys.verify"] };

@@ -2,6 +2,7 @@ import { Code } from "@connectrpc/connect";
 import type { Database } from "../db/database.ts";
 import type { Memory } from "../db/memory.ts";
 import type { Trust } from "../db/trust.ts";
+import { type MaybePromise, then } from "../lib/then.ts";
 import { apiKeyOf } from "../rpc/credentials.ts";
 import { rateLimited, reasoned } from "../rpc/errors.ts";
 import type { Limit, Limiter, Rate, Verdict } from "../rpc/limiter.ts";
@@ -29,8 +30,6 @@ export type Verification =
     };
 
 type KeyPrincipal = Extract<Principal, { kind: "key" }>;
-type MaybePromise<T> = T | Promise<T>;
-
 /** Judges keys from memory, and counts their use. */
 export interface Verifier {
   /** Judge a secret that was presented, and count the use when it is valid. Not a promise when memory tells. */
@@ -216,9 +215,4 @@ function limitsOf({ familyId, minuteMax, dayMax }: KnownKey): Limit[] {
 
 function rateOf(spanMs: number, callsMax: number): Rate {
   return { intervalMs: spanMs / callsMax, burst: callsMax };
-}
-
-/** Go on at once with a value, or later with a promised one. */
-function then<T, U>(value: MaybePromise<T>, next: (value: T) => MaybePromise<U>): MaybePromise<U> {
-  return value instanceof Promise ? value.then(next) : next(value);
 }

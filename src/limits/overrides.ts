@@ -42,8 +42,10 @@ export function createRateOverrides({ db, trust }: { db: Database; trust: Trust 
     entriesMax,
   });
   return {
-    ratesOf({ accountId, id: subjectId }) {
-      return memory.get(keyOf({ accountId, subjectId }));
+    ratesOf(principal) {
+      // A person's rates are the person's, whichever account they act for.
+      const accountId = principal.kind === "user" ? principal.homeAccountId : principal.accountId;
+      return memory.get(keyOf({ accountId, subjectId: principal.id }));
     },
     announce: (tx, subject) => trust.announce(tx, topic, [keyOf(subject)]),
     settled: (epoch) => trust.settled(epoch),

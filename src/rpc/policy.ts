@@ -7,7 +7,8 @@ import {
 } from "../../gen/callora/policy/v1/policy_pb.ts";
 
 /** Who may call a method or a route, what is audited, how often it may be called. */
-export type Policy = Pick<MethodPolicy, "access" | "auditAction" | "rateClass" | "successStatus">;
+export type Policy = Pick<MethodPolicy, "access" | "auditAction" | "rateClass" | "successStatus"> &
+  Partial<Pick<MethodPolicy, "scope" | "personal">>;
 
 /** Anybody, not limited, not audited: for probes and descriptions of the server itself. */
 export const openPolicy: Policy = {

@@ -4,7 +4,12 @@ import type { Principal } from "./principal.ts";
 import { countsAddresses, rateFor } from "./rates.ts";
 
 const base = { id: "usr_1", accountId: "acc_1", mode: "live" } as const;
-const session = { credential: "session", credentialId: "ses_1" } as const;
+const session = {
+  memberRole: "owner",
+  homeAccountId: "acc_1",
+  credential: "session",
+  credentialId: "ses_1",
+} as const;
 const user = { kind: "user", role: "user", ...base, ...session } as const;
 const admin: Principal = { ...user, role: "admin" };
 const superAdmin: Principal = { ...user, role: "super_admin" };

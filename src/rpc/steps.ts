@@ -200,7 +200,7 @@ function authenticate(deps: StepDeps, call: Call, first: number): undefined | Pr
           return authenticate(deps, call, index + 1);
         }
         call.principal = principal;
-        return checkAccess(access, principal);
+        return checkAccess(call.policy, principal);
       });
     }
     if (found !== undefined) {
@@ -208,7 +208,7 @@ function authenticate(deps: StepDeps, call: Call, first: number): undefined | Pr
       break;
     }
   }
-  return checkAccess(access, call.principal);
+  return checkAccess(call.policy, call.principal);
 }
 
 function validate(validator: Validator, request: { desc: DescMessage; message: Message }): void {

@@ -5,6 +5,10 @@ import { parseStroops } from "../lib/money.ts";
 export interface ChainAccount {
   sequence: bigint;
   balances: { code: string; issuer: string; stroops: bigint }[];
+  /** Who may sign for it, the account's own key too. */
+  signers: { key: string; weight: number }[];
+  /** The weight that payments, and proofs of who somebody is, need. */
+  mediumThreshold: number;
 }
 
 /** What became of a transaction that is in a ledger. */
@@ -70,6 +74,8 @@ const accountBody = z.object({
       asset_issuer: z.string().default(""),
     }),
   ),
+  signers: z.array(z.object({ key: z.string(), weight: z.number() })),
+  thresholds: z.object({ med_threshold: z.number() }),
 });
 const transactionBody = z.object({
   hash: z.string(),
@@ -198,6 +204,8 @@ function toAccount(body: z.infer<typeof accountBody>): ChainAccount {
       issuer: asset_issuer,
       stroops: parseStroops(balance),
     })),
+    signers: body.signers,
+    mediumThreshold: body.thresholds.med_threshold,
   };
 }
 

@@ -7,16 +7,13 @@ import { type Client, createClient } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
 import { inject } from "vitest";
 import { AuthService } from "../../gen/callora/accounts/v1/auth_service_pb.ts";
-import {
-  PlatformRole,
-  type User,
-  UserService,
-} from "../../gen/callora/accounts/v1/user_service_pb.ts";
+import type { PlatformRole, User } from "../../gen/callora/accounts/v1/user_service_pb.ts";
 import { CatalogService } from "../../gen/callora/catalog/v1/catalog_service_pb.ts";
 import { CreditService } from "../../gen/callora/credits/v1/credit_service_pb.ts";
 import { KeyService } from "../../gen/callora/keys/v1/key_service_pb.ts";
 import { MeteringService } from "../../gen/callora/metering/v1/metering_service_pb.ts";
 import { createPasswordHasher } from "../../src/accounts/password.ts";
+import type { UserRow } from "../../src/accounts/store.ts";
 import { createUser } from "../../src/accounts/users.ts";
 import { createApp } from "../../src/app.ts";
 import { readConfig } from "../../src/config.ts";
@@ -24,19 +21,29 @@ import { checkKeys } from "../../src/credentials/key-check.ts";
 import { createSealer } from "../../src/credentials/seal.ts";
 import type { Database } from "../../src/db/database.ts";
 import { openTrust, type Trust } from "../../src/db/trust.ts";
-import { newId } from "../../src/lib/id.ts";
 import { createLogger } from "../../src/log.ts";
+import { createMailer } from "../../src/mailer.ts";
 import { createMetrics } from "../../src/metrics.ts";
 import { openDatabase } from "../../src/server.ts";
 import { enterTreasury } from "../../src/settlement/treasury.ts";
 import { openNetwork } from "../../src/stellar/network.ts";
 import { createDatabase } from "./cluster.ts";
+import { secretKey } from "./secret.ts";
+import { makeToken } from "./tokens.ts";
 
 /** The password of everybody in tests. */
 export const password = "correct horse battery";
 
 /** Seals in tests, under version 1. */
 export const testSealer = createSealer({ keys: [{ version: 1, key: Buffer.alloc(32, "test") }] });
+
+const rowRoles = {
+  UNSPECIFIED: "user",
+  USER: "user",
+  DEVELOPER: "developer",
+  ADMIN: "admin",
+  SUPER_ADMIN: "super_admin",
+} satisfies Record<keyof typeof PlatformRole, UserRow["role"]>;
 
 /** A person in a test, with the token that signs their calls. */
 export interface Person extends User {
@@ -45,6 +52,7 @@ export interface Person extends User {
 
 /** A server on a database and a network of its own, gone at the end of the scope. */
 export async function startTestApp(env: Record<string, string> = {}) {
+  const mails: { to: string; subject: string; text: string }[] = [];
   const database = await createDatabase(inject("cluster"));
   const directory = await mkdtemp(join(tmpdir(), "callora-app-"));
   const config = readConfig({ PORT: "0", CALLORA_DATA_DIR: directory, ...env });
@@ -57,14 +65,25 @@ export async function startTestApp(env: Record<string, string> = {}) {
   await checkKeys({ db, sealer: testSealer });
   const passwords = createPasswordHasher();
   const passwordHash = await passwords.hash(password);
-  await db.systemTransaction((tx) =>
-    createUser(tx, { username: "root", email: "", passwordHash, role: "super_admin" }, now()),
-  );
+  const newUser = async (username: string, role: UserRow["role"]) =>
+    must(
+      await db.systemTransaction((tx) =>
+        createUser(tx, { username, email: "", passwordHash, role }, now()),
+      ),
+    );
+  const root = await newUser("root", "super_admin");
   const trust = await openTestTrust(db, database.urls);
+  const outbox = createMailer({ config, log, now });
   const app = createApp({
     config,
-    secretKey: "a secret key of a test, long enough",
+    secretKey,
     sealer: testSealer,
+    mail: {
+      async send(mail) {
+        mails.push(mail);
+        await outbox.send(mail);
+      },
+    },
     db,
     trust,
     network,
@@ -100,6 +119,12 @@ export async function startTestApp(env: Record<string, string> = {}) {
 
   let admin: Person | undefined;
 
+  async function asPerson({ account_id: accountId, id: userId }: UserRow): Promise<Person> {
+    const token = await makeToken(db, { accountId, userId });
+    const { user } = await client(AuthService, token).getMe({});
+    return { ...must(user), token };
+  }
+
   const test = {
     url,
     db,
@@ -112,30 +137,22 @@ export async function startTestApp(env: Record<string, string> = {}) {
     urls: database.urls,
     /** The log so far, one JSON object a line. */
     lines,
+    /** The mail that was sent so far. */
+    mails,
     routes: app.routes(),
     client,
     signIn,
 
     /** The super admin. */
     async admin(): Promise<Person> {
-      if (admin === undefined) {
-        const token = await signIn("root");
-        const { user } = await client(AuthService, token).getMe({});
-        admin = { ...must(user), token };
-      }
+      admin ??= await asPerson(root);
       return admin;
     },
 
-    /** A new person with an account of their own. */
+    /** A new person with an account of their own, made past the limits of the calls that make people. */
     async person(role: keyof typeof PlatformRole = "USER"): Promise<Person> {
-      const { token } = await test.admin();
       const username = `u${randomUUID().slice(0, 12)}`;
-      const { user } = await client(UserService, token).createUser({
-        username,
-        password,
-        role: PlatformRole[role],
-      });
-      return { ...must(user), token: await signInDirectly(must(user)) };
+      return asPerson(await newUser(username, rowRoles[role]));
     },
 
     /** A published API of the developer. */
@@ -179,20 +196,6 @@ export async function startTestApp(env: Record<string, string> = {}) {
       await rm(directory, { recursive: true, force: true });
     },
   };
-
-  /** Sign-in is limited to a few a minute for each address; tests have one address. */
-  async function signInDirectly(user: User): Promise<string> {
-    const { mintSessionToken } = await import("../../src/accounts/session.ts");
-    const { insertSession } = await import("../../src/accounts/store.ts");
-    const { token, hash } = mintSessionToken();
-    const expireAt = new Date(now().getTime() + 3_600_000);
-    const session = { id: newId("ses", now()), tokenHash: hash, userId: user.id, expireAt };
-    const tenant = { accountId: user.accountId, actor: user.id, ip: "", requestId: "", action: "" };
-    await db.tenantTransaction({ ...tenant, audited: () => {} }, (tx) =>
-      insertSession(tx, { ...session, accountId: user.accountId }),
-    );
-    return token;
-  }
 
   return test;
 }

@@ -26,10 +26,12 @@ const byRole: Authenticator = async ({ header }) => {
         kind: "user",
         id: "usr_1",
         accountId: "acc_1",
+        memberRole: "owner",
+        homeAccountId: "acc_1",
         role: role[1] as Role,
         mode: "live",
-        credential: "session",
-        credentialId: "ses_1",
+        credential: "token",
+        credentialId: "tok_1",
       };
 };
 

@@ -1,10 +1,13 @@
 import { randomBytes } from "node:crypto";
 import {
   AuthService,
-  GetMeResponseSchema,
   PasswordLoginResponseSchema,
 } from "../../../gen/callora/accounts/v1/auth_service_pb.ts";
-import { PlatformRole, UserService } from "../../../gen/callora/accounts/v1/user_service_pb.ts";
+import {
+  PlatformRole,
+  UserSchema,
+  UserService,
+} from "../../../gen/callora/accounts/v1/user_service_pb.ts";
 import {
   type Api,
   ApiState,
@@ -41,13 +44,12 @@ export async function signInAdmin(
     body: login,
     response: PasswordLoginResponseSchema,
   });
-  const { user } = await rest({
+  const { id, username, accountId } = await rest({
     method: "GET",
     path: "/api/v1/auth/me",
     token,
-    response: GetMeResponseSchema,
+    response: UserSchema,
   });
-  const { id, username, accountId } = present("the admin", user);
   return { id, username, accountId, token };
 }
 

@@ -5,17 +5,19 @@
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "../../../buf/validate/validate_pb.ts";
-import type { User } from "./user_service_pb.ts";
+import type { ApiToken, User } from "./user_service_pb.ts";
 import { file_callora_accounts_v1_user_service } from "./user_service_pb.ts";
 import { file_callora_policy_v1_policy } from "../../policy/v1/policy_pb.ts";
 import { file_google_api_annotations } from "../../../google/api/annotations_pb.ts";
+import type { Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file callora/accounts/v1/auth_service.proto.
  */
 export const file_callora_accounts_v1_auth_service: GenFile = /*@__PURE__*/
-  fileDesc("CiZjYWxsb3JhL2FjY291bnRzL3YxL2F1dGhfc2VydmljZS5wcm90bxITY2FsbG9yYS5hY2NvdW50cy52MSJUChRQYXNzd29yZExvZ2luUmVxdWVzdBIbCgh1c2VybmFtZRgBIAEoCUIJukgGcgQQARgyEh8KCHBhc3N3b3JkGAIgASgJQg2AAQG6SAdyBRABGIACIoABChVQYXNzd29yZExvZ2luUmVzcG9uc2USJwoMYWNjZXNzX3Rva2VuGAEgASgJQgOAAQFSDGFjY2Vzc190b2tlbhIeCgp0b2tlbl90eXBlGAIgASgJUgp0b2tlbl90eXBlEh4KCmV4cGlyZXNfaW4YAyABKAVSCmV4cGlyZXNfaW4iDgoMR2V0TWVSZXF1ZXN0IjgKDUdldE1lUmVzcG9uc2USJwoEdXNlchgBIAEoCzIZLmNhbGxvcmEuYWNjb3VudHMudjEuVXNlcjKgAgoLQXV0aFNlcnZpY2USnAEKDVBhc3N3b3JkTG9naW4SKS5jYWxsb3JhLmFjY291bnRzLnYxLlBhc3N3b3JkTG9naW5SZXF1ZXN0GiouY2FsbG9yYS5hY2NvdW50cy52MS5QYXNzd29yZExvZ2luUmVzcG9uc2UiNJACAKrtGBAIARIKdXNlci5sb2dpbhgFgtPkkwIXOgEqIhIvYXBpL3YxL2F1dGgvbG9naW4ScgoFR2V0TWUSIS5jYWxsb3JhLmFjY291bnRzLnYxLkdldE1lUmVxdWVzdBoiLmNhbGxvcmEuYWNjb3VudHMudjEuR2V0TWVSZXNwb25zZSIikAIBqu0YBAgCGAKC0+STAhESDy9hcGkvdjEvYXV0aC9tZWIGcHJvdG8z", [file_buf_validate_validate, file_callora_accounts_v1_user_service, file_callora_policy_v1_policy, file_google_api_annotations]);
+  fileDesc("CiZjYWxsb3JhL2FjY291bnRzL3YxL2F1dGhfc2VydmljZS5wcm90bxITY2FsbG9yYS5hY2NvdW50cy52MSJUChRQYXNzd29yZExvZ2luUmVxdWVzdBIbCgh1c2VybmFtZRgBIAEoCUIJukgGcgQQARgyEh8KCHBhc3N3b3JkGAIgASgJQg2AAQG6SAdyBRABGIACIoABChVQYXNzd29yZExvZ2luUmVzcG9uc2USJwoMYWNjZXNzX3Rva2VuGAEgASgJQgOAAQFSDGFjY2Vzc190b2tlbhIeCgp0b2tlbl90eXBlGAIgASgJUgp0b2tlbl90eXBlEh4KCmV4cGlyZXNfaW4YAyABKAVSCmV4cGlyZXNfaW4igAIKDExvZ2luUmVxdWVzdBI2Cgd1c2VyX2lkGAEgASgJQhy6SBnYAQFyFDISXnVzcl9bMC05YS12XXsyNn0kUgd1c2VyX2lkEhkKCHVzZXJuYW1lGAIgASgJQge6SARyAhgyEh0KCHBhc3N3b3JkGAMgASgJQguAAQG6SAVyAxiAAjp+ukh7GnkKG2xvZ2luLnVzZXJuYW1lX2FuZF9wYXNzd29yZBIqdXNlcm5hbWUgYW5kIHBhc3N3b3JkIG11c3QgYmUgc2V0IHRvZ2V0aGVyGi4odGhpcy51c2VybmFtZSA9PSAnJykgPT0gKHRoaXMucGFzc3dvcmQgPT0gJycpIqgBCg1Mb2dpblJlc3BvbnNlEgoKAm9rGAEgASgIEiIKDGF1ZGl0X2xvZ19pZBgCIAEoAVIMYXVkaXRfbG9nX2lkEicKDGFjY2Vzc190b2tlbhgDIAEoCUIDgAEBUgxhY2Nlc3NfdG9rZW4SHgoKdG9rZW5fdHlwZRgEIAEoCVIKdG9rZW5fdHlwZRIeCgpleHBpcmVzX2luGAUgASgFUgpleHBpcmVzX2luInAKGUdldFdhbGxldENoYWxsZW5nZVJlcXVlc3QSJwoHYWNjb3VudBgBIAEoCUIWukgTchEyD15HW0EtWjItN117NTV9JBIqCgtob21lX2RvbWFpbhgCIAEoCUIIukgFcgMY/QFSC2hvbWVfZG9tYWluImEKGkdldFdhbGxldENoYWxsZW5nZVJlc3BvbnNlEhMKC3RyYW5zYWN0aW9uGAEgASgJEi4KEm5ldHdvcmtfcGFzc3BocmFzZRgCIAEoCVISbmV0d29ya19wYXNzcGhyYXNlIk4KEldhbGxldExvZ2luUmVxdWVzdBI4Cgt0cmFuc2FjdGlvbhgBIAEoCUIjgAEBukgdchsYgEAyFl5bQS1aYS16MC05Ky9dKz17MCwyfSQiaQoTV2FsbGV0TG9naW5SZXNwb25zZRISCgV0b2tlbhgBIAEoCUIDgAEBEh4KCnRva2VuX3R5cGUYAiABKAlSCnRva2VuX3R5cGUSHgoKZXhwaXJlc19pbhgDIAEoBVIKZXhwaXJlc19pbiIOCgxHZXRNZVJlcXVlc3QiOAoNR2V0TWVSZXNwb25zZRInCgR1c2VyGAEgASgLMhkuY2FsbG9yYS5hY2NvdW50cy52MS5Vc2VyIhAKDlNpZ25PdXRSZXF1ZXN0IiEKD1NpZ25PdXRSZXNwb25zZRIOCgZzdGF0dXMYASABKAki3wEKB1Nlc3Npb24SCgoCaWQYASABKAkSOwoLY3JlYXRlX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wUgpjcmVhdGVkX2F0EjsKC2V4cGlyZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcFIKZXhwaXJlc19hdBIOCgZtZXRob2QYBCABKAkSHgoKaXBfYWRkcmVzcxgFIAEoCVIKaXBfYWRkcmVzcxIeCgppc19jdXJyZW50GAYgASgIUgppc19jdXJyZW50IhUKE0xpc3RTZXNzaW9uc1JlcXVlc3QiRgoUTGlzdFNlc3Npb25zUmVzcG9uc2USLgoIc2Vzc2lvbnMYASADKAsyHC5jYWxsb3JhLmFjY291bnRzLnYxLlNlc3Npb24iRQoUUmV2b2tlU2Vzc2lvblJlcXVlc3QSLQoKc2Vzc2lvbl9pZBgBIAEoCUIZukgWchQyEl5zZXNfWzAtOWEtdl17MjZ9JCInChVSZXZva2VTZXNzaW9uUmVzcG9uc2USDgoGc3RhdHVzGAEgASgJIpUBChJDcmVhdGVUb2tlblJlcXVlc3QSFwoEbmFtZRgBIAEoCUIJukgGcgQQARhkEkUKC2V4cGlyZV90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcEIIukgFsgECQAFSCmV4cGlyZXNfYXQSHwoKcmVxdWVzdF9pZBgDIAEoCUILukgI2AEBcgOwAQEivQEKE0NyZWF0ZVRva2VuUmVzcG9uc2USCgoCaWQYASABKAkSDAoEbmFtZRgCIAEoCRISCgV0b2tlbhgDIAEoCUIDgAEBEjsKC2V4cGlyZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcFIKZXhwaXJlc19hdBI7CgtjcmVhdGVfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBSCmNyZWF0ZWRfYXQiEwoRTGlzdFRva2Vuc1JlcXVlc3QiUgoSTGlzdFRva2Vuc1Jlc3BvbnNlEi0KBnRva2VucxgBIAMoCzIdLmNhbGxvcmEuYWNjb3VudHMudjEuQXBpVG9rZW4SDQoFdG90YWwYAiABKAUiQQoSUmV2b2tlVG9rZW5SZXF1ZXN0EisKCHRva2VuX2lkGAEgASgJQhm6SBZyFDISXnRva19bMC05YS12XXsyNn0kIjYKE1Jldm9rZVRva2VuUmVzcG9uc2USDgoGc3RhdHVzGAEgASgJEg8KB21lc3NhZ2UYAiABKAkylw0KC0F1dGhTZXJ2aWNlEpwBCg1QYXNzd29yZExvZ2luEikuY2FsbG9yYS5hY2NvdW50cy52MS5QYXNzd29yZExvZ2luUmVxdWVzdBoqLmNhbGxvcmEuYWNjb3VudHMudjEuUGFzc3dvcmRMb2dpblJlc3BvbnNlIjSQAgCq7RgQCAESCnVzZXIubG9naW4YBYLT5JMCFzoBKiISL2FwaS92MS9hdXRoL2xvZ2luEoEBCgVMb2dpbhIhLmNhbGxvcmEuYWNjb3VudHMudjEuTG9naW5SZXF1ZXN0GiIuY2FsbG9yYS5hY2NvdW50cy52MS5Mb2dpblJlc3BvbnNlIjGQAgCq7RgQCAESCnVzZXIubG9naW4YBYLT5JMCFDoBKiIPL2FwaS9hdXRoL2xvZ2luEqcBChJHZXRXYWxsZXRDaGFsbGVuZ2USLi5jYWxsb3JhLmFjY291bnRzLnYxLkdldFdhbGxldENoYWxsZW5nZVJlcXVlc3QaLy5jYWxsb3JhLmFjY291bnRzLnYxLkdldFdhbGxldENoYWxsZW5nZVJlc3BvbnNlIjCQAgGq7RgECAEYBYLT5JMCH1oHEgUvYXV0aBIUL2FwaS92MS9hdXRoL3N0ZWxsYXISpAEKC1dhbGxldExvZ2luEicuY2FsbG9yYS5hY2NvdW50cy52MS5XYWxsZXRMb2dpblJlcXVlc3QaKC5jYWxsb3JhLmFjY291bnRzLnYxLldhbGxldExvZ2luUmVzcG9uc2UiQpACAKrtGBAIARIKdXNlci5sb2dpbhgFgtPkkwIlOgEqWgo6ASoiBS9hdXRoIhQvYXBpL3YxL2F1dGgvc3RlbGxhchJ4CgVHZXRNZRIhLmNhbGxvcmEuYWNjb3VudHMudjEuR2V0TWVSZXF1ZXN0GiIuY2FsbG9yYS5hY2NvdW50cy52MS5HZXRNZVJlc3BvbnNlIiiQAgGq7RgECAIYAoLT5JMCF2IEdXNlchIPL2FwaS92MS9hdXRoL21lEo4BCgdTaWduT3V0EiMuY2FsbG9yYS5hY2NvdW50cy52MS5TaWduT3V0UmVxdWVzdBokLmNhbGxvcmEuYWNjb3VudHMudjEuU2lnbk91dFJlc3BvbnNlIjiQAgKq7RgTCAISC3VzZXIubG9nb3V0GAIwAYLT5JMCGDoBKiITL2FwaS92MS9hdXRoL2xvZ291dBKNAQoMTGlzdFNlc3Npb25zEiguY2FsbG9yYS5hY2NvdW50cy52MS5MaXN0U2Vzc2lvbnNSZXF1ZXN0GikuY2FsbG9yYS5hY2NvdW50cy52MS5MaXN0U2Vzc2lvbnNSZXNwb25zZSIokAIBqu0YBAgCGAKC0+STAhcSFS9hcGkvdjEvYXV0aC9zZXNzaW9ucxKsAQoNUmV2b2tlU2Vzc2lvbhIpLmNhbGxvcmEuYWNjb3VudHMudjEuUmV2b2tlU2Vzc2lvblJlcXVlc3QaKi5jYWxsb3JhLmFjY291bnRzLnYxLlJldm9rZVNlc3Npb25SZXNwb25zZSJEkAICqu0YEwgCEgt1c2VyLmxvZ291dBgCMAGC0+STAiQqIi9hcGkvdjEvYXV0aC9zZXNzaW9ucy97c2Vzc2lvbl9pZH0SmwEKC0NyZWF0ZVRva2VuEicuY2FsbG9yYS5hY2NvdW50cy52MS5DcmVhdGVUb2tlblJlcXVlc3QaKC5jYWxsb3JhLmFjY291bnRzLnYxLkNyZWF0ZVRva2VuUmVzcG9uc2UiOZACAKrtGBQIAhIMdG9rZW4uY3JlYXRlGAIwAYLT5JMCGDoBKiITL2FwaS92MS9hdXRoL3Rva2VucxKFAQoKTGlzdFRva2VucxImLmNhbGxvcmEuYWNjb3VudHMudjEuTGlzdFRva2Vuc1JlcXVlc3QaJy5jYWxsb3JhLmFjY291bnRzLnYxLkxpc3RUb2tlbnNSZXNwb25zZSImkAIBqu0YBAgCGAKC0+STAhUSEy9hcGkvdjEvYXV0aC90b2tlbnMSowEKC1Jldm9rZVRva2VuEicuY2FsbG9yYS5hY2NvdW50cy52MS5SZXZva2VUb2tlblJlcXVlc3QaKC5jYWxsb3JhLmFjY291bnRzLnYxLlJldm9rZVRva2VuUmVzcG9uc2UiQZACAqrtGBQIAhIMdG9rZW4ucmV2b2tlGAIwAYLT5JMCICoeL2FwaS92MS9hdXRoL3Rva2Vucy97dG9rZW5faWR9YgZwcm90bzM", [file_buf_validate_validate, file_callora_accounts_v1_user_service, file_callora_policy_v1_policy, file_google_api_annotations, file_google_protobuf_timestamp]);
 
 /**
  * @generated from message callora.accounts.v1.PasswordLoginRequest
@@ -48,7 +50,7 @@ export const PasswordLoginRequestSchema: GenMessage<PasswordLoginRequest> = /*@_
  */
 export type PasswordLoginResponse = Message<"callora.accounts.v1.PasswordLoginResponse"> & {
   /**
-   * Send it as `Authorization: Bearer`. It names a session, which ends with it.
+   * A JSON Web Token. Send it as `Authorization: Bearer`. It names a session, which ends with it.
    *
    * @generated from field: string access_token = 1 [json_name = "access_token"];
    */
@@ -77,6 +79,190 @@ export const PasswordLoginResponseSchema: GenMessage<PasswordLoginResponse> = /*
   messageDesc(file_callora_accounts_v1_auth_service, 1);
 
 /**
+ * @generated from message callora.accounts.v1.LoginRequest
+ */
+export type LoginRequest = Message<"callora.accounts.v1.LoginRequest"> & {
+  /**
+   * Who signs in. Empty: whoever the password or the credential says.
+   *
+   * @generated from field: string user_id = 1 [json_name = "user_id"];
+   */
+  userId: string;
+
+  /**
+   * The name to sign in with. Empty: the credential of the call says who it is.
+   *
+   * @generated from field: string username = 2;
+   */
+  username: string;
+
+  /**
+   * The password.
+   *
+   * @generated from field: string password = 3;
+   */
+  password: string;
+};
+
+/**
+ * Describes the message callora.accounts.v1.LoginRequest.
+ * Use `create(LoginRequestSchema)` to create a new message.
+ */
+export const LoginRequestSchema: GenMessage<LoginRequest> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_auth_service, 2);
+
+/**
+ * @generated from message callora.accounts.v1.LoginResponse
+ */
+export type LoginResponse = Message<"callora.accounts.v1.LoginResponse"> & {
+  /**
+   * Always true.
+   *
+   * @generated from field: bool ok = 1;
+   */
+  ok: boolean;
+
+  /**
+   * The record of the sign-in in the audit log.
+   *
+   * @generated from field: double audit_log_id = 2 [json_name = "audit_log_id"];
+   */
+  auditLogId: number;
+
+  /**
+   * As PasswordLogin gives it. Empty without a password.
+   *
+   * @generated from field: string access_token = 3 [json_name = "access_token"];
+   */
+  accessToken: string;
+
+  /**
+   * `bearer`, or empty without a token.
+   *
+   * @generated from field: string token_type = 4 [json_name = "token_type"];
+   */
+  tokenType: string;
+
+  /**
+   * Seconds until the token ends.
+   *
+   * @generated from field: int32 expires_in = 5 [json_name = "expires_in"];
+   */
+  expiresIn: number;
+};
+
+/**
+ * Describes the message callora.accounts.v1.LoginResponse.
+ * Use `create(LoginResponseSchema)` to create a new message.
+ */
+export const LoginResponseSchema: GenMessage<LoginResponse> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_auth_service, 3);
+
+/**
+ * @generated from message callora.accounts.v1.GetWalletChallengeRequest
+ */
+export type GetWalletChallengeRequest = Message<"callora.accounts.v1.GetWalletChallengeRequest"> & {
+  /**
+   * The Stellar account that signs in: `G...`.
+   *
+   * @generated from field: string account = 1;
+   */
+  account: string;
+
+  /**
+   * Where to sign in. Empty, or the server's home domain.
+   *
+   * @generated from field: string home_domain = 2 [json_name = "home_domain"];
+   */
+  homeDomain: string;
+};
+
+/**
+ * Describes the message callora.accounts.v1.GetWalletChallengeRequest.
+ * Use `create(GetWalletChallengeRequestSchema)` to create a new message.
+ */
+export const GetWalletChallengeRequestSchema: GenMessage<GetWalletChallengeRequest> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_auth_service, 4);
+
+/**
+ * @generated from message callora.accounts.v1.GetWalletChallengeResponse
+ */
+export type GetWalletChallengeResponse = Message<"callora.accounts.v1.GetWalletChallengeResponse"> & {
+  /**
+   * A transaction that can never be applied, signed by the server, as base64 XDR.
+   *
+   * @generated from field: string transaction = 1;
+   */
+  transaction: string;
+
+  /**
+   * The passphrase of the network that it is signed for.
+   *
+   * @generated from field: string network_passphrase = 2 [json_name = "network_passphrase"];
+   */
+  networkPassphrase: string;
+};
+
+/**
+ * Describes the message callora.accounts.v1.GetWalletChallengeResponse.
+ * Use `create(GetWalletChallengeResponseSchema)` to create a new message.
+ */
+export const GetWalletChallengeResponseSchema: GenMessage<GetWalletChallengeResponse> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_auth_service, 5);
+
+/**
+ * @generated from message callora.accounts.v1.WalletLoginRequest
+ */
+export type WalletLoginRequest = Message<"callora.accounts.v1.WalletLoginRequest"> & {
+  /**
+   * The challenge with the account's signatures, as base64 XDR.
+   *
+   * @generated from field: string transaction = 1;
+   */
+  transaction: string;
+};
+
+/**
+ * Describes the message callora.accounts.v1.WalletLoginRequest.
+ * Use `create(WalletLoginRequestSchema)` to create a new message.
+ */
+export const WalletLoginRequestSchema: GenMessage<WalletLoginRequest> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_auth_service, 6);
+
+/**
+ * @generated from message callora.accounts.v1.WalletLoginResponse
+ */
+export type WalletLoginResponse = Message<"callora.accounts.v1.WalletLoginResponse"> & {
+  /**
+   * A JSON Web Token, as PasswordLogin gives it.
+   *
+   * @generated from field: string token = 1;
+   */
+  token: string;
+
+  /**
+   * Always `bearer`.
+   *
+   * @generated from field: string token_type = 2 [json_name = "token_type"];
+   */
+  tokenType: string;
+
+  /**
+   * Seconds until the token ends.
+   *
+   * @generated from field: int32 expires_in = 3 [json_name = "expires_in"];
+   */
+  expiresIn: number;
+};
+
+/**
+ * Describes the message callora.accounts.v1.WalletLoginResponse.
+ * Use `create(WalletLoginResponseSchema)` to create a new message.
+ */
+export const WalletLoginResponseSchema: GenMessage<WalletLoginResponse> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_auth_service, 7);
+
+/**
  * @generated from message callora.accounts.v1.GetMeRequest
  */
 export type GetMeRequest = Message<"callora.accounts.v1.GetMeRequest"> & {
@@ -87,7 +273,7 @@ export type GetMeRequest = Message<"callora.accounts.v1.GetMeRequest"> & {
  * Use `create(GetMeRequestSchema)` to create a new message.
  */
 export const GetMeRequestSchema: GenMessage<GetMeRequest> = /*@__PURE__*/
-  messageDesc(file_callora_accounts_v1_auth_service, 2);
+  messageDesc(file_callora_accounts_v1_auth_service, 8);
 
 /**
  * @generated from message callora.accounts.v1.GetMeResponse
@@ -106,10 +292,332 @@ export type GetMeResponse = Message<"callora.accounts.v1.GetMeResponse"> & {
  * Use `create(GetMeResponseSchema)` to create a new message.
  */
 export const GetMeResponseSchema: GenMessage<GetMeResponse> = /*@__PURE__*/
-  messageDesc(file_callora_accounts_v1_auth_service, 3);
+  messageDesc(file_callora_accounts_v1_auth_service, 9);
 
 /**
- * Sign in, and see who is signed in.
+ * @generated from message callora.accounts.v1.SignOutRequest
+ */
+export type SignOutRequest = Message<"callora.accounts.v1.SignOutRequest"> & {
+};
+
+/**
+ * Describes the message callora.accounts.v1.SignOutRequest.
+ * Use `create(SignOutRequestSchema)` to create a new message.
+ */
+export const SignOutRequestSchema: GenMessage<SignOutRequest> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_auth_service, 10);
+
+/**
+ * @generated from message callora.accounts.v1.SignOutResponse
+ */
+export type SignOutResponse = Message<"callora.accounts.v1.SignOutResponse"> & {
+  /**
+   * Always `success`.
+   *
+   * @generated from field: string status = 1;
+   */
+  status: string;
+};
+
+/**
+ * Describes the message callora.accounts.v1.SignOutResponse.
+ * Use `create(SignOutResponseSchema)` to create a new message.
+ */
+export const SignOutResponseSchema: GenMessage<SignOutResponse> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_auth_service, 11);
+
+/**
+ * A sign-in that lasts.
+ *
+ * @generated from message callora.accounts.v1.Session
+ */
+export type Session = Message<"callora.accounts.v1.Session"> & {
+  /**
+   * Assigned by the server, for example `ses_01j9x0c5m2...`.
+   *
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * When the person signed in.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time = 2 [json_name = "created_at"];
+   */
+  createTime?: Timestamp | undefined;
+
+  /**
+   * When it ends.
+   *
+   * @generated from field: google.protobuf.Timestamp expire_time = 3 [json_name = "expires_at"];
+   */
+  expireTime?: Timestamp | undefined;
+
+  /**
+   * How the person signed in: `password`, `wallet` or `cookie`.
+   *
+   * @generated from field: string method = 4;
+   */
+  method: string;
+
+  /**
+   * The address that the person signed in from.
+   *
+   * @generated from field: string ip_address = 5 [json_name = "ip_address"];
+   */
+  ipAddress: string;
+
+  /**
+   * Whether it signs this call.
+   *
+   * @generated from field: bool is_current = 6 [json_name = "is_current"];
+   */
+  isCurrent: boolean;
+};
+
+/**
+ * Describes the message callora.accounts.v1.Session.
+ * Use `create(SessionSchema)` to create a new message.
+ */
+export const SessionSchema: GenMessage<Session> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_auth_service, 12);
+
+/**
+ * @generated from message callora.accounts.v1.ListSessionsRequest
+ */
+export type ListSessionsRequest = Message<"callora.accounts.v1.ListSessionsRequest"> & {
+};
+
+/**
+ * Describes the message callora.accounts.v1.ListSessionsRequest.
+ * Use `create(ListSessionsRequestSchema)` to create a new message.
+ */
+export const ListSessionsRequestSchema: GenMessage<ListSessionsRequest> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_auth_service, 13);
+
+/**
+ * @generated from message callora.accounts.v1.ListSessionsResponse
+ */
+export type ListSessionsResponse = Message<"callora.accounts.v1.ListSessionsResponse"> & {
+  /**
+   * The sessions: the newest 200.
+   *
+   * @generated from field: repeated callora.accounts.v1.Session sessions = 1;
+   */
+  sessions: Session[];
+};
+
+/**
+ * Describes the message callora.accounts.v1.ListSessionsResponse.
+ * Use `create(ListSessionsResponseSchema)` to create a new message.
+ */
+export const ListSessionsResponseSchema: GenMessage<ListSessionsResponse> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_auth_service, 14);
+
+/**
+ * @generated from message callora.accounts.v1.RevokeSessionRequest
+ */
+export type RevokeSessionRequest = Message<"callora.accounts.v1.RevokeSessionRequest"> & {
+  /**
+   * The session.
+   *
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+};
+
+/**
+ * Describes the message callora.accounts.v1.RevokeSessionRequest.
+ * Use `create(RevokeSessionRequestSchema)` to create a new message.
+ */
+export const RevokeSessionRequestSchema: GenMessage<RevokeSessionRequest> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_auth_service, 15);
+
+/**
+ * @generated from message callora.accounts.v1.RevokeSessionResponse
+ */
+export type RevokeSessionResponse = Message<"callora.accounts.v1.RevokeSessionResponse"> & {
+  /**
+   * Always `success`.
+   *
+   * @generated from field: string status = 1;
+   */
+  status: string;
+};
+
+/**
+ * Describes the message callora.accounts.v1.RevokeSessionResponse.
+ * Use `create(RevokeSessionResponseSchema)` to create a new message.
+ */
+export const RevokeSessionResponseSchema: GenMessage<RevokeSessionResponse> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_auth_service, 16);
+
+/**
+ * @generated from message callora.accounts.v1.CreateTokenRequest
+ */
+export type CreateTokenRequest = Message<"callora.accounts.v1.CreateTokenRequest"> & {
+  /**
+   * What its owner calls it.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * When it ends. Not set: never. In the future.
+   *
+   * @generated from field: google.protobuf.Timestamp expire_time = 2 [json_name = "expires_at"];
+   */
+  expireTime?: Timestamp | undefined;
+
+  /**
+   * Makes a retry of the call known as one. The `Idempotency-Key` header does, too.
+   *
+   * @generated from field: string request_id = 3;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message callora.accounts.v1.CreateTokenRequest.
+ * Use `create(CreateTokenRequestSchema)` to create a new message.
+ */
+export const CreateTokenRequestSchema: GenMessage<CreateTokenRequest> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_auth_service, 17);
+
+/**
+ * @generated from message callora.accounts.v1.CreateTokenResponse
+ */
+export type CreateTokenResponse = Message<"callora.accounts.v1.CreateTokenResponse"> & {
+  /**
+   * Assigned by the server.
+   *
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * What its owner calls it.
+   *
+   * @generated from field: string name = 2;
+   */
+  name: string;
+
+  /**
+   * The token. Shown this once.
+   *
+   * @generated from field: string token = 3;
+   */
+  token: string;
+
+  /**
+   * When it ends. Not set: never.
+   *
+   * @generated from field: google.protobuf.Timestamp expire_time = 4 [json_name = "expires_at"];
+   */
+  expireTime?: Timestamp | undefined;
+
+  /**
+   * When it was made.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time = 5 [json_name = "created_at"];
+   */
+  createTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message callora.accounts.v1.CreateTokenResponse.
+ * Use `create(CreateTokenResponseSchema)` to create a new message.
+ */
+export const CreateTokenResponseSchema: GenMessage<CreateTokenResponse> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_auth_service, 18);
+
+/**
+ * @generated from message callora.accounts.v1.ListTokensRequest
+ */
+export type ListTokensRequest = Message<"callora.accounts.v1.ListTokensRequest"> & {
+};
+
+/**
+ * Describes the message callora.accounts.v1.ListTokensRequest.
+ * Use `create(ListTokensRequestSchema)` to create a new message.
+ */
+export const ListTokensRequestSchema: GenMessage<ListTokensRequest> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_auth_service, 19);
+
+/**
+ * @generated from message callora.accounts.v1.ListTokensResponse
+ */
+export type ListTokensResponse = Message<"callora.accounts.v1.ListTokensResponse"> & {
+  /**
+   * The tokens: the newest 200.
+   *
+   * @generated from field: repeated callora.accounts.v1.ApiToken tokens = 1;
+   */
+  tokens: ApiToken[];
+
+  /**
+   * How many there are.
+   *
+   * @generated from field: int32 total = 2;
+   */
+  total: number;
+};
+
+/**
+ * Describes the message callora.accounts.v1.ListTokensResponse.
+ * Use `create(ListTokensResponseSchema)` to create a new message.
+ */
+export const ListTokensResponseSchema: GenMessage<ListTokensResponse> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_auth_service, 20);
+
+/**
+ * @generated from message callora.accounts.v1.RevokeTokenRequest
+ */
+export type RevokeTokenRequest = Message<"callora.accounts.v1.RevokeTokenRequest"> & {
+  /**
+   * The token.
+   *
+   * @generated from field: string token_id = 1;
+   */
+  tokenId: string;
+};
+
+/**
+ * Describes the message callora.accounts.v1.RevokeTokenRequest.
+ * Use `create(RevokeTokenRequestSchema)` to create a new message.
+ */
+export const RevokeTokenRequestSchema: GenMessage<RevokeTokenRequest> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_auth_service, 21);
+
+/**
+ * @generated from message callora.accounts.v1.RevokeTokenResponse
+ */
+export type RevokeTokenResponse = Message<"callora.accounts.v1.RevokeTokenResponse"> & {
+  /**
+   * Always `success`.
+   *
+   * @generated from field: string status = 1;
+   */
+  status: string;
+
+  /**
+   * What was done, for people.
+   *
+   * @generated from field: string message = 2;
+   */
+  message: string;
+};
+
+/**
+ * Describes the message callora.accounts.v1.RevokeTokenResponse.
+ * Use `create(RevokeTokenResponseSchema)` to create a new message.
+ */
+export const RevokeTokenResponseSchema: GenMessage<RevokeTokenResponse> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_auth_service, 22);
+
+/**
+ * Sign in, see who is signed in, and manage one's own sessions and API tokens.
  *
  * @generated from service callora.accounts.v1.AuthService
  */
@@ -128,6 +636,43 @@ export const AuthService: GenService<{
     output: typeof PasswordLoginResponseSchema;
   },
   /**
+   * Sign in with a username and a password, or note that whoever the credential of the call belongs to has signed in.
+   *
+   * With a `user_id` it must be the caller's, unless the caller is an admin, who may note another's sign-in.
+   *
+   * @generated from rpc callora.accounts.v1.AuthService.Login
+   */
+  login: {
+    methodKind: "unary";
+    input: typeof LoginRequestSchema;
+    output: typeof LoginResponseSchema;
+  },
+  /**
+   * Get a challenge to sign with the key of a Stellar account, as SEP-10 says.
+   *
+   * It holds for five minutes, and for one sign-in.
+   *
+   * @generated from rpc callora.accounts.v1.AuthService.GetWalletChallenge
+   */
+  getWalletChallenge: {
+    methodKind: "unary";
+    input: typeof GetWalletChallengeRequestSchema;
+    output: typeof GetWalletChallengeResponseSchema;
+  },
+  /**
+   * Sign in with a challenge that the Stellar account's keys have signed. An account that is new here becomes a person.
+   *
+   * The signatures must reach the account's medium threshold; of an account that is not on the network its master
+   * key's is needed. UNAUTHENTICATED with reason CHALLENGE_INVALID otherwise, and for a challenge that was used.
+   *
+   * @generated from rpc callora.accounts.v1.AuthService.WalletLogin
+   */
+  walletLogin: {
+    methodKind: "unary";
+    input: typeof WalletLoginRequestSchema;
+    output: typeof WalletLoginResponseSchema;
+  },
+  /**
    * Get the signed-in person.
    *
    * @generated from rpc callora.accounts.v1.AuthService.GetMe
@@ -136,6 +681,66 @@ export const AuthService: GenService<{
     methodKind: "unary";
     input: typeof GetMeRequestSchema;
     output: typeof GetMeResponseSchema;
+  },
+  /**
+   * End the session that signs this call. FAILED_PRECONDITION, with reason NOT_A_SESSION, if none does.
+   *
+   * @generated from rpc callora.accounts.v1.AuthService.SignOut
+   */
+  signOut: {
+    methodKind: "unary";
+    input: typeof SignOutRequestSchema;
+    output: typeof SignOutResponseSchema;
+  },
+  /**
+   * List one's own sessions that last, newest first.
+   *
+   * @generated from rpc callora.accounts.v1.AuthService.ListSessions
+   */
+  listSessions: {
+    methodKind: "unary";
+    input: typeof ListSessionsRequestSchema;
+    output: typeof ListSessionsResponseSchema;
+  },
+  /**
+   * End one of one's own sessions: its token is refused from the answer on. One that has ended stays so.
+   *
+   * @generated from rpc callora.accounts.v1.AuthService.RevokeSession
+   */
+  revokeSession: {
+    methodKind: "unary";
+    input: typeof RevokeSessionRequestSchema;
+    output: typeof RevokeSessionResponseSchema;
+  },
+  /**
+   * Make an API token, which acts as its maker until it ends. A retried call gets the answer without the token.
+   *
+   * @generated from rpc callora.accounts.v1.AuthService.CreateToken
+   */
+  createToken: {
+    methodKind: "unary";
+    input: typeof CreateTokenRequestSchema;
+    output: typeof CreateTokenResponseSchema;
+  },
+  /**
+   * List one's own API tokens, newest first.
+   *
+   * @generated from rpc callora.accounts.v1.AuthService.ListTokens
+   */
+  listTokens: {
+    methodKind: "unary";
+    input: typeof ListTokensRequestSchema;
+    output: typeof ListTokensResponseSchema;
+  },
+  /**
+   * Revoke one of one's own API tokens: it is refused from the answer on. One that is revoked already stays so.
+   *
+   * @generated from rpc callora.accounts.v1.AuthService.RevokeToken
+   */
+  revokeToken: {
+    methodKind: "unary";
+    input: typeof RevokeTokenRequestSchema;
+    output: typeof RevokeTokenResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_callora_accounts_v1_auth_service, 0);

@@ -15,7 +15,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file callora/accounts/v1/user_service.proto.
  */
 export const file_callora_accounts_v1_user_service: GenFile = /*@__PURE__*/
-  fileDesc("CiZjYWxsb3JhL2FjY291bnRzL3YxL3VzZXJfc2VydmljZS5wcm90bxITY2FsbG9yYS5hY2NvdW50cy52MSKpAQoEVXNlchIKCgJpZBgBIAEoCRIvCgtjcmVhdGVfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEAoIdXNlcm5hbWUYAyABKAkSDQoFZW1haWwYBCABKAkSLwoEcm9sZRgFIAEoDjIhLmNhbGxvcmEuYWNjb3VudHMudjEuUGxhdGZvcm1Sb2xlEhIKCmFjY291bnRfaWQYBiABKAkiuwEKEUNyZWF0ZVVzZXJSZXF1ZXN0Ei8KCHVzZXJuYW1lGAEgASgJQh26SBpyGDIWXltBLVphLXowLTkuXy1dezMsNTB9JBIfCghwYXNzd29yZBgCIAEoCUINgAEBukgHcgUQDxiAAhIZCgVlbWFpbBgDIAEoCUIKukgH2AEBcgJgARI5CgRyb2xlGAQgASgOMiEuY2FsbG9yYS5hY2NvdW50cy52MS5QbGF0Zm9ybVJvbGVCCLpIBYIBAhABIj0KEkNyZWF0ZVVzZXJSZXNwb25zZRInCgR1c2VyGAEgASgLMhkuY2FsbG9yYS5hY2NvdW50cy52MS5Vc2VyKpoBCgxQbGF0Zm9ybVJvbGUSHQoZUExBVEZPUk1fUk9MRV9VTlNQRUNJRklFRBAAEhYKElBMQVRGT1JNX1JPTEVfVVNFUhABEhsKF1BMQVRGT1JNX1JPTEVfREVWRUxPUEVSEAISFwoTUExBVEZPUk1fUk9MRV9BRE1JThADEh0KGVBMQVRGT1JNX1JPTEVfU1VQRVJfQURNSU4QBDKiAQoLVXNlclNlcnZpY2USkgEKCkNyZWF0ZVVzZXISJi5jYWxsb3JhLmFjY291bnRzLnYxLkNyZWF0ZVVzZXJSZXF1ZXN0GicuY2FsbG9yYS5hY2NvdW50cy52MS5DcmVhdGVVc2VyUmVzcG9uc2UiM5ACAKrtGBQIBBILdXNlci5jcmVhdGUYBCDJAYLT5JMCEjoBKiINL2FwaS92MS91c2Vyc2IGcHJvdG8z", [file_buf_validate_validate, file_callora_policy_v1_policy, file_google_api_annotations, file_google_protobuf_timestamp]);
+  fileDesc("CiZjYWxsb3JhL2FjY291bnRzL3YxL3VzZXJfc2VydmljZS5wcm90bxITY2FsbG9yYS5hY2NvdW50cy52MSKOAwoEVXNlchIKCgJpZBgBIAEoCRI7CgtjcmVhdGVfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBSCmNyZWF0ZWRfYXQSEAoIdXNlcm5hbWUYAyABKAkSDQoFZW1haWwYBCABKAkSLwoEcm9sZRgFIAEoDjIhLmNhbGxvcmEuYWNjb3VudHMudjEuUGxhdGZvcm1Sb2xlEhIKCmFjY291bnRfaWQYBiABKAkSGgoIaXNfYWRtaW4YByABKAhSCGlzX2FkbWluEhwKCWlzX2FjdGl2ZRgIIAEoCFIJaXNfYWN0aXZlEjQKFXJhdGVfbGltaXRfcGVyX3NlY29uZBgJIAEoBVIVcmF0ZV9saW1pdF9wZXJfc2Vjb25kEioKEHJhdGVfbGltaXRfYnVyc3QYCiABKAVSEHJhdGVfbGltaXRfYnVyc3QSOwoLdXBkYXRlX3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wUgp1cGRhdGVkX2F0IngKEExpc3RVc2Vyc1JlcXVlc3QSGQoEc2tpcBgBIAEoBUILukgIGgYYwIQ9KAASGAoFbGltaXQYAiABKAVCCbpIBhoEGGQoABIhCglpc19hY3RpdmUYAyABKAhIAFIJaXNfYWN0aXZliAEBQgwKCl9pc19hY3RpdmUiTAoRTGlzdFVzZXJzUmVzcG9uc2USKAoFdXNlcnMYASADKAsyGS5jYWxsb3JhLmFjY291bnRzLnYxLlVzZXISDQoFdG90YWwYAiABKAUiigMKEUNyZWF0ZVVzZXJSZXF1ZXN0Ei8KCHVzZXJuYW1lGAEgASgJQh26SBpyGDIWXltBLVphLXowLTkuXy1dezMsNTB9JBIfCghwYXNzd29yZBgCIAEoCUINgAEBukgHcgUQDxiAAhIZCgVlbWFpbBgDIAEoCUIKukgH2AEBcgJgARI5CgRyb2xlGAQgASgOMiEuY2FsbG9yYS5hY2NvdW50cy52MS5QbGF0Zm9ybVJvbGVCCLpIBYIBAhABEhoKCGlzX2FkbWluGAUgASgIUghpc19hZG1pbhJFChVyYXRlX2xpbWl0X3Blcl9zZWNvbmQYBiABKAVCCrpIBxoFGJBOKAFIAFIVcmF0ZV9saW1pdF9wZXJfc2Vjb25kiAEBEjsKEHJhdGVfbGltaXRfYnVyc3QYByABKAVCCrpIBxoFGJBOKAFIAVIQcmF0ZV9saW1pdF9idXJzdIgBAUIYChZfcmF0ZV9saW1pdF9wZXJfc2Vjb25kQhMKEV9yYXRlX2xpbWl0X2J1cnN0Ij0KEkNyZWF0ZVVzZXJSZXNwb25zZRInCgR1c2VyGAEgASgLMhkuY2FsbG9yYS5hY2NvdW50cy52MS5Vc2VyIjwKDkdldFVzZXJSZXF1ZXN0EioKB3VzZXJfaWQYASABKAlCGbpIFnIUMhJedXNyX1swLTlhLXZdezI2fSQiOgoPR2V0VXNlclJlc3BvbnNlEicKBHVzZXIYASABKAsyGS5jYWxsb3JhLmFjY291bnRzLnYxLlVzZXIiuwMKEVVwZGF0ZVVzZXJSZXF1ZXN0EioKB3VzZXJfaWQYASABKAlCGbpIFnIUMhJedXNyX1swLTlhLXZdezI2fSQSNAoIdXNlcm5hbWUYAiABKAlCHbpIGnIYMhZeW0EtWmEtejAtOS5fLV17Myw1MH0kSACIAQESGwoFZW1haWwYAyABKAlCB7pIBHICYAFIAYgBARIhCglpc19hY3RpdmUYBCABKAhIAlIJaXNfYWN0aXZliAEBEh8KCGlzX2FkbWluGAUgASgISANSCGlzX2FkbWluiAEBEkUKFXJhdGVfbGltaXRfcGVyX3NlY29uZBgGIAEoBUIKukgHGgUYkE4oAUgEUhVyYXRlX2xpbWl0X3Blcl9zZWNvbmSIAQESOwoQcmF0ZV9saW1pdF9idXJzdBgHIAEoBUIKukgHGgUYkE4oAUgFUhByYXRlX2xpbWl0X2J1cnN0iAEBQgsKCV91c2VybmFtZUIICgZfZW1haWxCDAoKX2lzX2FjdGl2ZUILCglfaXNfYWRtaW5CGAoWX3JhdGVfbGltaXRfcGVyX3NlY29uZEITChFfcmF0ZV9saW1pdF9idXJzdCI9ChJVcGRhdGVVc2VyUmVzcG9uc2USJwoEdXNlchgBIAEoCzIZLmNhbGxvcmEuYWNjb3VudHMudjEuVXNlciJDChVEZWFjdGl2YXRlVXNlclJlcXVlc3QSKgoHdXNlcl9pZBgBIAEoCUIZukgWchQyEl51c3JfWzAtOWEtdl17MjZ9JCI5ChZEZWFjdGl2YXRlVXNlclJlc3BvbnNlEg4KBnN0YXR1cxgBIAEoCRIPCgdtZXNzYWdlGAIgASgJIv8BCghBcGlUb2tlbhIKCgJpZBgBIAEoCRIMCgRuYW1lGAIgASgJEjsKC2V4cGlyZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcFIKZXhwaXJlc19hdBIeCgppc19yZXZva2VkGAQgASgIUgppc19yZXZva2VkEj8KDWxhc3RfdXNlX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wUgxsYXN0X3VzZWRfYXQSOwoLY3JlYXRlX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wUgpjcmVhdGVkX2F0IkMKFUxpc3RVc2VyVG9rZW5zUmVxdWVzdBIqCgd1c2VyX2lkGAEgASgJQhm6SBZyFDISXnVzcl9bMC05YS12XXsyNn0kIlYKFkxpc3RVc2VyVG9rZW5zUmVzcG9uc2USLQoGdG9rZW5zGAEgAygLMh0uY2FsbG9yYS5hY2NvdW50cy52MS5BcGlUb2tlbhINCgV0b3RhbBgCIAEoBSJxChZSZXZva2VVc2VyVG9rZW5SZXF1ZXN0EioKB3VzZXJfaWQYASABKAlCGbpIFnIUMhJedXNyX1swLTlhLXZdezI2fSQSKwoIdG9rZW5faWQYAiABKAlCGbpIFnIUMhJedG9rX1swLTlhLXZdezI2fSQiOgoXUmV2b2tlVXNlclRva2VuUmVzcG9uc2USDgoGc3RhdHVzGAEgASgJEg8KB21lc3NhZ2UYAiABKAkiTgoVQWRtaW5MaXN0VXNlcnNSZXF1ZXN0EhgKBWxpbWl0GAEgASgFQgm6SAYaBBhkKAASGwoGb2Zmc2V0GAIgASgFQgu6SAgaBhjAhD0oACJ1ChZBZG1pbkxpc3RVc2Vyc1Jlc3BvbnNlEi0KBXVzZXJzGAEgAygLMh4uY2FsbG9yYS5hY2NvdW50cy52MS5BZG1pblVzZXISDQoFdG90YWwYAiABKAUSDQoFbGltaXQYAyABKAUSDgoGb2Zmc2V0GAQgASgFInEKCUFkbWluVXNlchIKCgJpZBgBIAEoCRINCgVlbWFpbBgCIAEoCRIMCgRyb2xlGAMgASgJEjsKC2NyZWF0ZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcFIKY3JlYXRlZF9hdCJ6ChJTZXRVc2VyUm9sZVJlcXVlc3QSKgoHdXNlcl9pZBgBIAEoCUIZukgWchQyEl51c3JfWzAtOWEtdl17MjZ9JBI4CgRyb2xlGAIgASgJQiq6SCdyJVIEdXNlclIJZGV2ZWxvcGVyUgVhZG1pblILc3VwZXJfYWRtaW4iWwoTU2V0VXNlclJvbGVSZXNwb25zZRIOCgZzdGF0dXMYASABKAkSGAoHdXNlcl9pZBgCIAEoCVIHdXNlcl9pZBIaCghuZXdfcm9sZRgDIAEoCVIIbmV3X3JvbGUqmgEKDFBsYXRmb3JtUm9sZRIdChlQTEFURk9STV9ST0xFX1VOU1BFQ0lGSUVEEAASFgoSUExBVEZPUk1fUk9MRV9VU0VSEAESGwoXUExBVEZPUk1fUk9MRV9ERVZFTE9QRVIQAhIXChNQTEFURk9STV9ST0xFX0FETUlOEAMSHQoZUExBVEZPUk1fUk9MRV9TVVBFUl9BRE1JThAEMosLCgtVc2VyU2VydmljZRJ8CglMaXN0VXNlcnMSJS5jYWxsb3JhLmFjY291bnRzLnYxLkxpc3RVc2Vyc1JlcXVlc3QaJi5jYWxsb3JhLmFjY291bnRzLnYxLkxpc3RVc2Vyc1Jlc3BvbnNlIiCQAgGq7RgECAQYBILT5JMCDxINL2FwaS92MS91c2VycxKVAQoKQ3JlYXRlVXNlchImLmNhbGxvcmEuYWNjb3VudHMudjEuQ3JlYXRlVXNlclJlcXVlc3QaJy5jYWxsb3JhLmFjY291bnRzLnYxLkNyZWF0ZVVzZXJSZXNwb25zZSI2kAIAqu0YEQgEEgt1c2VyLmNyZWF0ZRgEgtPkkwIYOgEqYgR1c2VyIg0vYXBpL3YxL3VzZXJzEoYBCgdHZXRVc2VyEiMuY2FsbG9yYS5hY2NvdW50cy52MS5HZXRVc2VyUmVxdWVzdBokLmNhbGxvcmEuYWNjb3VudHMudjEuR2V0VXNlclJlc3BvbnNlIjCQAgGq7RgECAQYBILT5JMCH2IEdXNlchIXL2FwaS92MS91c2Vycy97dXNlcl9pZH0SnwEKClVwZGF0ZVVzZXISJi5jYWxsb3JhLmFjY291bnRzLnYxLlVwZGF0ZVVzZXJSZXF1ZXN0GicuY2FsbG9yYS5hY2NvdW50cy52MS5VcGRhdGVVc2VyUmVzcG9uc2UiQJACAqrtGBEIBBILdXNlci51cGRhdGUYBILT5JMCIjoBKmIEdXNlcjIXL2FwaS92MS91c2Vycy97dXNlcl9pZH0SpgEKDkRlYWN0aXZhdGVVc2VyEiouY2FsbG9yYS5hY2NvdW50cy52MS5EZWFjdGl2YXRlVXNlclJlcXVlc3QaKy5jYWxsb3JhLmFjY291bnRzLnYxLkRlYWN0aXZhdGVVc2VyUmVzcG9uc2UiO5ACAqrtGBUIBBIPdXNlci5kZWFjdGl2YXRlGASC0+STAhkqFy9hcGkvdjEvdXNlcnMve3VzZXJfaWR9EpwBCg5MaXN0VXNlclRva2VucxIqLmNhbGxvcmEuYWNjb3VudHMudjEuTGlzdFVzZXJUb2tlbnNSZXF1ZXN0GisuY2FsbG9yYS5hY2NvdW50cy52MS5MaXN0VXNlclRva2Vuc1Jlc3BvbnNlIjGQAgGq7RgECAQYBILT5JMCIBIeL2FwaS92MS91c2Vycy97dXNlcl9pZH0vdG9rZW5zErgBCg9SZXZva2VVc2VyVG9rZW4SKy5jYWxsb3JhLmFjY291bnRzLnYxLlJldm9rZVVzZXJUb2tlblJlcXVlc3QaLC5jYWxsb3JhLmFjY291bnRzLnYxLlJldm9rZVVzZXJUb2tlblJlc3BvbnNlIkqQAgKq7RgSCAQSDHRva2VuLnJldm9rZRgEgtPkkwIrKikvYXBpL3YxL3VzZXJzL3t1c2VyX2lkfS90b2tlbnMve3Rva2VuX2lkfRKOAQoOQWRtaW5MaXN0VXNlcnMSKi5jYWxsb3JhLmFjY291bnRzLnYxLkFkbWluTGlzdFVzZXJzUmVxdWVzdBorLmNhbGxvcmEuYWNjb3VudHMudjEuQWRtaW5MaXN0VXNlcnNSZXNwb25zZSIjkAIBqu0YBAgEGASC0+STAhISEC9hcGkvYWRtaW4vdXNlcnMSpgEKC1NldFVzZXJSb2xlEicuY2FsbG9yYS5hY2NvdW50cy52MS5TZXRVc2VyUm9sZVJlcXVlc3QaKC5jYWxsb3JhLmFjY291bnRzLnYxLlNldFVzZXJSb2xlUmVzcG9uc2UiRJACAqrtGBMIBRINdXNlci5zZXRfcm9sZRgEgtPkkwIkOgEqMh8vYXBpL2FkbWluL3VzZXJzL3t1c2VyX2lkfS9yb2xlYgZwcm90bzM", [file_buf_validate_validate, file_callora_policy_v1_policy, file_google_api_annotations, file_google_protobuf_timestamp]);
 
 /**
  * A person.
@@ -33,7 +33,7 @@ export type User = Message<"callora.accounts.v1.User"> & {
   /**
    * When the person was created.
    *
-   * @generated from field: google.protobuf.Timestamp create_time = 2;
+   * @generated from field: google.protobuf.Timestamp create_time = 2 [json_name = "created_at"];
    */
   createTime?: Timestamp | undefined;
 
@@ -59,11 +59,46 @@ export type User = Message<"callora.accounts.v1.User"> & {
   role: PlatformRole;
 
   /**
-   * The account that the person acts for: the owner of keys, events, balances and APIs.
+   * The person's own account. Calls act for it unless they name another one by `X-Account-Id`.
    *
    * @generated from field: string account_id = 6;
    */
   accountId: string;
+
+  /**
+   * Whether the role is admin or above.
+   *
+   * @generated from field: bool is_admin = 7 [json_name = "is_admin"];
+   */
+  isAdmin: boolean;
+
+  /**
+   * Whether the person may sign in.
+   *
+   * @generated from field: bool is_active = 8 [json_name = "is_active"];
+   */
+  isActive: boolean;
+
+  /**
+   * Calls a second to what is limited by role: 10, and 100 for admins, unless set for the person.
+   *
+   * @generated from field: int32 rate_limit_per_second = 9 [json_name = "rate_limit_per_second"];
+   */
+  rateLimitPerSecond: number;
+
+  /**
+   * Calls at once to the same: 20, and 200 for admins, unless set for the person.
+   *
+   * @generated from field: int32 rate_limit_burst = 10 [json_name = "rate_limit_burst"];
+   */
+  rateLimitBurst: number;
+
+  /**
+   * When the person was last changed.
+   *
+   * @generated from field: google.protobuf.Timestamp update_time = 11 [json_name = "updated_at"];
+   */
+  updateTime?: Timestamp | undefined;
 };
 
 /**
@@ -72,6 +107,65 @@ export type User = Message<"callora.accounts.v1.User"> & {
  */
 export const UserSchema: GenMessage<User> = /*@__PURE__*/
   messageDesc(file_callora_accounts_v1_user_service, 0);
+
+/**
+ * @generated from message callora.accounts.v1.ListUsersRequest
+ */
+export type ListUsersRequest = Message<"callora.accounts.v1.ListUsersRequest"> & {
+  /**
+   * How many to leave out.
+   *
+   * @generated from field: int32 skip = 1;
+   */
+  skip: number;
+
+  /**
+   * How many to list. Zero means 50.
+   *
+   * @generated from field: int32 limit = 2;
+   */
+  limit: number;
+
+  /**
+   * Only those who may, or may not, sign in.
+   *
+   * @generated from field: optional bool is_active = 3 [json_name = "is_active"];
+   */
+  isActive?: boolean | undefined;
+};
+
+/**
+ * Describes the message callora.accounts.v1.ListUsersRequest.
+ * Use `create(ListUsersRequestSchema)` to create a new message.
+ */
+export const ListUsersRequestSchema: GenMessage<ListUsersRequest> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_user_service, 1);
+
+/**
+ * @generated from message callora.accounts.v1.ListUsersResponse
+ */
+export type ListUsersResponse = Message<"callora.accounts.v1.ListUsersResponse"> & {
+  /**
+   * The people.
+   *
+   * @generated from field: repeated callora.accounts.v1.User users = 1;
+   */
+  users: User[];
+
+  /**
+   * How many there are, without `skip` and `limit`.
+   *
+   * @generated from field: int32 total = 2;
+   */
+  total: number;
+};
+
+/**
+ * Describes the message callora.accounts.v1.ListUsersResponse.
+ * Use `create(ListUsersResponseSchema)` to create a new message.
+ */
+export const ListUsersResponseSchema: GenMessage<ListUsersResponse> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_user_service, 2);
 
 /**
  * @generated from message callora.accounts.v1.CreateUserRequest
@@ -104,6 +198,27 @@ export type CreateUserRequest = Message<"callora.accounts.v1.CreateUserRequest">
    * @generated from field: callora.accounts.v1.PlatformRole role = 4;
    */
   role: PlatformRole;
+
+  /**
+   * Another way to say that the role is admin. Not together with `role`.
+   *
+   * @generated from field: bool is_admin = 5 [json_name = "is_admin"];
+   */
+  isAdmin: boolean;
+
+  /**
+   * Calls a second. Not set: what the role has.
+   *
+   * @generated from field: optional int32 rate_limit_per_second = 6 [json_name = "rate_limit_per_second"];
+   */
+  rateLimitPerSecond?: number | undefined;
+
+  /**
+   * Calls at once. Not set: what the role has.
+   *
+   * @generated from field: optional int32 rate_limit_burst = 7 [json_name = "rate_limit_burst"];
+   */
+  rateLimitBurst?: number | undefined;
 };
 
 /**
@@ -111,7 +226,7 @@ export type CreateUserRequest = Message<"callora.accounts.v1.CreateUserRequest">
  * Use `create(CreateUserRequestSchema)` to create a new message.
  */
 export const CreateUserRequestSchema: GenMessage<CreateUserRequest> = /*@__PURE__*/
-  messageDesc(file_callora_accounts_v1_user_service, 1);
+  messageDesc(file_callora_accounts_v1_user_service, 3);
 
 /**
  * @generated from message callora.accounts.v1.CreateUserResponse
@@ -130,7 +245,490 @@ export type CreateUserResponse = Message<"callora.accounts.v1.CreateUserResponse
  * Use `create(CreateUserResponseSchema)` to create a new message.
  */
 export const CreateUserResponseSchema: GenMessage<CreateUserResponse> = /*@__PURE__*/
-  messageDesc(file_callora_accounts_v1_user_service, 2);
+  messageDesc(file_callora_accounts_v1_user_service, 4);
+
+/**
+ * @generated from message callora.accounts.v1.GetUserRequest
+ */
+export type GetUserRequest = Message<"callora.accounts.v1.GetUserRequest"> & {
+  /**
+   * The person.
+   *
+   * @generated from field: string user_id = 1;
+   */
+  userId: string;
+};
+
+/**
+ * Describes the message callora.accounts.v1.GetUserRequest.
+ * Use `create(GetUserRequestSchema)` to create a new message.
+ */
+export const GetUserRequestSchema: GenMessage<GetUserRequest> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_user_service, 5);
+
+/**
+ * @generated from message callora.accounts.v1.GetUserResponse
+ */
+export type GetUserResponse = Message<"callora.accounts.v1.GetUserResponse"> & {
+  /**
+   * The person.
+   *
+   * @generated from field: callora.accounts.v1.User user = 1;
+   */
+  user?: User | undefined;
+};
+
+/**
+ * Describes the message callora.accounts.v1.GetUserResponse.
+ * Use `create(GetUserResponseSchema)` to create a new message.
+ */
+export const GetUserResponseSchema: GenMessage<GetUserResponse> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_user_service, 6);
+
+/**
+ * @generated from message callora.accounts.v1.UpdateUserRequest
+ */
+export type UpdateUserRequest = Message<"callora.accounts.v1.UpdateUserRequest"> & {
+  /**
+   * The person.
+   *
+   * @generated from field: string user_id = 1;
+   */
+  userId: string;
+
+  /**
+   * Another name to sign in with.
+   *
+   * @generated from field: optional string username = 2;
+   */
+  username?: string | undefined;
+
+  /**
+   * Another address.
+   *
+   * @generated from field: optional string email = 3;
+   */
+  email?: string | undefined;
+
+  /**
+   * Whether the person may sign in. False deactivates, as DeactivateUser does.
+   *
+   * @generated from field: optional bool is_active = 4 [json_name = "is_active"];
+   */
+  isActive?: boolean | undefined;
+
+  /**
+   * True makes an admin, false makes an admin a user. Only a super admin may say it.
+   *
+   * @generated from field: optional bool is_admin = 5 [json_name = "is_admin"];
+   */
+  isAdmin?: boolean | undefined;
+
+  /**
+   * Calls a second.
+   *
+   * @generated from field: optional int32 rate_limit_per_second = 6 [json_name = "rate_limit_per_second"];
+   */
+  rateLimitPerSecond?: number | undefined;
+
+  /**
+   * Calls at once.
+   *
+   * @generated from field: optional int32 rate_limit_burst = 7 [json_name = "rate_limit_burst"];
+   */
+  rateLimitBurst?: number | undefined;
+};
+
+/**
+ * Describes the message callora.accounts.v1.UpdateUserRequest.
+ * Use `create(UpdateUserRequestSchema)` to create a new message.
+ */
+export const UpdateUserRequestSchema: GenMessage<UpdateUserRequest> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_user_service, 7);
+
+/**
+ * @generated from message callora.accounts.v1.UpdateUserResponse
+ */
+export type UpdateUserResponse = Message<"callora.accounts.v1.UpdateUserResponse"> & {
+  /**
+   * The person as they are now.
+   *
+   * @generated from field: callora.accounts.v1.User user = 1;
+   */
+  user?: User | undefined;
+};
+
+/**
+ * Describes the message callora.accounts.v1.UpdateUserResponse.
+ * Use `create(UpdateUserResponseSchema)` to create a new message.
+ */
+export const UpdateUserResponseSchema: GenMessage<UpdateUserResponse> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_user_service, 8);
+
+/**
+ * @generated from message callora.accounts.v1.DeactivateUserRequest
+ */
+export type DeactivateUserRequest = Message<"callora.accounts.v1.DeactivateUserRequest"> & {
+  /**
+   * The person.
+   *
+   * @generated from field: string user_id = 1;
+   */
+  userId: string;
+};
+
+/**
+ * Describes the message callora.accounts.v1.DeactivateUserRequest.
+ * Use `create(DeactivateUserRequestSchema)` to create a new message.
+ */
+export const DeactivateUserRequestSchema: GenMessage<DeactivateUserRequest> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_user_service, 9);
+
+/**
+ * @generated from message callora.accounts.v1.DeactivateUserResponse
+ */
+export type DeactivateUserResponse = Message<"callora.accounts.v1.DeactivateUserResponse"> & {
+  /**
+   * Always `success`.
+   *
+   * @generated from field: string status = 1;
+   */
+  status: string;
+
+  /**
+   * What was done, for people.
+   *
+   * @generated from field: string message = 2;
+   */
+  message: string;
+};
+
+/**
+ * Describes the message callora.accounts.v1.DeactivateUserResponse.
+ * Use `create(DeactivateUserResponseSchema)` to create a new message.
+ */
+export const DeactivateUserResponseSchema: GenMessage<DeactivateUserResponse> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_user_service, 10);
+
+/**
+ * An API token, without its secret.
+ *
+ * @generated from message callora.accounts.v1.ApiToken
+ */
+export type ApiToken = Message<"callora.accounts.v1.ApiToken"> & {
+  /**
+   * Assigned by the server, for example `tok_01j9x0c5m2...`.
+   *
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * What its owner calls it.
+   *
+   * @generated from field: string name = 2;
+   */
+  name: string;
+
+  /**
+   * When it ends. Not set: never.
+   *
+   * @generated from field: google.protobuf.Timestamp expire_time = 3 [json_name = "expires_at"];
+   */
+  expireTime?: Timestamp | undefined;
+
+  /**
+   * Whether it was revoked.
+   *
+   * @generated from field: bool is_revoked = 4 [json_name = "is_revoked"];
+   */
+  isRevoked: boolean;
+
+  /**
+   * When it was last used, to about a second. Not set: never.
+   *
+   * @generated from field: google.protobuf.Timestamp last_use_time = 5 [json_name = "last_used_at"];
+   */
+  lastUseTime?: Timestamp | undefined;
+
+  /**
+   * When it was made.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time = 6 [json_name = "created_at"];
+   */
+  createTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message callora.accounts.v1.ApiToken.
+ * Use `create(ApiTokenSchema)` to create a new message.
+ */
+export const ApiTokenSchema: GenMessage<ApiToken> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_user_service, 11);
+
+/**
+ * @generated from message callora.accounts.v1.ListUserTokensRequest
+ */
+export type ListUserTokensRequest = Message<"callora.accounts.v1.ListUserTokensRequest"> & {
+  /**
+   * The person.
+   *
+   * @generated from field: string user_id = 1;
+   */
+  userId: string;
+};
+
+/**
+ * Describes the message callora.accounts.v1.ListUserTokensRequest.
+ * Use `create(ListUserTokensRequestSchema)` to create a new message.
+ */
+export const ListUserTokensRequestSchema: GenMessage<ListUserTokensRequest> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_user_service, 12);
+
+/**
+ * @generated from message callora.accounts.v1.ListUserTokensResponse
+ */
+export type ListUserTokensResponse = Message<"callora.accounts.v1.ListUserTokensResponse"> & {
+  /**
+   * The tokens: the newest 200.
+   *
+   * @generated from field: repeated callora.accounts.v1.ApiToken tokens = 1;
+   */
+  tokens: ApiToken[];
+
+  /**
+   * How many there are.
+   *
+   * @generated from field: int32 total = 2;
+   */
+  total: number;
+};
+
+/**
+ * Describes the message callora.accounts.v1.ListUserTokensResponse.
+ * Use `create(ListUserTokensResponseSchema)` to create a new message.
+ */
+export const ListUserTokensResponseSchema: GenMessage<ListUserTokensResponse> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_user_service, 13);
+
+/**
+ * @generated from message callora.accounts.v1.RevokeUserTokenRequest
+ */
+export type RevokeUserTokenRequest = Message<"callora.accounts.v1.RevokeUserTokenRequest"> & {
+  /**
+   * The person.
+   *
+   * @generated from field: string user_id = 1;
+   */
+  userId: string;
+
+  /**
+   * The token.
+   *
+   * @generated from field: string token_id = 2;
+   */
+  tokenId: string;
+};
+
+/**
+ * Describes the message callora.accounts.v1.RevokeUserTokenRequest.
+ * Use `create(RevokeUserTokenRequestSchema)` to create a new message.
+ */
+export const RevokeUserTokenRequestSchema: GenMessage<RevokeUserTokenRequest> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_user_service, 14);
+
+/**
+ * @generated from message callora.accounts.v1.RevokeUserTokenResponse
+ */
+export type RevokeUserTokenResponse = Message<"callora.accounts.v1.RevokeUserTokenResponse"> & {
+  /**
+   * Always `success`.
+   *
+   * @generated from field: string status = 1;
+   */
+  status: string;
+
+  /**
+   * What was done, for people.
+   *
+   * @generated from field: string message = 2;
+   */
+  message: string;
+};
+
+/**
+ * Describes the message callora.accounts.v1.RevokeUserTokenResponse.
+ * Use `create(RevokeUserTokenResponseSchema)` to create a new message.
+ */
+export const RevokeUserTokenResponseSchema: GenMessage<RevokeUserTokenResponse> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_user_service, 15);
+
+/**
+ * @generated from message callora.accounts.v1.AdminListUsersRequest
+ */
+export type AdminListUsersRequest = Message<"callora.accounts.v1.AdminListUsersRequest"> & {
+  /**
+   * How many to list. Zero means 50.
+   *
+   * @generated from field: int32 limit = 1;
+   */
+  limit: number;
+
+  /**
+   * How many to leave out.
+   *
+   * @generated from field: int32 offset = 2;
+   */
+  offset: number;
+};
+
+/**
+ * Describes the message callora.accounts.v1.AdminListUsersRequest.
+ * Use `create(AdminListUsersRequestSchema)` to create a new message.
+ */
+export const AdminListUsersRequestSchema: GenMessage<AdminListUsersRequest> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_user_service, 16);
+
+/**
+ * @generated from message callora.accounts.v1.AdminListUsersResponse
+ */
+export type AdminListUsersResponse = Message<"callora.accounts.v1.AdminListUsersResponse"> & {
+  /**
+   * The people.
+   *
+   * @generated from field: repeated callora.accounts.v1.AdminUser users = 1;
+   */
+  users: AdminUser[];
+
+  /**
+   * How many there are, without `limit` and `offset`.
+   *
+   * @generated from field: int32 total = 2;
+   */
+  total: number;
+
+  /**
+   * How many were asked for.
+   *
+   * @generated from field: int32 limit = 3;
+   */
+  limit: number;
+
+  /**
+   * How many were left out.
+   *
+   * @generated from field: int32 offset = 4;
+   */
+  offset: number;
+};
+
+/**
+ * Describes the message callora.accounts.v1.AdminListUsersResponse.
+ * Use `create(AdminListUsersResponseSchema)` to create a new message.
+ */
+export const AdminListUsersResponseSchema: GenMessage<AdminListUsersResponse> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_user_service, 17);
+
+/**
+ * A person, as the list of roles shows them.
+ *
+ * @generated from message callora.accounts.v1.AdminUser
+ */
+export type AdminUser = Message<"callora.accounts.v1.AdminUser"> & {
+  /**
+   * Assigned by the server.
+   *
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * Where mail goes. May be empty.
+   *
+   * @generated from field: string email = 2;
+   */
+  email: string;
+
+  /**
+   * `user`, `developer`, `admin` or `super_admin`.
+   *
+   * @generated from field: string role = 3;
+   */
+  role: string;
+
+  /**
+   * When the person was created.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time = 4 [json_name = "created_at"];
+   */
+  createTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message callora.accounts.v1.AdminUser.
+ * Use `create(AdminUserSchema)` to create a new message.
+ */
+export const AdminUserSchema: GenMessage<AdminUser> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_user_service, 18);
+
+/**
+ * @generated from message callora.accounts.v1.SetUserRoleRequest
+ */
+export type SetUserRoleRequest = Message<"callora.accounts.v1.SetUserRoleRequest"> & {
+  /**
+   * The person.
+   *
+   * @generated from field: string user_id = 1;
+   */
+  userId: string;
+
+  /**
+   * `user`, `developer`, `admin` or `super_admin`.
+   *
+   * @generated from field: string role = 2;
+   */
+  role: string;
+};
+
+/**
+ * Describes the message callora.accounts.v1.SetUserRoleRequest.
+ * Use `create(SetUserRoleRequestSchema)` to create a new message.
+ */
+export const SetUserRoleRequestSchema: GenMessage<SetUserRoleRequest> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_user_service, 19);
+
+/**
+ * @generated from message callora.accounts.v1.SetUserRoleResponse
+ */
+export type SetUserRoleResponse = Message<"callora.accounts.v1.SetUserRoleResponse"> & {
+  /**
+   * Always `updated`.
+   *
+   * @generated from field: string status = 1;
+   */
+  status: string;
+
+  /**
+   * The person.
+   *
+   * @generated from field: string user_id = 2 [json_name = "user_id"];
+   */
+  userId: string;
+
+  /**
+   * The role that they have now.
+   *
+   * @generated from field: string new_role = 3 [json_name = "new_role"];
+   */
+  newRole: string;
+};
+
+/**
+ * Describes the message callora.accounts.v1.SetUserRoleResponse.
+ * Use `create(SetUserRoleResponseSchema)` to create a new message.
+ */
+export const SetUserRoleResponseSchema: GenMessage<SetUserRoleResponse> = /*@__PURE__*/
+  messageDesc(file_callora_accounts_v1_user_service, 20);
 
 /**
  * What a person may do on the platform. Each role includes those before it.
@@ -190,9 +788,22 @@ export const PlatformRoleSchema: GenEnum<PlatformRole> = /*@__PURE__*/
 /**
  * Manage the people who may sign in. For admins.
  *
+ * Only a super admin may make, change or deactivate an admin. Nobody changes their own role or deactivates themselves,
+ * and the last active super admin stays one: FAILED_PRECONDITION with reason LAST_ADMIN.
+ *
  * @generated from service callora.accounts.v1.UserService
  */
 export const UserService: GenService<{
+  /**
+   * List people, newest first.
+   *
+   * @generated from rpc callora.accounts.v1.UserService.ListUsers
+   */
+  listUsers: {
+    methodKind: "unary";
+    input: typeof ListUsersRequestSchema;
+    output: typeof ListUsersResponseSchema;
+  },
   /**
    * Create a person, with an account of their own.
    *
@@ -204,6 +815,78 @@ export const UserService: GenService<{
     methodKind: "unary";
     input: typeof CreateUserRequestSchema;
     output: typeof CreateUserResponseSchema;
+  },
+  /**
+   * Get a person.
+   *
+   * @generated from rpc callora.accounts.v1.UserService.GetUser
+   */
+  getUser: {
+    methodKind: "unary";
+    input: typeof GetUserRequestSchema;
+    output: typeof GetUserResponseSchema;
+  },
+  /**
+   * Change what the request names.
+   *
+   * Activating somebody again brings back none of their sessions and tokens.
+   *
+   * @generated from rpc callora.accounts.v1.UserService.UpdateUser
+   */
+  updateUser: {
+    methodKind: "unary";
+    input: typeof UpdateUserRequestSchema;
+    output: typeof UpdateUserResponseSchema;
+  },
+  /**
+   * Lock a person out: all their sessions and tokens end before the answer comes.
+   *
+   * @generated from rpc callora.accounts.v1.UserService.DeactivateUser
+   */
+  deactivateUser: {
+    methodKind: "unary";
+    input: typeof DeactivateUserRequestSchema;
+    output: typeof DeactivateUserResponseSchema;
+  },
+  /**
+   * List a person's API tokens, newest first.
+   *
+   * @generated from rpc callora.accounts.v1.UserService.ListUserTokens
+   */
+  listUserTokens: {
+    methodKind: "unary";
+    input: typeof ListUserTokensRequestSchema;
+    output: typeof ListUserTokensResponseSchema;
+  },
+  /**
+   * Revoke a person's API token. One that is revoked already stays so.
+   *
+   * @generated from rpc callora.accounts.v1.UserService.RevokeUserToken
+   */
+  revokeUserToken: {
+    methodKind: "unary";
+    input: typeof RevokeUserTokenRequestSchema;
+    output: typeof RevokeUserTokenResponseSchema;
+  },
+  /**
+   * List people with their platform roles, newest first.
+   *
+   * @generated from rpc callora.accounts.v1.UserService.AdminListUsers
+   */
+  adminListUsers: {
+    methodKind: "unary";
+    input: typeof AdminListUsersRequestSchema;
+    output: typeof AdminListUsersResponseSchema;
+  },
+  /**
+   * Give a person another platform role.
+   *
+   * @generated from rpc callora.accounts.v1.UserService.SetUserRole
+   */
+  setUserRole: {
+    methodKind: "unary";
+    input: typeof SetUserRoleRequestSchema;
+    output: typeof SetUserRoleResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_callora_accounts_v1_user_service, 0);

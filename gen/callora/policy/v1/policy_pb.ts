@@ -12,7 +12,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file callora/policy/v1/policy.proto.
  */
 export const file_callora_policy_v1_policy: GenFile = /*@__PURE__*/
-  fileDesc("Ch5jYWxsb3JhL3BvbGljeS92MS9wb2xpY3kucHJvdG8SEWNhbGxvcmEucG9saWN5LnYxIpkBCgxNZXRob2RQb2xpY3kSKQoGYWNjZXNzGAEgASgOMhkuY2FsbG9yYS5wb2xpY3kudjEuQWNjZXNzEhQKDGF1ZGl0X2FjdGlvbhgCIAEoCRIwCgpyYXRlX2NsYXNzGAMgASgOMhwuY2FsbG9yYS5wb2xpY3kudjEuUmF0ZUNsYXNzEhYKDnN1Y2Nlc3Nfc3RhdHVzGAQgASgFKvcBCgZBY2Nlc3MSFgoSQUNDRVNTX1VOU1BFQ0lGSUVEEAASEQoNQUNDRVNTX1BVQkxJQxABEg8KC0FDQ0VTU19VU0VSEAISFAoQQUNDRVNTX0RFVkVMT1BFUhADEhAKDEFDQ0VTU19BRE1JThAEEhYKEkFDQ0VTU19TVVBFUl9BRE1JThAFEhIKDkFDQ0VTU19BUElfS0VZEAYSGgoWQUNDRVNTX1VTRVJfT1JfQVBJX0tFWRAHEhIKDkFDQ0VTU19TRVJWSUNFEAgSFgoSQUNDRVNTX01FVFJJQ1NfS0VZEAkSFQoRQUNDRVNTX0NSRURFTlRJQUwQCirbAQoJUmF0ZUNsYXNzEhoKFlJBVEVfQ0xBU1NfVU5TUEVDSUZJRUQQABITCg9SQVRFX0NMQVNTX05PTkUQARIWChJSQVRFX0NMQVNTX0NPTlNPTEUQAhIRCg1SQVRFX0NMQVNTX1YxEAMSFAoQUkFURV9DTEFTU19BRE1JThAEEhQKEFJBVEVfQ0xBU1NfTE9HSU4QBRIWChJSQVRFX0NMQVNTX01PTklUT1IQBhIVChFSQVRFX0NMQVNTX1ZFUklGWRAHEhcKE1JBVEVfQ0xBU1NfSU5URVJOQUwQCDpZCgZtZXRob2QSHi5nb29nbGUucHJvdG9idWYuTWV0aG9kT3B0aW9ucxjVjQMgASgLMh8uY2FsbG9yYS5wb2xpY3kudjEuTWV0aG9kUG9saWN5UgZtZXRob2RiBnByb3RvMw", [file_google_protobuf_descriptor]);
+  fileDesc("Ch5jYWxsb3JhL3BvbGljeS92MS9wb2xpY3kucHJvdG8SEWNhbGxvcmEucG9saWN5LnYxIroBCgxNZXRob2RQb2xpY3kSKQoGYWNjZXNzGAEgASgOMhkuY2FsbG9yYS5wb2xpY3kudjEuQWNjZXNzEhQKDGF1ZGl0X2FjdGlvbhgCIAEoCRIwCgpyYXRlX2NsYXNzGAMgASgOMhwuY2FsbG9yYS5wb2xpY3kudjEuUmF0ZUNsYXNzEhYKDnN1Y2Nlc3Nfc3RhdHVzGAQgASgFEg0KBXNjb3BlGAUgASgJEhAKCHBlcnNvbmFsGAYgASgIKvcBCgZBY2Nlc3MSFgoSQUNDRVNTX1VOU1BFQ0lGSUVEEAASEQoNQUNDRVNTX1BVQkxJQxABEg8KC0FDQ0VTU19VU0VSEAISFAoQQUNDRVNTX0RFVkVMT1BFUhADEhAKDEFDQ0VTU19BRE1JThAEEhYKEkFDQ0VTU19TVVBFUl9BRE1JThAFEhIKDkFDQ0VTU19BUElfS0VZEAYSGgoWQUNDRVNTX1VTRVJfT1JfQVBJX0tFWRAHEhIKDkFDQ0VTU19TRVJWSUNFEAgSFgoSQUNDRVNTX01FVFJJQ1NfS0VZEAkSFQoRQUNDRVNTX0NSRURFTlRJQUwQCirbAQoJUmF0ZUNsYXNzEhoKFlJBVEVfQ0xBU1NfVU5TUEVDSUZJRUQQABITCg9SQVRFX0NMQVNTX05PTkUQARIWChJSQVRFX0NMQVNTX0NPTlNPTEUQAhIRCg1SQVRFX0NMQVNTX1YxEAMSFAoQUkFURV9DTEFTU19BRE1JThAEEhQKEFJBVEVfQ0xBU1NfTE9HSU4QBRIWChJSQVRFX0NMQVNTX01PTklUT1IQBhIVChFSQVRFX0NMQVNTX1ZFUklGWRAHEhcKE1JBVEVfQ0xBU1NfSU5URVJOQUwQCDpZCgZtZXRob2QSHi5nb29nbGUucHJvdG9idWYuTWV0aG9kT3B0aW9ucxjVjQMgASgLMh8uY2FsbG9yYS5wb2xpY3kudjEuTWV0aG9kUG9saWN5UgZtZXRob2RiBnByb3RvMw", [file_google_protobuf_descriptor]);
 
 /**
  * The policy of one method.
@@ -51,6 +51,22 @@ export type MethodPolicy = Message<"callora.policy.v1.MethodPolicy"> & {
    * @generated from field: int32 success_status = 4;
    */
   successStatus: number;
+
+  /**
+   * What a service token must be allowed to do to call, for example `keys.verify`. Empty means that no service token
+   * may call.
+   *
+   * @generated from field: string scope = 5;
+   */
+  scope: string;
+
+  /**
+   * Whether what is changed is the caller's own (a session, a token, a membership) and not the account's. A viewer of
+   * an account may change nothing else.
+   *
+   * @generated from field: bool personal = 6;
+   */
+  personal: boolean;
 };
 
 /**
@@ -123,7 +139,7 @@ export const Access = {
   USER_OR_API_KEY: 7,
 
   /**
-   * An internal service, or a person whose platform role is admin or above.
+   * An internal service whose token has the method's scope, or a person whose platform role is admin or above.
    *
    * @generated from enum value: ACCESS_SERVICE = 8;
    */
@@ -137,7 +153,8 @@ export const Access = {
   METRICS_KEY: 9,
 
   /**
-   * Whoever has shown an accepted credential: a person, the holder of an API key, an internal service.
+   * Whoever has shown an accepted credential: a person, the holder of an API key, an internal service whose token has
+   * the method's scope.
    *
    * @generated from enum value: ACCESS_CREDENTIAL = 10;
    */

@@ -1,0 +1,30 @@
+import type { Tx } from "../db/pool.ts";
+import type { Announcer } from "../db/trust.ts";
+import { deleteSignInTokens } from "./login-store.ts";
+import { revokeSessions } from "./session-store.ts";
+import type { UserRow } from "./store.ts";
+import { revokeTokens } from "./token-store.ts";
+
+/** Sessions that one announcement names. Nothing else limits how many a person has. */
+const announcedMax = 5_000;
+
+/**
+ * End all that a person could call with, whoever has it: sessions by cookie and by signed token, API tokens, and links
+ * that were mailed. Announces that, so call it last; the caller waits, after the commit, for the epoch.
+ */
+export async function endCredentials(
+  tx: Tx,
+  { announce }: Pick<Announcer, "announce">,
+  { user, now }: { user: Pick<UserRow, "account_id" | "id">; now: Date },
+): Promise<bigint> {
+  const owner = { accountId: user.account_id, userId: user.id, now };
+  const sessionIds = await revokeSessions(tx, owner);
+  const tokens = await revokeTokens(tx, owner);
+  await deleteSignInTokens(tx, user.id);
+  const hashes = tokens.map(({ token_hash: hash }) => hash.toString("hex"));
+  let epoch = await announce(tx, "token", hashes);
+  for (let first = 0; first < sessionIds.length; first += announcedMax) {
+    epoch = await announce(tx, "session", sessionIds.slice(first, first + announcedMax));
+  }
+  return epoch;
+}

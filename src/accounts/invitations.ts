@@ -1,0 +1,196 @@
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import {
+  type AccountService,
+  type CreateInvitationRequest,
+  CreateInvitationResponseSchema,
+} from "../../gen/callora/accounts/v1/account_service_pb.ts";
+import type { Database } from "../db/database.ts";
+import { once } from "../db/once.ts";
+import type { Tx } from "../db/pool.ts";
+import type { Trust } from "../db/trust.ts";
+import { newId } from "../lib/id.ts";
+import { failedPrecondition, notFound } from "../rpc/errors.ts";
+import { type MemberRole, requireTenant, requireUser, tenantFor } from "../rpc/principal.ts";
+import { retryOf } from "../rpc/retry.ts";
+import {
+  acceptInvitation,
+  endInvitation,
+  findInvitation,
+  findInvitationByHash,
+  type InvitationRow,
+  insertInvitation,
+  invitationsMax,
+  listInvitations,
+  revokeInvitation,
+} from "./invitation-store.ts";
+import type { Mailer } from "./mail.ts";
+import { refuse, requireManager, shownRoleOf, toAccount, toRole } from "./member-shown.ts";
+import {
+  accountsMax,
+  findMemberRole,
+  getAccount,
+  insertMember,
+  listAccounts,
+  lockAccount,
+} from "./member-store.ts";
+import { grantProblem } from "./role-rules.ts";
+import { mintToken, tokenHash } from "./token.ts";
+
+interface InvitationDeps {
+  db: Database;
+  trust: Trust;
+  mail: Mailer;
+  now: () => Date;
+}
+
+const invitationMs = 7 * 24 * 60 * 60 * 1000;
+
+/** The handlers of AccountService for invitations. */
+export function invitationHandlers(
+  deps: InvitationDeps,
+): Pick<
+  ServiceImpl<typeof AccountService>,
+  "createInvitation" | "listInvitations" | "revokeInvitation" | "acceptInvitation"
+> {
+  const { db, now } = deps;
+  return {
+    createInvitation: (req, ctx) => createInvitation(deps, ctx, req),
+    acceptInvitation: (req, ctx) => acceptInvitationOf(deps, ctx, req),
+
+    async listInvitations(_req, ctx) {
+      const { accountId, memberRole } = requireUser(ctx);
+      requireManager(memberRole);
+      const rows = await db.tenantRead(accountId, (tx) =>
+        listInvitations(tx, { accountId, now: now() }),
+      );
+      return { invitations: rows.map(toInvitation) };
+    },
+
+    async revokeInvitation({ invitationId: id }, ctx) {
+      const tenant = requireTenant(ctx);
+      const { accountId, actor } = tenant;
+      await db.tenantTransaction(tenant, async (tx, audit) => {
+        const by = (await findMemberRole(tx, accountId, actor)) ?? "viewer";
+        requireManager(by);
+        const row = await findInvitation(tx, accountId, id);
+        if (row === null) {
+          throw notFound("the invitation");
+        }
+        refuse(grantProblem(by, row.role), "take the invitation back");
+        await revokeInvitation(tx, { accountId, id, now: now() });
+        audit.record(`invitation:${id}`);
+      });
+      return {};
+    },
+  };
+}
+
+/** Invite somebody, in place of an older invitation, and send the mail once that is durable. */
+async function createInvitation(
+  { db, mail, now }: InvitationDeps,
+  ctx: HandlerContext,
+  req: CreateInvitationRequest,
+) {
+  const tenant = requireTenant(ctx);
+  const { accountId, actor } = tenant;
+  const retry = retryOf(ctx);
+  const role = toRole(req.role);
+  const { token, hash } = mintToken("civ");
+  let isNew = false;
+  let accountName = "";
+  const answer = await db.tenantTransaction(tenant, async (tx, audit) => {
+    isNew = false;
+    const scope = { accountId, retry, response: CreateInvitationResponseSchema, audit };
+    return once(tx, scope, async () => {
+      await lockAccount(tx, accountId);
+      const account = await getAccount(tx, accountId, actor);
+      refuse(grantProblem(account.role, role), `invite a ${role}`);
+      const { email } = req;
+      await endInvitation(tx, { accountId, email, now: now() });
+      await refuseTooMany(tx, accountId, now());
+      const id = newId("inv", now());
+      const expireAt = new Date(now().getTime() + invitationMs);
+      const offer = { accountId, id, email, role, invitedBy: actor, tokenHash: hash, expireAt };
+      const row = await insertInvitation(tx, offer);
+      audit.record(`invitation:${id}`);
+      isNew = true;
+      accountName = account.name;
+      return { invitation: toInvitation(row) };
+    });
+  });
+  // A retry has no token to send: only its hash is kept.
+  if (isNew) {
+    await mail.send(invitationMail({ to: req.email, accountName, role, token }));
+  }
+  return answer;
+}
+
+/** Use an invitation up, and become a member. */
+async function acceptInvitationOf(
+  { db, trust, now }: InvitationDeps,
+  ctx: HandlerContext,
+  { token }: { token: string },
+) {
+  const { id: userId } = requireUser(ctx);
+  const hash = tokenHash("civ", token);
+  const found =
+    hash === null ? null : await db.systemTransaction((tx) => findInvitationByHash(tx, hash));
+  if (found === null) {
+    throw notFound("the invitation");
+  }
+  const { account_id: accountId } = found;
+  const tenant = tenantFor(ctx, { accountId, actor: userId });
+  const epoch = await db.platformTransaction(tenant, async (tx, audit) => {
+    if ((await listAccounts(tx, userId)).length >= accountsMax) {
+      const message = `Cannot become a member: a person has at most ${accountsMax} accounts`;
+      throw failedPrecondition("ACCOUNTS_MAX", message);
+    }
+    const invitation = { accountId, id: found.id, now: now() };
+    if ((await acceptInvitation(tx, invitation)) === null) {
+      throw notFound("the invitation");
+    }
+    await insertMember(tx, { accountId, userId, role: found.role });
+    audit.record(`invitation:${found.id}`);
+    return trust.announce(tx, "user", [userId]);
+  });
+  await trust.settled(epoch);
+  const row = await db.tenantRead(accountId, (tx) => getAccount(tx, accountId, userId));
+  return { account: toAccount(row) };
+}
+
+async function refuseTooMany(tx: Tx, accountId: string, now: Date): Promise<void> {
+  if ((await listInvitations(tx, { accountId, now })).length >= invitationsMax) {
+    const message = `Cannot invite: the account has ${invitationsMax} open invitations, the most`;
+    throw failedPrecondition("INVITATIONS_MAX", message);
+  }
+}
+
+function invitationMail(offer: {
+  to: string;
+  accountName: string;
+  role: MemberRole;
+  token: string;
+}) {
+  const { to, accountName, role, token } = offer;
+  const lines = [
+    `You are invited to the account "${accountName}" as ${role}.`,
+    "",
+    "Sign in, and accept with this token within seven days:",
+    "",
+    token,
+    "",
+    "Whoever has it can accept. If you do not expect it, delete this mail.",
+  ];
+  return { to, subject: "You are invited to an account", text: lines.join("\n") };
+}
+
+function toInvitation(row: InvitationRow) {
+  return {
+    id: row.id,
+    email: row.email,
+    role: shownRoleOf[row.role],
+    createTime: timestampFromMs(row.created_at),
+    expireTime: timestampFromMs(row.expire_at),
+  };
+}

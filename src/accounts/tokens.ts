@@ -1,0 +1,99 @@
+import { timestampDate, timestampFromMs } from "@bufbuild/protobuf/wkt";
+import type { ServiceImpl } from "@connectrpc/connect";
+import {
+  type AuthService,
+  CreateTokenResponseSchema,
+} from "../../gen/callora/accounts/v1/auth_service_pb.ts";
+import type { Database, Tenant } from "../db/database.ts";
+import { once } from "../db/once.ts";
+import type { Trust } from "../db/trust.ts";
+import { newId } from "../lib/id.ts";
+import { failedPrecondition, notFound } from "../rpc/errors.ts";
+import { personalTenant, requireUser } from "../rpc/principal.ts";
+import { retryOf } from "../rpc/retry.ts";
+import { optionalTime, toToken } from "./shown.ts";
+import { mintToken } from "./token.ts";
+import { countTokens, insertToken, listTokens, revokeToken } from "./token-store.ts";
+
+interface Deps {
+  db: Database;
+  trust: Trust;
+  now: () => Date;
+}
+
+/** The tokens of one person that are good for something at a time. */
+const tokensMax = 100;
+
+/** Revoke a person's token, and wait until no process takes it any more. Throws NOT_FOUND without one. */
+export async function revokeTokenOf(
+  { db, trust, now }: Deps,
+  tenant: Tenant,
+  token: { accountId: string; userId: string; id: string },
+): Promise<void> {
+  const change =
+    tenant.accountId === token.accountId ? db.tenantTransaction : db.platformTransaction;
+  const epoch = await change(tenant, async (tx, audit) => {
+    const row = await revokeToken(tx, { ...token, now: now() });
+    if (row === null) {
+      throw notFound("the token");
+    }
+    audit.record(`token:${row.id}`);
+    return trust.announce(tx, "token", [row.token_hash.toString("hex")]);
+  });
+  await trust.settled(epoch);
+}
+
+/** The handlers of AuthService that are about the caller's own API tokens. */
+export function tokenHandlers(
+  deps: Deps,
+): Pick<ServiceImpl<typeof AuthService>, "createToken" | "listTokens" | "revokeToken"> {
+  const { db, now } = deps;
+  return {
+    async createToken(req, ctx) {
+      const tenant = personalTenant(ctx);
+      const { accountId, actor: userId } = tenant;
+      const retry = retryOf(ctx);
+      const { token, hash } = mintToken("ora");
+      return db.tenantTransaction(tenant, async (tx, audit) => {
+        const scope = { accountId, retry, response: CreateTokenResponseSchema, audit };
+        return once(tx, scope, async () => {
+          if ((await countTokens(tx, { accountId, userId, now: now() })) >= tokensMax) {
+            const message = `Cannot make a token: the person has ${tokensMax}, the most`;
+            throw failedPrecondition("TOKENS_MAX", message);
+          }
+          const expireAt = req.expireTime === undefined ? null : timestampDate(req.expireTime);
+          const id = newId("tok", now());
+          const row = await insertToken(tx, {
+            accountId,
+            id,
+            userId,
+            name: req.name,
+            hash,
+            expireAt,
+          });
+          audit.record(`token:${id}`);
+          return {
+            id,
+            name: row.name,
+            token,
+            createTime: timestampFromMs(row.created_at),
+            ...optionalTime("expireTime", row.expire_at),
+          };
+        });
+      });
+    },
+
+    async listTokens(_req, ctx) {
+      const { homeAccountId, id } = requireUser(ctx);
+      const rows = await db.tenantRead(homeAccountId, (tx) => listTokens(tx, homeAccountId, id));
+      return { tokens: rows.map(toToken), total: rows.length };
+    },
+
+    async revokeToken({ tokenId }, ctx) {
+      const tenant = personalTenant(ctx);
+      const { accountId, actor: userId } = tenant;
+      await revokeTokenOf(deps, tenant, { accountId, userId, id: tokenId });
+      return { status: "success", message: "Token revoked" };
+    },
+  };
+}

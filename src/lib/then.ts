@@ -1,0 +1,10 @@
+/** A value, or the promise of one. */
+export type MaybePromise<T> = T | Promise<T>;
+
+/** Go on at once with a value, or later with a promised one. */
+export function then<T, U>(
+  value: MaybePromise<T>,
+  next: (value: T) => MaybePromise<U>,
+): MaybePromise<U> {
+  return value instanceof Promise ? value.then(next) : next(value);
+}

@@ -1,0 +1,98 @@
+import { deleteOldChallenges } from "./accounts/identity-store.ts";
+import type { LastUses } from "./accounts/last-uses.ts";
+import { updateServiceTokenUses } from "./accounts/service-token-store.ts";
+import { deleteExpiredSessions } from "./accounts/session-store.ts";
+import { updateTokenUses } from "./accounts/token-store.ts";
+import { createResealGauges } from "./credentials/gauges.ts";
+import { resealNext } from "./credentials/loop.ts";
+import type { Sealer } from "./credentials/seal.ts";
+import { drainLeases } from "./credits/leases.ts";
+import type { Database } from "./db/database.ts";
+import { deleteOldAnswers } from "./db/once.ts";
+import type { UseLog } from "./keys/use-log.ts";
+import { type Loop, startLoop } from "./lib/loop.ts";
+import type { Logger } from "./log.ts";
+import { projectNext } from "./metering/projector.ts";
+import type { Metrics } from "./metrics.ts";
+import { settleNext } from "./settlement/loop.ts";
+import type { StellarNetwork } from "./stellar/network.ts";
+
+interface Deps {
+  db: Database;
+  sealer: Sealer;
+  network: StellarNetwork;
+  log: Logger;
+  metrics: Metrics;
+  now: () => Date;
+}
+
+/** What a loop does. */
+type LoopName = "projector" | "settlement" | "credentials" | "housekeeping" | "key uses";
+
+/** The background work. */
+export interface Loops {
+  start(): void;
+  wake(name: LoopName): void;
+  stop(): Promise<void>;
+}
+
+/** When tokens were last used, not yet written. */
+export interface Uses {
+  tokens: LastUses;
+  services: LastUses;
+}
+
+/** Write down when tokens were last used. */
+export async function writeUses(db: Database, { tokens, services }: Uses): Promise<void> {
+  const [tokenUses, serviceUses] = [tokens.take(), services.take()];
+  if (tokenUses.length > 0) {
+    await db.systemTransaction((tx) => updateTokenUses(tx, tokenUses));
+  }
+  if (serviceUses.length > 0) {
+    await db.systemTransaction((tx) => updateServiceTokenUses(tx, serviceUses));
+  }
+}
+
+/** Make the loops of the background work. They run once started. */
+export function createLoops(
+  { db, sealer, network, log, metrics, now }: Deps,
+  { useLog, uses }: { useLog: UseLog; uses: Uses },
+): Loops {
+  const running = new Map<LoopName, Loop>();
+  const reseal = {
+    db,
+    sealer,
+    onProgress: createResealGauges(metrics.registry),
+    onUnreadable: (credentialId: string) =>
+      log.error("Cannot open a credential: it was damaged", { credentialId }),
+  };
+  function run(name: LoopName, intervalMs: number, tick: () => Promise<boolean>) {
+    const onError = (err: unknown) =>
+      log.warn("Cannot finish a round of a loop", { err, component: name });
+    running.set(name, startLoop({ tick, intervalMs, onError }));
+  }
+  return {
+    start() {
+      run("projector", 1_000, () => db.systemTransaction((tx) => projectNext(tx, now())));
+      run("key uses", 5_000, () => useLog.flush());
+      run("settlement", 500, () => settleNext({ db, network, now }));
+      run("credentials", 5_000, () => resealNext(reseal, now()));
+      run("housekeeping", 1_000, async () => {
+        await db.systemTransaction((tx) => deleteExpiredSessions(tx, now()));
+        await db.systemTransaction((tx) => deleteOldChallenges(tx, now()));
+        await db.systemTransaction((tx) => deleteOldAnswers(tx, now()));
+        await writeUses(db, uses);
+        const drained = await db.systemTransaction((tx) =>
+          drainLeases(tx, { now: now(), holder: null }),
+        );
+        return drained === 100;
+      });
+    },
+    wake(name) {
+      running.get(name)?.wake();
+    },
+    async stop() {
+      await Promise.all([...running.values()].map((loop) => loop.stop()));
+    },
+  };
+}

@@ -1,0 +1,113 @@
+import { createHash } from "node:crypto";
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { Code } from "@connectrpc/connect";
+import { expect } from "vitest";
+import { AuthService } from "../gen/callora/accounts/v1/auth_service_pb.ts";
+import { UserService } from "../gen/callora/accounts/v1/user_service_pb.ts";
+import { until } from "./support/app.ts";
+import { newPerson } from "./support/people.ts";
+import { asSuperuser } from "./support/superuser.ts";
+import { test } from "./support/test.ts";
+
+const refused = { code: Code.Unauthenticated };
+
+test("a token is made, used, listed and revoked in the documented bodies", async ({ app }) => {
+  const me = await newPerson(app.db);
+  const call = async (method: string, path: string, body?: object) => {
+    const response = await fetch(`${app.url}/api/v1/auth/tokens${path}`, {
+      method,
+      headers: { authorization: `Bearer ${me.token}`, "content-type": "application/json" },
+      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+    });
+    return { status: response.status, body: await response.json() };
+  };
+
+  const made = await call("POST", "", { name: "ci" });
+  expect(made).toMatchObject({
+    status: 200,
+    body: {
+      id: expect.stringMatching(/^tok_/),
+      name: "ci",
+      token: expect.stringMatching(/^ora_[A-Za-z0-9_-]{43}$/),
+      created_at: expect.any(String),
+    },
+  });
+  const { id, token } = made.body;
+  await expect(app.client(AuthService, token).getMe({})).resolves.toBeDefined();
+  const listed = await call("GET", "");
+  expect(listed.body.total).toBe(2);
+  expect(listed.body.tokens[0]).toMatchObject({ id, name: "ci", is_revoked: false });
+  expect(JSON.stringify(listed.body)).not.toContain(token);
+
+  const gone = { status: 200, body: { status: "success", message: "Token revoked" } };
+  expect(await call("DELETE", `/${id}`)).toEqual(gone);
+  expect(await call("DELETE", `/${id}`)).toEqual(gone);
+  await expect(app.client(AuthService, token).getMe({})).rejects.toMatchObject(refused);
+  expect((await call("GET", "")).body.tokens[0]).toMatchObject({ id, is_revoked: true });
+});
+
+test("only the hash of a token is kept", async ({ app }) => {
+  const me = await newPerson(app.db);
+  const { id, token } = await app.client(AuthService, me.token).createToken({ name: "x" });
+
+  const { rows } = await asSuperuser(app, (client) =>
+    client.query("select token_hash from api_token_directory where token_id = $1", [id]),
+  );
+
+  expect(rows).toEqual([{ token_hash: createHash("sha256").update(token).digest() }]);
+});
+
+test("a token ends with its time", async ({ app }) => {
+  const me = await newPerson(app.db);
+  const expireTime = timestampFromMs(Date.now() + 3_600_000);
+  const { id, token } = await app
+    .client(AuthService, me.token)
+    .createToken({ name: "x", expireTime });
+  await expect(app.client(AuthService, token).getMe({})).resolves.toBeDefined();
+
+  await asSuperuser(app, (client) =>
+    client.query("update api_tokens set expire_at = now() where id = $1", [id]),
+  );
+
+  await expect(app.client(AuthService, token).getMe({})).rejects.toMatchObject(refused);
+});
+
+test("when a token was last used is written down soon", async ({ app }) => {
+  const me = await newPerson(app.db);
+  const auth = app.client(AuthService, me.token);
+  const before = Date.now();
+
+  await until(async () => (await auth.listTokens({})).tokens[0]?.lastUseTime !== undefined);
+
+  const { tokens } = await auth.listTokens({});
+  expect(Number(tokens[0]?.lastUseTime?.seconds) * 1000).toBeGreaterThanOrEqual(before - 1000);
+});
+
+test("nobody lists or revokes another person's token, but an admin does", async ({ app }) => {
+  const [mine, theirs] = [await newPerson(app.db), await newPerson(app.db)];
+  const { id: tokenId, token } = await app
+    .client(AuthService, theirs.token)
+    .createToken({ name: "x" });
+  const { userId } = theirs;
+
+  const mineToo = app.client(AuthService, mine.token).revokeToken({ tokenId });
+  await expect(mineToo).rejects.toMatchObject({ code: Code.NotFound });
+  await expect(app.client(AuthService, token).getMe({})).resolves.toBeDefined();
+
+  const admin = app.client(UserService, (await newPerson(app.db, "admin")).token);
+  expect((await admin.listUserTokens({ userId })).tokens[0]).toMatchObject({ id: tokenId });
+  const misfit = admin.revokeUserToken({ userId: mine.userId, tokenId });
+  await expect(misfit).rejects.toMatchObject({ code: Code.NotFound });
+  await admin.revokeUserToken({ userId, tokenId });
+  await expect(app.client(AuthService, token).getMe({})).rejects.toMatchObject(refused);
+});
+
+test("an admin does not revoke the token of a super admin", async ({ app }) => {
+  const boss = await newPerson(app.db, "super_admin");
+  const { id: tokenId } = await app.client(AuthService, boss.token).createToken({ name: "x" });
+  const admin = app.client(UserService, (await newPerson(app.db, "admin")).token);
+
+  const outcome = admin.revokeUserToken({ userId: boss.userId, tokenId });
+
+  await expect(outcome).rejects.toMatchObject({ code: Code.PermissionDenied });
+});
