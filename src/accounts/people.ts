@@ -2,7 +2,7 @@ import type { Database } from "../db/database.ts";
 import type { Memory } from "../db/memory.ts";
 import type { Trust } from "../db/trust.ts";
 import { isId } from "../lib/id.ts";
-import { then } from "../lib/then.ts";
+import { andThen } from "../lib/maybe-promise.ts";
 import type { Call } from "../rpc/call.ts";
 import { invalidArgument, notFound } from "../rpc/errors.ts";
 import type {
@@ -74,7 +74,7 @@ export function personAuthenticator({
   people: Memory<Person>;
 }): Authenticator {
   const toCaller = (signedIn: SignedIn, call: Call) =>
-    then(people.get(signedIn.userId), (person) =>
+    andThen(people.get(signedIn.userId), (person) =>
       person?.active ? toPrincipal(person, signedIn, call) : undefined,
     );
   /** Ask the readers from the given one on. */

@@ -1,6 +1,6 @@
 import type { Database } from "../db/database.ts";
 import type { Trust } from "../db/trust.ts";
-import { type MaybePromise, then } from "../lib/then.ts";
+import { andThen, type MaybePromise } from "../lib/maybe-promise.ts";
 import type { SignedIn } from "./people.ts";
 import {
   type LiveSessionRow,
@@ -41,13 +41,13 @@ export function rememberSessions({ db, trust }: { db: Database; trust: Trust }):
     },
   });
   const find = (id: string, now: Date) =>
-    then(sessions.get(id), (session) =>
+    andThen(sessions.get(id), (session) =>
       session === null || session.expire_at <= now.getTime() ? undefined : toSignedIn(session),
     );
   return {
     find,
     findByToken: (token, now) =>
-      then(ids.get(hashToken(token).toString("hex")), (id) =>
+      andThen(ids.get(hashToken(token).toString("hex")), (id) =>
         id === null ? undefined : find(id, now),
       ),
   };

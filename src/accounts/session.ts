@@ -1,6 +1,6 @@
 import type { Tx } from "../db/pool.ts";
 import { newId } from "../lib/id.ts";
-import { then } from "../lib/then.ts";
+import { andThen } from "../lib/maybe-promise.ts";
 import { bearerToken } from "../rpc/credentials.ts";
 import { type JwtKeeper, jwtSeconds } from "./jwt.ts";
 import type { CredentialReader } from "./people.ts";
@@ -46,7 +46,7 @@ export function jwtReader({
       .then((claims) =>
         claims === null
           ? undefined
-          : then(sessions.find(claims.sessionId, now()), (signedIn) =>
+          : andThen(sessions.find(claims.sessionId, now()), (signedIn) =>
               signedIn?.userId === claims.userId ? signedIn : undefined,
             ),
       );

@@ -1,6 +1,6 @@
 import type { Database } from "../db/database.ts";
 import type { Trust } from "../db/trust.ts";
-import { then } from "../lib/then.ts";
+import { andThen } from "../lib/maybe-promise.ts";
 import { bearerToken } from "../rpc/credentials.ts";
 import type { Authenticator, Principal } from "../rpc/principal.ts";
 import type { LastUses } from "./last-uses.ts";
@@ -34,7 +34,7 @@ export function tokenReader({ db, trust, uses, now }: Deps): CredentialReader {
     if (hash === null) {
       return undefined;
     }
-    return then(tokens.get(hash.toString("hex")), (row): SignedIn | undefined => {
+    return andThen(tokens.get(hash.toString("hex")), (row): SignedIn | undefined => {
       const at = now();
       const isLive =
         row !== null &&
@@ -70,7 +70,7 @@ export function serviceAuthenticator({
     if (hash === null) {
       return undefined;
     }
-    return then(tokens.get(hash.toString("hex")), (row): Principal | undefined => {
+    return andThen(tokens.get(hash.toString("hex")), (row): Principal | undefined => {
       if (row === null || row.revoked_at !== null) {
         return undefined;
       }

@@ -2,7 +2,7 @@ import { Code } from "@connectrpc/connect";
 import type { Database } from "../db/database.ts";
 import type { Memory } from "../db/memory.ts";
 import type { Trust } from "../db/trust.ts";
-import { type MaybePromise, then } from "../lib/then.ts";
+import { andThen, type MaybePromise } from "../lib/maybe-promise.ts";
 import { apiKeyOf } from "../rpc/credentials.ts";
 import { rateLimited, reasoned } from "../rpc/errors.ts";
 import type { Limit, Limiter, Rate, Verdict } from "../rpc/limiter.ts";
@@ -67,7 +67,7 @@ export function createVerifier(deps: Deps): Verifier {
   const { useLog, now } = deps;
   return {
     verify(secret, use, maySee) {
-      return then(find(memory, secret), (key) =>
+      return andThen(find(memory, secret), (key) =>
         key === null || !maySee(key) ? { code: "NOT_FOUND" } : decide(deps, key, use),
       );
     },
@@ -150,7 +150,9 @@ function find(memory: Memory<KnownKey>, secret: string): MaybePromise<KnownKey |
     return null;
   }
   const hash = hexOfSecret(secret);
-  return then(memory.get(hash), (key) => (key !== null && isSameHash(key.hash, hash) ? key : null));
+  return andThen(memory.get(hash), (key) =>
+    key !== null && isSameHash(key.hash, hash) ? key : null,
+  );
 }
 
 function decide(deps: Deps, key: KnownKey, use: Use): MaybePromise<Verification> {
@@ -168,7 +170,7 @@ function spend(deps: Deps, key: KnownKey, cost: number): MaybePromise<Spent> {
   if (limits.length === 0) {
     return takeUses(deps, key, { cost, rate: null });
   }
-  return then(deps.limiter.take(limits, deps.now()), (rate) =>
+  return andThen(deps.limiter.take(limits, deps.now()), (rate) =>
     rate.allowed
       ? takeUses(deps, key, { cost, rate })
       : { code: "RATE_LIMITED", key, usesLeft: null, rate },
