@@ -4,7 +4,7 @@ import { expect } from "vitest";
 import { AuthService } from "../gen/callora/accounts/v1/auth_service_pb.ts";
 import { PlatformRole, UserService } from "../gen/callora/accounts/v1/user_service_pb.ts";
 import { deleteExpiredSessions } from "../src/accounts/session-store.ts";
-import { must, password, startTestApp } from "./support/app.ts";
+import { must, password, startTestApp, until } from "./support/app.ts";
 import { newPerson } from "./support/people.ts";
 import { asSuperuser } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
@@ -76,10 +76,18 @@ test("a session ends with its time, and its row goes", async ({ app }) => {
   const me = await newPerson(app.db);
   const { token } = await makeSession(app.db, me);
   const auth = app.client(AuthService, token);
+  await asSuperuser(app, (client) =>
+    client.query("update sessions set expire_at = now() + interval '1 s' where user_id = $1", [
+      me.userId,
+    ]),
+  );
   await expect(auth.getMe({})).resolves.toBeDefined();
 
-  await asSuperuser(app, (client) =>
-    client.query("update sessions set expire_at = now() where user_id = $1", [me.userId]),
+  await until(() =>
+    auth.getMe({}).then(
+      () => false,
+      () => true,
+    ),
   );
 
   await expect(auth.getMe({})).rejects.toMatchObject({ code: Code.Unauthenticated });

@@ -567,15 +567,14 @@ test("no secret reaches the audit log, the log or an error", async () => {
     headers: { "x-api-key": key },
   });
   await fetch(`${app.url}/api/health?secret=${planted}`, { headers: { cookie: `s=${token}` } });
+  // Nothing is remembered of them yet, so that the call needs the database.
+  const stranger = await app.person();
+  const unseen = plant((await makeSession(app.db, { ...stranger, userId: stranger.id })).token);
+  const byUnseen = { authorization: `Bearer ${unseen}` };
   await asSuperuser(app, (client) => client.query("revoke select on users from callora_worker"));
-  expect(await post("/api/keys", JSON.stringify({ displayName: planted }), { authorization })).toBe(
-    500,
-  );
-  expect(
-    await post("/callora.keys.v1.KeyService/VerifyKey", JSON.stringify({ secret: key }), {
-      authorization,
-    }),
-  ).toBe(500);
+  expect(await post("/api/keys", JSON.stringify({ displayName: planted }), byUnseen)).toBe(500);
+  const verifyPath = "/callora.keys.v1.KeyService/VerifyKey";
+  expect(await post(verifyPath, JSON.stringify({ secret: key }), byUnseen)).toBe(500);
   await asSuperuser(app, (client) => client.query("grant select on users to callora_worker"));
 
   const records = await asSuperuser(app, async (client) => {

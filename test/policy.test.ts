@@ -43,7 +43,7 @@ const admitted = {
   [Access.USER_OR_API_KEY]: ["key", "user", "developer", "admin", "superAdmin"],
   [Access.SERVICE]: ["service", "admin", "superAdmin"],
   [Access.METRICS_KEY]: [],
-  [Access.CREDENTIAL]: ["key", "user", "developer", "admin", "superAdmin"],
+  [Access.CREDENTIAL]: ["key", "service", "user", "developer", "admin", "superAdmin"],
 } satisfies Record<Access, readonly CallerName[]>;
 
 const admittedTo: Readonly<Record<number, readonly CallerName[]>> = admitted;

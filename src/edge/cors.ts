@@ -20,6 +20,7 @@ const allowedHeaders = [
   "Idempotency-Key",
   "Traceparent",
   "Tracestate",
+  "X-Account-Id",
   "X-API-Key",
   "X-Request-Id",
 ].join(", ");

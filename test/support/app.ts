@@ -2,17 +2,22 @@ import { randomUUID } from "node:crypto";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { DescService } from "@bufbuild/protobuf";
+import { create, type DescService } from "@bufbuild/protobuf";
 import { type Client, createClient } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
 import { inject } from "vitest";
 import { AuthService } from "../../gen/callora/accounts/v1/auth_service_pb.ts";
-import type { PlatformRole, User } from "../../gen/callora/accounts/v1/user_service_pb.ts";
+import {
+  type PlatformRole,
+  type User,
+  UserSchema,
+} from "../../gen/callora/accounts/v1/user_service_pb.ts";
 import { CatalogService } from "../../gen/callora/catalog/v1/catalog_service_pb.ts";
 import { CreditService } from "../../gen/callora/credits/v1/credit_service_pb.ts";
 import { KeyService } from "../../gen/callora/keys/v1/key_service_pb.ts";
 import { MeteringService } from "../../gen/callora/metering/v1/metering_service_pb.ts";
 import { createPasswordHasher } from "../../src/accounts/password.ts";
+import { toUser } from "../../src/accounts/shown.ts";
 import type { UserRow } from "../../src/accounts/store.ts";
 import { createUser } from "../../src/accounts/users.ts";
 import { createApp } from "../../src/app.ts";
@@ -119,10 +124,9 @@ export async function startTestApp(env: Record<string, string> = {}) {
 
   let admin: Person | undefined;
 
-  async function asPerson({ account_id: accountId, id: userId }: UserRow): Promise<Person> {
-    const token = await makeToken(db, { accountId, userId });
-    const { user } = await client(AuthService, token).getMe({});
-    return { ...must(user), token };
+  async function asPerson(row: UserRow): Promise<Person> {
+    const token = await makeToken(db, { accountId: row.account_id, userId: row.id });
+    return { ...create(UserSchema, toUser(row)), token };
   }
 
   const test = {
