@@ -1,6 +1,7 @@
 import { connect } from "node:http2";
 import { text } from "node:stream/consumers";
 import { test as base, expect } from "vitest";
+import { UserService } from "../gen/callora/accounts/v1/user_service_pb.ts";
 import { must, startTestApp } from "./support/app.ts";
 import { asSuperuser } from "./support/superuser.ts";
 import { newEmail, type Visitor, visit } from "./support/visitor.ts";
@@ -486,9 +487,8 @@ test("revoke-other-sessions leaves the one that asks", async ({ app }) => {
 test("a person who was deactivated is out, and stays out", async ({ app }) => {
   const { visitor, email, body } = await signUp(app);
 
-  await asSuperuser(app, (client) =>
-    client.query("update users set active = false where id = $1", [body.user.id]),
-  );
+  const { token } = await app.admin();
+  await app.client(UserService, token).deactivateUser({ userId: body.user.id });
 
   const login = await visit(app).post("/api/auth/sign-in/email", { email, password });
   const again = await signUp(app, { email });

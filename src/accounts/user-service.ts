@@ -16,6 +16,7 @@ import {
 } from "../rpc/errors.ts";
 import { isAdminRole, type Role, requireTenant, requireUser } from "../rpc/principal.ts";
 import { endCredentials } from "./ending.ts";
+import { deleteSignInTokens } from "./login-store.ts";
 import type { PasswordHasher } from "./password.ts";
 import { manageProblem, type RoleProblem, roleChangeProblem } from "./role-rules.ts";
 import { toAdminUser, toToken, toUser } from "./shown.ts";
@@ -205,6 +206,8 @@ async function claimChanged(tx: Tx, of: UserRow, change: UserChange): Promise<vo
   }
   if (email !== null && email.toLowerCase() !== of.email.toLowerCase()) {
     await releaseEmail(tx, of.email);
+    // Whoever reads the old address could still choose a password.
+    await deleteSignInTokens(tx, of.id);
     if (!(await claimEmail(tx, { email, ...owner }))) {
       throw nameTaken("change");
     }
