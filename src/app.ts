@@ -79,6 +79,7 @@ import { meteringService } from "./metering/service.ts";
 import type { Metrics } from "./metrics.ts";
 import { metricsAllowed } from "./metrics.ts";
 import { describeApi } from "./openapi.ts";
+import { createOwnRates } from "./own-rates.ts";
 import { createRateLimits } from "./rate-limits.ts";
 import type { Call } from "./rpc/call.ts";
 import { unauthenticated } from "./rpc/errors.ts";
@@ -252,7 +253,7 @@ function build(deps: AppDeps, parts: Parts) {
       }),
     ],
     limiter,
-    ownRates: (principal) => overrides.ratesOf(principal),
+    ownRates: createOwnRates({ overrides, people }),
     now,
     auditRefusal: (call) => auditRefusal(db, call),
     onInternalError: (call, err) => {

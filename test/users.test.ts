@@ -3,6 +3,11 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import { expect } from "vitest";
 import { AuthService } from "../gen/callora/accounts/v1/auth_service_pb.ts";
 import { UserService } from "../gen/callora/accounts/v1/user_service_pb.ts";
+import { LimitService } from "../gen/callora/limits/v1/limit_service_pb.ts";
+import { RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
+import { rememberPeople } from "../src/accounts/people.ts";
+import { createRateOverrides } from "../src/limits/overrides.ts";
+import { createOwnRates } from "../src/own-rates.ts";
 import { type Role, roles } from "../src/rpc/principal.ts";
 import { must, password, startTestApp } from "./support/app.ts";
 import { newPerson } from "./support/people.ts";
@@ -189,6 +194,31 @@ test("super admins who all demote or deactivate each other at once leave one", a
     expect(rows).toHaveLength(1);
     expect(outcomes.filter((one) => one === "done").length).toBeGreaterThanOrEqual(2);
   }
+});
+
+test("the rates that an admin gives a person count at once, below those of the LimitService", async ({
+  app,
+}) => {
+  const admin = await newPerson(app.db, "admin");
+  const { userId, accountId, token } = await newPerson(app.db);
+  const { db, trust } = app;
+  const people = rememberPeople({ db, trust });
+  const own = createOwnRates({ overrides: createRateOverrides({ db, trust }), people });
+  const caller = { kind: "user", id: userId, accountId, homeAccountId: accountId } as const;
+  const session = { credential: "jwt", credentialId: "x", mode: "live" } as const;
+  const rates = async () => own({ ...caller, ...session, memberRole: "owner", role: "user" });
+  expect(await rates()).toBeNull();
+  const users = app.client(UserService, admin.token);
+
+  await users.updateUser({ userId, rateLimitPerSecond: 50 });
+  expect(await rates()).toEqual({ [RateClass.MONITOR]: { intervalMs: 20, burst: 20 } });
+  const limits = app.client(LimitService, (await app.admin()).token);
+  const override = { accountId, subjectId: userId, rateClass: RateClass.MONITOR };
+  await limits.setRateOverride({ ...override, perMinute: 60, burst: 5 });
+
+  expect(await rates()).toEqual({ [RateClass.MONITOR]: { intervalMs: 1000, burst: 5 } });
+  const { user } = await app.client(AuthService, token).getMe({});
+  expect(user).toMatchObject({ rateLimitPerSecond: 50, rateLimitBurst: 20 });
 });
 
 test("a name that a person gives up is free, and one that another has is not", async ({ app }) => {

@@ -5,6 +5,7 @@ import { isId } from "../lib/id.ts";
 import { andThen } from "../lib/maybe-promise.ts";
 import type { Call } from "../rpc/call.ts";
 import { invalidArgument, notFound } from "../rpc/errors.ts";
+import type { Rate } from "../rpc/gcra.ts";
 import type {
   Authenticator,
   Credential,
@@ -13,6 +14,7 @@ import type {
   UserPrincipal,
 } from "../rpc/principal.ts";
 import { listMemberships } from "./member-store.ts";
+import { ownRateOf } from "./own-rate.ts";
 import { listPeopleById } from "./store.ts";
 
 /** What is remembered of a person. */
@@ -23,6 +25,8 @@ export interface Person {
   role: Role;
   active: boolean;
   memberships: ReadonlyMap<string, MemberRole>;
+  /** What an admin said of how often they may call. Null: nothing. */
+  ownRate: Rate | null;
 }
 
 const peopleMax = 50_000;
@@ -37,10 +41,14 @@ export function rememberPeople({ db, trust }: { db: Database; trust: Trust }): M
         memberships: await listMemberships(tx, ids),
       }));
       return new Map(
-        users.map(({ id, account_id: accountId, role, active }) => {
+        users.map((user) => {
+          const { id, account_id: accountId, role, active } = user;
           const own = memberships.filter(({ user_id }) => user_id === id);
           const roleIn = new Map(own.map((one) => [one.account_id, one.role]));
-          return [id, { id, accountId, role, active, memberships: roleIn }];
+          return [
+            id,
+            { id, accountId, role, active, memberships: roleIn, ownRate: ownRateOf(user) },
+          ];
         }),
       );
     },

@@ -1,6 +1,7 @@
 import { type Timestamp, timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { PlatformRole } from "../../gen/callora/accounts/v1/user_service_pb.ts";
 import { isAdminRole, type Role } from "../rpc/principal.ts";
+import { shownRateOf } from "./own-rate.ts";
 import type { SessionRow } from "./session-store.ts";
 import type { UserRow } from "./store.ts";
 import type { TokenRow } from "./token-store.ts";
@@ -14,7 +15,7 @@ const platformRoleOf = {
 
 /** A person as callers see them. */
 export function toUser(row: UserRow) {
-  const admin = isAdminRole(row.role);
+  const rate = shownRateOf(row);
   return {
     id: row.id,
     createTime: timestampFromMs(row.created_at),
@@ -22,10 +23,10 @@ export function toUser(row: UserRow) {
     email: row.email,
     role: platformRoleOf[row.role],
     accountId: row.account_id,
-    isAdmin: admin,
+    isAdmin: isAdminRole(row.role),
     isActive: row.active,
-    rateLimitPerSecond: row.rate_limit_per_second ?? (admin ? 100 : 10),
-    rateLimitBurst: row.rate_limit_burst ?? (admin ? 200 : 20),
+    rateLimitPerSecond: rate.perSecond,
+    rateLimitBurst: rate.burst,
     updateTime: timestampFromMs(row.updated_at),
   };
 }
