@@ -31,10 +31,11 @@ export interface Extent {
   seconds: number;
   /** Calls a second. Zero: as soon as there is an answer. */
   rate: number;
+  /** Calls at once, on each of four connections. */
+  streams: number;
 }
 
 const connections = 4;
-const streamsEach = 16;
 
 /**
  * Send gRPC calls over bare sockets, without an HTTP/2 library: what loads the server must cost little beside it, and
@@ -71,6 +72,11 @@ class Run {
     this.calls = calls;
     this.#extent = extent;
     this.head = headerBlock(calls);
+  }
+
+  /** Calls at once on a connection. */
+  get streams(): number {
+    return this.#extent.streams;
   }
 
   /** When the next call was due. Undefined: none is. */
@@ -164,7 +170,7 @@ class Connection {
   /** Send what is due and has room. */
   fill(): void {
     const parts: Buffer[] = [];
-    while (this.#dueMs.size < streamsEach) {
+    while (this.#dueMs.size < this.#run.streams) {
       const dueMs = this.#run.next(performance.now());
       if (dueMs === undefined) {
         break;

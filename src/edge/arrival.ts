@@ -42,12 +42,15 @@ export abstract class Arrival {
     this.method = method;
     this.url = url;
     this.headers = headers;
-    // Not on: Node keeps a stream of HTTP/2 until the next full collection, with all that listens to it.
-    ending.once("close", () => {
-      for (const listener of this.#onceClosed) {
-        listener();
-      }
-    });
+    (ending as Ending)[arrivalKey] = this;
+    ending.on("close", onClose);
+  }
+
+  /** The reply has ended, or the client has left. */
+  close(): void {
+    for (const listener of this.#onceClosed) {
+      listener();
+    }
   }
 
   /** The host that the client named. */
@@ -141,6 +144,18 @@ export abstract class Arrival {
     }
     this.head = [];
   }
+}
+
+const arrivalKey = Symbol("arrival");
+
+type Ending = EventEmitter & { [arrivalKey]?: Arrival | undefined };
+
+// One function for all, and no way back to the arrival: Node keeps a stream of HTTP/2 until the next full
+// collection, with all that listens to it.
+function onClose(this: Ending): void {
+  const arrival = this[arrivalKey];
+  this[arrivalKey] = undefined;
+  arrival?.close();
 }
 
 /** A request over HTTP/1.1. */
@@ -363,7 +378,7 @@ const trailersKey = Symbol("trailers");
 
 type Trailing = ServerHttp2Stream & { [trailersKey]?: OutgoingHttpHeaders };
 
-// One function for all streams: Node keeps each of them for a while, with all that listens to it.
+// One function for all streams, as onClose().
 function sendTrailers(this: Trailing): void {
   if (!this.destroyed && !this.closed) {
     this.sendTrailers(this[trailersKey] ?? {});

@@ -56,8 +56,7 @@ const windowUsMax = 400 * 24 * 3600 * 1e6;
 /** The charge of a limit. Throws on a rate or a cost that is out of range. */
 export function chargeOf({ rate, cost = 1 }: Limit): Charge {
   const { intervalMs, burst } = rate;
-  // A product such as 60,000 / 49 × 1,000 may be off by a few of its last bits.
-  const intervalUs = Math.ceil(intervalMs * 1000 - 1e-4);
+  const intervalUs = Math.ceil(intervalMs * 1000);
   assert(intervalUs >= 1, "Cannot limit: an interval is at least a microsecond");
   assert(Number.isSafeInteger(burst) && burst >= 1, "Cannot limit: a burst is a whole number");
   assert(Number.isSafeInteger(cost) && cost >= 0, "Cannot limit: a cost is a whole number");

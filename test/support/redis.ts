@@ -59,11 +59,10 @@ export async function startRedis(): Promise<TestRedis> {
 
 async function launch(directory: string, port: number): Promise<ChildProcess> {
   const settings = ["--port", `${port}`, "--bind", "127.0.0.1", "--save", "", "--dir", directory];
-  const child = spawn(path, settings, { stdio: ["ignore", "pipe", "ignore"] });
-  // Not an orphan, however the tests end.
-  const onExit = () => void child.kill("SIGKILL");
-  process.once("exit", onExit);
-  child.once("exit", () => process.off("exit", onExit));
+  // Its end is that of this process too: a test that runs out of time is killed, and disposes of nothing.
+  const child = spawn("setpriv", ["--pdeathsig", "KILL", path, ...settings], {
+    stdio: ["ignore", "pipe", "ignore"],
+  });
   for await (const line of createInterface({ input: child.stdout })) {
     if (line.includes("Ready to accept connections")) {
       child.stdout.resume();

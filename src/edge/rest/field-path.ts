@@ -59,7 +59,8 @@ function openedBy(field: DescField): DescMessage | undefined {
 /** The message that holds the path's last field. Makes the messages on the way that are not set. */
 export function openParent(root: Message, path: FieldPath): Record<string, unknown> {
   let target = root as unknown as Record<string, unknown>;
-  for (const field of path.slice(0, -1)) {
+  for (let index = 0; index < path.length - 1; index++) {
+    const field = path[index] as DescField;
     let next = getField(target, field);
     if (next === undefined && field.fieldKind === "message") {
       next = create(field.message);

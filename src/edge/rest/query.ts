@@ -160,6 +160,9 @@ function setText(
 }
 
 function clashes(root: Message, path: FieldPath): boolean {
+  if (path.length === 1 && path[0].oneof === undefined) {
+    return false;
+  }
   let target: Record<string, unknown> | undefined = root as unknown as Record<string, unknown>;
   for (const field of path) {
     if (target === undefined) {

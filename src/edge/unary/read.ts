@@ -20,7 +20,7 @@ export function collect(arrival: Arrival, refuse: Refuse): Promise<Buffer> {
     // with all that listens to it.
     body.on("data", onData);
     body.on("end", onEnd);
-    arrival.onceClosed(() => onClose(body));
+    body.on("close", onClose);
   });
 }
 
@@ -38,9 +38,9 @@ function onEnd(this: Read): void {
   reader?.finish();
 }
 
-function onClose(body: Read): void {
-  const reader = body[readerKey];
-  body[readerKey] = undefined;
+function onClose(this: Read): void {
+  const reader = this[readerKey];
+  this[readerKey] = undefined;
   reader?.fail(clientLeft());
 }
 
