@@ -10,6 +10,7 @@ import { insertAudit } from "../audit/store.ts";
 import type { Database } from "../db/database.ts";
 import type { Tx } from "../db/pool.ts";
 import type { Trust } from "../db/trust.ts";
+import { announceSessions } from "./announce-sessions.ts";
 import { type AuthChange, recordOf } from "./auth-audit.ts";
 import { type AuthRequest, type AuthRequests, noRequest } from "./auth-request.ts";
 import {
@@ -223,9 +224,9 @@ async function tell(
     }
   }
   if (table === "sessions" && kind !== "insert" && rows.length > 0) {
-    request.epoch = await trust.announce(
+    request.epoch = await announceSessions(
       tx,
-      "session",
+      trust,
       rows.map(({ id }) => String(id)),
     );
   }

@@ -1,12 +1,10 @@
 import type { Tx } from "../db/pool.ts";
 import type { Announcer } from "../db/trust.ts";
+import { announceSessions } from "./announce-sessions.ts";
 import { deleteSignInTokens } from "./login-store.ts";
 import { revokeSessions } from "./session-store.ts";
 import type { UserRow } from "./store.ts";
 import { revokeTokens } from "./token-store.ts";
-
-/** Sessions that one announcement names. Nothing else limits how many a person has. */
-const announcedMax = 5_000;
 
 /**
  * End all that a person could call with, whoever has it: sessions by cookie and by signed token, API tokens, and links
@@ -14,7 +12,7 @@ const announcedMax = 5_000;
  */
 export async function endCredentials(
   tx: Tx,
-  { announce }: Pick<Announcer, "announce">,
+  trust: Pick<Announcer, "announce">,
   { user, now }: { user: Pick<UserRow, "account_id" | "id">; now: Date },
 ): Promise<bigint> {
   const owner = { accountId: user.account_id, userId: user.id, now };
@@ -22,9 +20,6 @@ export async function endCredentials(
   const tokens = await revokeTokens(tx, owner);
   await deleteSignInTokens(tx, user.id);
   const hashes = tokens.map(({ token_hash: hash }) => hash.toString("hex"));
-  let epoch = await announce(tx, "token", hashes);
-  for (let first = 0; first < sessionIds.length; first += announcedMax) {
-    epoch = await announce(tx, "session", sessionIds.slice(first, first + announcedMax));
-  }
-  return epoch;
+  await trust.announce(tx, "token", hashes);
+  return announceSessions(tx, trust, sessionIds);
 }
