@@ -4,7 +4,15 @@ import { Code } from "@connectrpc/connect";
 import { expect } from "vitest";
 import { AuthService } from "../gen/callora/accounts/v1/auth_service_pb.ts";
 import { UserService } from "../gen/callora/accounts/v1/user_service_pb.ts";
+import { insertAuthRow } from "../src/accounts/auth-store.ts";
+import { cookieReader } from "../src/accounts/cookie-reader.ts";
+import { createLastUses } from "../src/accounts/last-uses.ts";
+import { personAuthenticator, rememberPeople } from "../src/accounts/people.ts";
+import { rememberSessions } from "../src/accounts/session-memory.ts";
+import { tokenReader } from "../src/accounts/token-reader.ts";
+import { newId } from "../src/lib/id.ts";
 import { until } from "./support/app.ts";
+import { callWith } from "./support/call.ts";
 import { newPerson } from "./support/people.ts";
 import { asSuperuser } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
@@ -112,4 +120,44 @@ test("an admin does not revoke the token of a super admin", async ({ app }) => {
   const outcome = admin.revokeUserToken({ userId: boss.userId, tokenId });
 
   await expect(outcome).rejects.toMatchObject({ code: Code.PermissionDenied });
+});
+
+test("whoever is remembered is known without a promise, by token and by cookie alike", async ({
+  app,
+}) => {
+  const { db, trust } = app;
+  const { accountId, userId, token } = await newPerson(db);
+  const cookie = "a".repeat(32);
+  await db.systemTransaction((tx) =>
+    insertAuthRow(tx, "sessions", {
+      id: newId("ses", new Date()),
+      user_id: userId,
+      token: cookie,
+      expire_at: new Date(Date.now() + 60_000),
+    }),
+  );
+  const now = () => new Date();
+  const sessions = rememberSessions({ db, trust });
+  const [secret, isSecure, origins] = ["x", () => false, () => new Set<string>()];
+  const authenticate = personAuthenticator({
+    readers: [
+      cookieReader({ sessions, secret, isSecure, origins, now }),
+      tokenReader({ db, trust, uses: createLastUses(), now }),
+    ],
+    people: rememberPeople({ db, trust }),
+  });
+  const ask = (credential: string) => authenticate(callWith(credential));
+
+  for (const [credential, name] of [
+    [token, "token"],
+    [cookie, "session"],
+  ] as const) {
+    await ask(credential);
+    expect(ask(credential)).toMatchObject({
+      kind: "user",
+      id: userId,
+      accountId,
+      credential: name,
+    });
+  }
 });

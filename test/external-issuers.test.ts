@@ -2,8 +2,8 @@ import { createHmac, randomUUID } from "node:crypto";
 import { exportSPKI } from "jose";
 import { expect, test } from "vitest";
 import { externalReader } from "../src/accounts/external.ts";
-import { openPolicy } from "../src/rpc/policy.ts";
 import { startTestApp } from "./support/app.ts";
+import { callWith } from "./support/call.ts";
 import { startIssuer } from "./support/oidc.ts";
 import { newPerson } from "./support/people.ts";
 import { asSuperuser } from "./support/superuser.ts";
@@ -222,20 +222,3 @@ test("a rotated key is found once the last look is old enough, and a removed one
   provider.setAway(true);
   expect(await read(fresh)).toMatchObject({ credential: "jwt" });
 });
-
-function callWith(token: string) {
-  return {
-    name: "x",
-    policy: openPolicy,
-    exchange: {
-      requestId: randomUUID(),
-      clientIp: "127.0.0.1",
-      protocol: "rest",
-      method: "GET",
-      setHeader: () => {},
-    },
-    header: new Headers({ authorization: `Bearer ${token}` }),
-    signal: new AbortController().signal,
-    audited: false,
-  };
-}
