@@ -1,4 +1,4 @@
-import { createHmac, randomUUID } from "node:crypto";
+import { createHmac } from "node:crypto";
 import { exportSPKI } from "jose";
 import { expect, test } from "vitest";
 import { externalReader } from "../src/accounts/external.ts";
