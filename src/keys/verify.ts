@@ -51,7 +51,7 @@ export interface Verifier {
 }
 
 interface Deps {
-  db: Database;
+  db: Pick<Database, "systemTransaction">;
   trust: Trust;
   limiter: Limiter;
   quotas: Quotas;
