@@ -118,7 +118,7 @@ function startLoad(
     answered[index] = (answered[index] ?? 0) + 1;
     const lateMs = askedAt - (revokedAt.get(key) ?? Number.POSITIVE_INFINITY);
     if (word === "accepted" && lateMs > 0) {
-      lies.push(`process ${index}, "${key}", ${lateMs} ms after Revoke`);
+      lies.push(`process ${index}, key ${keys.indexOf(key)}, ${lateMs} ms after Revoke`);
     }
   }
 
