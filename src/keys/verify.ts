@@ -50,7 +50,7 @@ export interface Verifier {
 }
 
 interface Deps {
-  db: Database;
+  db: Pick<Database, "systemTransaction">;
   trust: Trust;
   limiter: Limiter;
   quotas: Quotas;
