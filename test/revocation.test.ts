@@ -1,16 +1,9 @@
-import type { ChildProcess } from "node:child_process";
-import { setTimeout as sleep } from "node:timers/promises";
 import { test as base, describe, expect, inject } from "vitest";
-import { must, until } from "./support/app.ts";
-import { openBlackHole } from "./support/black-hole.ts";
+import { until } from "./support/app.ts";
 import { createDatabase, type TestDatabase } from "./support/cluster.ts";
 import { queryAll } from "./support/query.ts";
-import {
-  askProcess,
-  revokeAt,
-  startTrustProcess,
-  type TrustProcess,
-} from "./support/trust-processes.ts";
+import { cutOff, deaf, healthy, revokeUnderLoad, stopped } from "./support/revoke-under-load.ts";
+import { askProcess, revokeAt, startTrustProcess } from "./support/trust-processes.ts";
 
 /** How long Revoke may wait after its commit, with what this machine's load adds to it. */
 const revokeMsMax = 1_000 + 250;
@@ -34,70 +27,30 @@ const test = base.extend<{ $file: { database: TestDatabase } }>({
   ],
 });
 
-/** What happens to the third process while keys are revoked at the first. */
-interface Fault {
-  name: string;
-  /** Which of its connections go by the way that can swallow them. */
-  ways: readonly ("worker" | "listen")[];
-  isStopped: boolean;
-}
-
-const faults: Fault[] = [
-  { name: "stopped with SIGSTOP", ways: [], isStopped: true },
-  { name: "deaf: its LISTEN connection black-holed", ways: ["listen"], isStopped: false },
-  {
-    name: "cut off: all its connections black-holed",
-    ways: ["listen", "worker"],
-    isStopped: false,
-  },
-  { name: "stopped and deaf", ways: ["listen"], isStopped: true },
+const faults = [
+  { name: "stopped with SIGSTOP", ...stopped },
+  { name: "deaf: its LISTEN connection black-holed", ...deaf },
+  { name: "cut off: all its connections black-holed", ...cutOff },
+  { name: "stopped and deaf", ...deaf, isStopped: true },
 ];
 
 describe("no question that begins after Revoke returned is answered with yes", () => {
   test.for(faults)("with a process $name", { timeout }, async (fault, { database }) => {
-    const { worker } = database.urls;
-    await using hole = await openBlackHole(worker);
-    const way = (name: "worker" | "listen") =>
-      fault.ways.includes(name) ? hole.through(worker) : worker;
-    await using first = await startTrustProcess({ workerUrl: worker, listenUrl: worker });
-    await using second = await startTrustProcess({ workerUrl: worker, listenUrl: worker });
-    await using third = await startTrustProcess({
-      workerUrl: way("worker"),
-      listenUrl: way("listen"),
-    });
-    const processes = [first, second, third];
     const keys = await insertKeys(database, `${fault.name} `, rounds);
     const [lasting = ""] = await insertKeys(database, `${fault.name} lasting `, 1);
-    await using load = startLoad(processes, [...keys, lasting]);
 
-    for (const [round, key] of keys.entries()) {
-      await until(async () => (await askProcess(third, key)) === "accepted");
-      // Anywhere between two heartbeats.
-      await sleep(Math.random() * 300);
-      const revoking = round % 2 === 0 ? undefined : revokeAt(first, key);
-      // In every other round the fault comes while the announcement is on its way.
-      await sleep(round % 2 === 0 ? 0 : Math.random() * 5);
-      begin(fault, hole, third.child);
-      const settledMs = await (revoking ?? revokeAt(first, key));
-      load.revoked(key);
-      // Those that wait for a process that is stopped are the first that it finds when it goes on.
-      const questions = Array.from({ length: 20 }, () => load.ask(third, key));
-      await sleep(100);
-      if (fault.isStopped) third.child.kill("SIGCONT");
-      await sleep(100);
-      hole.release();
-      await Promise.all(questions);
-      await until(async () => (await askProcess(third, lasting)) === "accepted");
-      await sleep(150);
+    const { lies, answered, revokeMs } = await revokeUnderLoad({
+      url: database.urls.worker,
+      faults: [healthy, healthy, fault],
+      keys,
+      lasting,
+      ask: askProcess,
+      revoke: revokeAt,
+    });
 
-      expect(settledMs).toBeLessThan(revokeMsMax);
-    }
-
-    const { lies, answered } = await load.stop();
     expect(lies).toEqual([]);
-    for (const process of processes) {
-      expect(must(answered.get(process))).toBeGreaterThan(1_000);
-    }
+    expect(Math.max(...revokeMs)).toBeLessThan(revokeMsMax);
+    expect(Math.min(...answered)).toBeGreaterThan(1_000);
   });
 });
 
@@ -127,16 +80,6 @@ test("Revoke waits for a killed process once, and for a stopped one not at all",
   expect(later).toBeLessThan(500);
 });
 
-/** Stop or cut off a process. */
-function begin(fault: Fault, hole: { swallow(): void }, child: ChildProcess): void {
-  if (fault.ways.length > 0) {
-    hole.swallow();
-  }
-  if (fault.isStopped) {
-    child.kill("SIGSTOP");
-  }
-}
-
 async function insertKeys(
   { urls }: TestDatabase,
   prefix: string,
@@ -151,52 +94,4 @@ async function insertKeys(
 async function countProcesses({ urls }: TestDatabase): Promise<number> {
   const [row] = await queryAll(urls.superuser, "select count(*)::int as count from processes");
   return Number(row?.count);
-}
-
-const askersPerProcess = 4;
-
-/** Ask all processes about all keys, again and again, and note every yes to a question that came too late. */
-function startLoad(processes: readonly TrustProcess[], keys: readonly string[]) {
-  const revokedAt = new Map<string, number>();
-  const answered = new Map<TrustProcess, number>();
-  const lies: string[] = [];
-  let isStopped = false;
-
-  async function ask(process: TrustProcess, key: string) {
-    const askedAt = performance.now();
-    const word = await askProcess(process, key).catch((error) => {
-      // A test that fails kills the processes that are still being asked.
-      if (!isStopped) throw error;
-    });
-    answered.set(process, (answered.get(process) ?? 0) + 1);
-    const lateMs = askedAt - (revokedAt.get(key) ?? Number.POSITIVE_INFINITY);
-    if (word === "accepted" && lateMs > 0) {
-      lies.push(`process ${processes.indexOf(process)}, "${key}", ${lateMs} ms after Revoke`);
-    }
-  }
-
-  async function askOn(process: TrustProcess, offset: number) {
-    for (let count = offset; !isStopped; count++) {
-      await ask(process, keys[count % keys.length] ?? "");
-      // What is answered from memory comes at once: leave the others a turn.
-      await sleep(1);
-    }
-  }
-
-  const askers = processes.flatMap((process) =>
-    Array.from({ length: askersPerProcess }, (_, index) => askOn(process, index)),
-  );
-  async function stop() {
-    isStopped = true;
-    await Promise.all(askers);
-    return { lies, answered };
-  }
-  return {
-    ask,
-    revoked: (key: string) => void revokedAt.set(key, performance.now()),
-    stop,
-    async [Symbol.asyncDispose]() {
-      isStopped = true;
-    },
-  };
 }

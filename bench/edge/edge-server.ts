@@ -40,7 +40,7 @@ function allSteps(): Steps {
   ]);
   let nowMs = Date.now();
   return createSteps({
-    authenticators: [async ({ header }) => keys.get(header.get("authorization") ?? "")],
+    authenticators: [({ header }) => keys.get(header.get("authorization") ?? "")],
     limiter: createLimiter(),
     // As long after the call before that the limiter lets each of them pass.
     now: () => {

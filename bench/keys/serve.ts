@@ -47,7 +47,7 @@ const edge = createEdge({
     ),
   ],
   steps: createSteps({
-    authenticators: [async ({ header }) => callers.get(header.get("authorization") ?? "")],
+    authenticators: [({ header }) => callers.get(header.get("authorization") ?? "")],
     limiter: createLimiter(),
     now,
     auditRefusal: async () => {},

@@ -28,8 +28,14 @@ interface Waiting {
   reject(error: unknown): void;
 }
 
+/** What quotas are kept with. */
+interface Deps {
+  db: Pick<Database, "systemTransaction">;
+  now: () => Date;
+}
+
 /** Take what is wanted at one moment in one statement: while one runs, the next gathers. */
-export function createQuotas({ db, now }: { db: Database; now: () => Date }): Quotas {
+export function createQuotas({ db, now }: Deps): Quotas {
   const waiting: Waiting[] = [];
   let isRunning = false;
 

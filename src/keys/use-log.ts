@@ -15,7 +15,7 @@ const notedMax = 50_000;
 const batchSizeMax = 1_000;
 
 /** Make the log. It belongs to one process; what is not yet written is lost with it. */
-export function createUseLog({ db }: { db: Database }): UseLog {
+export function createUseLog({ db }: { db: Pick<Database, "systemTransaction"> }): UseLog {
   const noted = new Map<string, { accountId: string; usedAt: Date }>();
   return {
     note(key, now) {

@@ -50,7 +50,7 @@ export interface Verifier {
 }
 
 interface Deps {
-  db: Database;
+  db: Pick<Database, "systemTransaction">;
   trust: Trust;
   limiter: Limiter;
   quotas: Quotas;
@@ -72,23 +72,23 @@ export function createVerifier(deps: Deps): Verifier {
       );
     },
 
-    async authenticate({ header, exchange }) {
+    authenticate({ header, exchange }) {
       const secret = apiKeyOf(header);
       if (secret === undefined) {
         return undefined;
       }
-      const found = find(memory, secret);
-      const key = found instanceof Promise ? await found : found;
-      const use = { apiId: null, clientIp: exchange.clientIp, permission: null, cost: 0 };
-      const at = now();
-      if (key === null || findFault(key, use, at.getTime()) !== null) {
-        return undefined;
-      }
-      useLog.note(key, at);
-      const { id, accountId, apiId, mode, scopes } = key;
-      const principal: KeyPrincipal = { kind: "key", id, accountId, apiId, mode, scopes };
-      keyOf.set(principal, key);
-      return principal;
+      return then(find(memory, secret), (key) => {
+        const use = { apiId: null, clientIp: exchange.clientIp, permission: null, cost: 0 };
+        const at = now();
+        if (key === null || findFault(key, use, at.getTime()) !== null) {
+          return undefined;
+        }
+        useLog.note(key, at);
+        const { id, accountId, apiId, mode, scopes } = key;
+        const principal: KeyPrincipal = { kind: "key", id, accountId, apiId, mode, scopes };
+        keyOf.set(principal, key);
+        return principal;
+      });
     },
 
     watch(principal, onRefused) {

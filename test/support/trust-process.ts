@@ -1,8 +1,13 @@
-// A process of its own that says which keys it accepts, and revokes. Started by trust-processes.ts.
+// A process of its own that says which keys it accepts, and revokes; and that verifies secrets as the server does.
+// Started by trust-processes.ts.
 import { sql } from "slonik";
 import { z } from "zod";
 import { openPool, type Tx } from "../../src/db/pool.ts";
 import { openTrust } from "../../src/db/trust.ts";
+import { createQuotas } from "../../src/keys/quota.ts";
+import { createUseLog } from "../../src/keys/use-log.ts";
+import { createVerifier } from "../../src/keys/verify.ts";
+import { createLimiter } from "../../src/rpc/limiter.ts";
 import type { Answer, Question, TrustUrls } from "./trust-processes.ts";
 
 const { workerUrl, listenUrl }: TrustUrls = JSON.parse(process.argv[2] ?? "{}");
@@ -11,8 +16,18 @@ const keyRow = z.object({ key: z.string() });
 
 const pool = await openPool({ url: workerUrl, role: "callora_worker", connectionsMax: 8 });
 const systemTransaction = <T>(work: (tx: Tx) => Promise<T>) => pool.transaction(work);
-const trust = await openTrust({ db: { systemTransaction }, listenUrl, onError: () => {} });
+const db = { systemTransaction };
+const trust = await openTrust({ db, listenUrl, onError: () => {} });
 const memory = trust.remember(topic, { load, entriesMax: 1_000 });
+const now = () => new Date();
+const verifier = createVerifier({
+  db,
+  trust,
+  limiter: createLimiter(),
+  quotas: createQuotas({ db, now }),
+  useLog: createUseLog({ db }),
+  now,
+});
 
 async function load(keys: readonly string[]): Promise<ReadonlyMap<string, true>> {
   const rows = await systemTransaction((tx) =>
@@ -37,10 +52,18 @@ async function answer(question: Question): Promise<Answer["result"]> {
     return { settledMs: performance.now() - begun };
   }
   try {
-    return { accepts: (await memory.get(question.key)) === true };
+    return question.verb === "verify"
+      ? { code: await verify(question) }
+      : { accepts: (await memory.get(question.key)) === true };
   } catch (error) {
     return { error: error instanceof Error ? error.name : String(error) };
   }
+}
+
+async function verify({ key, cost }: Question): Promise<string> {
+  const use = { apiId: null, clientIp: null, permission: null, cost };
+  const { code } = await verifier.verify(key, use, () => true);
+  return code;
 }
 
 process.on("message", (question: Question) => {

@@ -11,20 +11,23 @@ export interface TrustUrls {
 /** What a process is asked. */
 export interface Question {
   id: number;
-  verb: "ask" | "revoke";
+  verb: "ask" | "revoke" | "verify";
+  /** The secret, when it is to be verified. */
   key: string;
+  /** Uses that it takes from the quota, when it is verified. */
+  cost: number;
 }
 
 /** What a process says. */
 export interface Answer {
   id: number;
-  result: { accepts?: boolean; settledMs?: number; error?: string };
+  result: { accepts?: boolean; settledMs?: number; code?: string; error?: string };
 }
 
 /** A process that accepts keys from memory. */
 export interface TrustProcess {
   child: ChildProcess;
-  send(verb: Question["verb"], key: string): Promise<Answer["result"]>;
+  send(question: Omit<Question, "id">): Promise<Answer["result"]>;
   /** End it politely: nobody has to wait for it any more. */
   stop(): Promise<void>;
 }
@@ -34,16 +37,26 @@ export type Word = "accepted" | "refused" | "unknown";
 
 /** Ask a process about a key. Unknown: it says that it cannot know. */
 export async function askProcess(process: TrustProcess, key: string): Promise<Word> {
-  const { accepts, error } = await process.send("ask", key);
+  const { accepts, error } = await process.send({ verb: "ask", key, cost: 0 });
+  return toWord(accepts === true, error);
+}
+
+/** Have a process verify a secret, at no cost. */
+export async function verifyAt(process: TrustProcess, key: string): Promise<Word> {
+  const { code, error } = await process.send({ verb: "verify", key, cost: 0 });
+  return toWord(code === "VALID", error);
+}
+
+function toWord(isAccepted: boolean, error: string | undefined): Word {
   if (error !== undefined && error !== "TrustLostError") {
     throw new Error(error);
   }
-  return error !== undefined ? "unknown" : accepts ? "accepted" : "refused";
+  return error !== undefined ? "unknown" : isAccepted ? "accepted" : "refused";
 }
 
 /** Revoke a key at a process. Returns how long it waited for the others, once no process may accept the key. */
 export async function revokeAt(process: TrustProcess, key: string): Promise<number> {
-  const { settledMs, error } = await process.send("revoke", key);
+  const { settledMs, error } = await process.send({ verb: "revoke", key, cost: 0 });
   if (settledMs === undefined) {
     throw new Error(error);
   }
@@ -76,10 +89,11 @@ export async function startTrustProcess(urls: TrustUrls) {
   }
   return {
     child,
-    send(verb: Question["verb"], key: string) {
+    send(question: Omit<Question, "id">) {
       count += 1;
       const answer = expectAnswer(count);
-      child.send({ id: count, verb, key } satisfies Question);
+      // That it could not be sent is told by the end of the process.
+      child.send({ id: count, ...question } satisfies Question, () => {});
       return answer;
     },
     async stop() {

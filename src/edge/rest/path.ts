@@ -23,6 +23,9 @@ export function splitTarget(target: string): Target {
 }
 
 function pathStart(target: string): number {
+  if (target.startsWith("/")) {
+    return 0;
+  }
   const scheme = /^https?:\/\//i.exec(target)?.[0];
   if (scheme === undefined) {
     return 0;

@@ -64,10 +64,18 @@ export function compileQuery(
   return (message, query) => {
     const violations: Violation[] = [];
     const seen = new Set<string>();
-    for (const { key, value } of readPairs(query)) {
-      const violation = "broken" in value ? value.broken : bind(message, key, value.text);
+    for (const piece of piecesOf(query)) {
+      if (piece === "") {
+        continue;
+      }
+      const mark = piece.indexOf("=");
+      const rawKey = mark < 0 ? piece : piece.slice(0, mark);
+      const key = decodeForm(rawKey);
+      const text = mark < 0 ? "" : decodeForm(piece.slice(mark + 1));
+      const violation = key === undefined || text === undefined ? broken : bind(message, key, text);
       if (violation !== undefined) {
-        violations.push({ field: key.slice(0, keyShownLengthMax), description: violation });
+        const field = (key ?? rawKey).slice(0, keyShownLengthMax);
+        violations.push({ field, description: violation });
       }
       if (violations.length >= violationsMax) {
         break;
@@ -179,35 +187,21 @@ function clashes(root: Message, path: FieldPath): boolean {
   return false;
 }
 
-interface Pair {
-  readonly key: string;
-  readonly value: { readonly text: string } | { readonly broken: string };
-}
+const broken = "has a percent escape that is broken or not UTF-8";
 
-function* readPairs(query: string): Generator<Pair> {
+function piecesOf(query: string): string[] {
   const pieces = query.split("&", queryKeysMax + 1);
   if (pieces.length > queryKeysMax) {
     const description = `query has more than ${queryKeysMax} keys`;
     throw new BindError([{ field: "", description }]);
   }
-  for (const piece of pieces) {
-    if (piece === "") {
-      continue;
-    }
-    const mark = piece.indexOf("=");
-    const rawKey = mark < 0 ? piece : piece.slice(0, mark);
-    const key = decodeForm(rawKey);
-    const text = mark < 0 ? "" : decodeForm(piece.slice(mark + 1));
-    if (key === undefined || text === undefined) {
-      const broken = "has a percent escape that is broken or not UTF-8";
-      yield { key: key ?? rawKey, value: { broken } };
-    } else {
-      yield { key, value: { text } };
-    }
-  }
+  return pieces;
 }
 
 function decodeForm(raw: string): string | undefined {
+  if (!/[+%]|[^\x20-\x7e]/.test(raw)) {
+    return raw;
+  }
   const spaced = raw.includes("+") ? raw.replaceAll("+", " ") : raw;
   if (/[^\x20-\x7e]/.test(spaced)) {
     return undefined;

@@ -158,13 +158,22 @@ function match<Value>(
     return { kind: "badPath", status: 414, reason: `has more than ${pathSegmentsMax} segments` };
   }
   const allow = new Set<string>();
-  for (const { verb, text } of readingsOf(segments.at(-1) ?? "", verbs)) {
+  const last = segments.at(-1) ?? "";
+  if (!last.includes(":")) {
+    const found = walk({ method, segments, verb: "", allow }, root, 0);
+    return found === undefined ? missed(allow) : capture(found);
+  }
+  for (const { verb, text } of readingsOf(last, verbs)) {
     const read = verb === "" ? segments : [...segments.slice(0, -1), text];
     const found = walk({ method, segments: read, verb, allow }, root, 0);
     if (found !== undefined) {
       return capture(found);
     }
   }
+  return missed(allow);
+}
+
+function missed<Value>(allow: Set<string>): Match<Value> {
   if (allow.size === 0) {
     return { kind: "notFound" };
   }
@@ -284,7 +293,8 @@ function capture<Value>({ route, segments }: Found<Value>): Match<Value> {
   const shift = (index: number) => (stretchAt >= 0 && index > stretchAt ? index + stretch : index);
   const bindings: string[] = [];
   for (const { start, end, multiSegment, fieldPath } of template.variables) {
-    const raw = segments.slice(shift(start), shift(end)).join("/");
+    const [from, to] = [shift(start), shift(end)];
+    const raw = to - from === 1 ? (segments[from] ?? "") : segments.slice(from, to).join("/");
     try {
       bindings.push(multiSegment ? decodeSegments(raw) : decodeSegment(raw));
     } catch (error) {
