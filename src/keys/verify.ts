@@ -77,7 +77,7 @@ export function createVerifier(deps: Deps): Verifier {
       if (secret === undefined) {
         return undefined;
       }
-      return then(find(memory, secret), (key) => {
+      return andThen(find(memory, secret), (key) => {
         const use = { apiId: null, clientIp: exchange.clientIp, permission: null, cost: 0 };
         const at = now();
         if (key === null || findFault(key, use, at.getTime()) !== null) {
