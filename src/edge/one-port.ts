@@ -141,6 +141,7 @@ export function createOnePort({
     stream.on("error", ignore);
     const arrival = new Http2Arrival(stream, headers, rawHeaders);
     state.running.set(arrival, state.round);
+    arrival.onceClosed(() => state.running.delete(arrival));
     watchStream(state, arrival);
     if (headers.expect === "100-continue" && !arrival.isGone) {
       stream.additionalHeaders({ ":status": 100 });
@@ -312,6 +313,7 @@ function watchSession(state: State, session: ServerHttp2Session, idleTimeoutMs: 
   });
 }
 
+/** Count a stream of its session, and end the session after its last one when there shall be no more. */
 function watchStream(state: State, arrival: Http2Arrival): void {
   const { session } = arrival.stream;
   const known = session && state.sessions.get(session as ServerHttp2Session);
@@ -323,7 +325,6 @@ function watchStream(state: State, arrival: Http2Arrival): void {
     leaveBusy(session as ServerHttp2Session, known);
   }
   arrival.onceClosed(() => {
-    state.running.delete(arrival);
     known.streams--;
     if (known.streams === 0 && state.closing) {
       session?.close();
