@@ -32,7 +32,7 @@ export abstract class Arrival {
   readonly headers: IncomingHttpHeaders;
   /** Names and values by turns: what the reply begins with. Once opened, the response has them. */
   protected head: HeaderValue[] = [];
-  readonly #onceClosed: (() => void)[] = [];
+  #onceClosed: (() => void)[] = [];
 
   /** `ending` says "close" once the reply has ended or the client has left. */
   constructor(
@@ -48,7 +48,10 @@ export abstract class Arrival {
 
   /** The reply has ended, or the client has left. */
   close(): void {
-    for (const listener of this.#onceClosed) {
+    const listeners = this.#onceClosed;
+    // Meanwhile one may take itself off, which must not move those after it.
+    this.#onceClosed = [];
+    for (const listener of listeners) {
       listener();
     }
   }
