@@ -6,6 +6,8 @@ import { compressReply } from "./compress.ts";
 import { deadlineOf } from "./deadline.ts";
 import type { Endpoint, Hit } from "./endpoint.ts";
 import { sendReply } from "./http-message.ts";
+import { compileReader } from "./json/read.ts";
+import { compileWriter } from "./json/write.ts";
 import { readBody } from "./read-body.ts";
 import { sandboxHeaders } from "./rest/active-content.ts";
 import { decodeBody, encodeBody } from "./rest/body.ts";
@@ -45,6 +47,7 @@ export function restEndpoints(entries: readonly ServiceEntry[], deps: HandlerDep
 function restEndpoint(rule: RestRule, spec: UnarySpec, deps: HandlerDeps): Endpoint {
   const rpc = methodName(rule.rpc);
   const read = compileRead(rule, deps);
+  const write = compileWrite(rule, deps);
   const unary = unaryMethod(spec, deps);
   return {
     method: rule.method,
@@ -52,7 +55,7 @@ function restEndpoint(rule: RestRule, spec: UnarySpec, deps: HandlerDeps): Endpo
     rpc,
     policy: deps.policyOf(rpc),
     protocolOf: () => "rest",
-    serve: (hit) => serveUnary({ hit, rule, unary, read, deps }),
+    serve: (hit) => serveUnary({ hit, rule, unary, read, write }),
   };
 }
 
@@ -70,6 +73,7 @@ function compileRead(
   const bindQuery = compileQuery(input, bound);
   const bindPath = compilePath(rule.pathFields);
   const isRaw = body !== undefined && isHttpBody(input, body);
+  const readUsual = body === "*" ? compileReader(input) : undefined;
 
   return ({ arrival, bindings, query }, bytes) => {
     let message: Message;
@@ -78,7 +82,7 @@ function compileRead(
       message = create(input);
       setHttpBody(message, body, { contentType, data: bytes });
     } else if (bytes.length > 0) {
-      message = decodeBody(input, body, bytes, { registry });
+      message = readUsual?.(bytes) ?? decodeBody(input, body, bytes, { registry });
     } else {
       message = create(input);
     }
@@ -90,15 +94,25 @@ function compileRead(
   };
 }
 
+/** Compile what makes the body of the reply. */
+function compileWrite(
+  { rpc: { output }, responseBody }: RestRule,
+  { registry }: HandlerDeps,
+): (answer: Message) => string {
+  return responseBody === undefined
+    ? compileWriter(output, { alwaysEmitImplicit: true, registry })
+    : (answer) => encodeBody(output, answer, responseBody, { registry });
+}
+
 interface Serving {
   readonly hit: Hit;
   readonly rule: RestRule;
   readonly unary: UnaryMethod;
   readonly read: (hit: Hit, bytes: Uint8Array) => Message;
-  readonly deps: HandlerDeps;
+  readonly write: (answer: Message) => string;
 }
 
-async function serveUnary({ hit, rule, unary, read, deps }: Serving): Promise<void> {
+async function serveUnary({ hit, rule, unary, read, write }: Serving): Promise<void> {
   const { arrival } = hit;
   const { output } = rule.rpc;
   const isRaw = isHttpBody(output, rule.responseBody);
@@ -124,7 +138,7 @@ async function serveUnary({ hit, rule, unary, read, deps }: Serving): Promise<vo
     sendTrailersAsHeaders(call, arrival);
     const { contentType, data } = isRaw
       ? getHttpBody(answer, rule.responseBody)
-      : { contentType: "application/json", data: toText({ rule, deps }, answer) };
+      : { contentType: "application/json", data: write(answer) };
     const status = unary.policy.successStatus || 200;
     const headers = { "content-type": contentType, ...(isRaw ? sandboxHeaders(contentType) : {}) };
     const reply = compressReply(arrival, { status, headers, body: data });
@@ -142,8 +156,4 @@ function requireType({ rpc, body }: RestRule, arrival: Arrival): void {
     const hasCookie = arrival.header("cookie") !== undefined;
     requireJson(arrival.header("content-type"), { hasCookie });
   }
-}
-
-function toText({ rule, deps }: Pick<Serving, "rule" | "deps">, answer: Message): string {
-  return encodeBody(rule.rpc.output, answer, rule.responseBody, { registry: deps.registry });
 }

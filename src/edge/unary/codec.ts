@@ -1,9 +1,4 @@
-import {
-  type DescMethodUnary,
-  type Message,
-  type Registry,
-  toJsonString,
-} from "@bufbuild/protobuf";
+import type { DescMethodUnary, Message, Registry } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
 import {
   type Compression,
@@ -13,6 +8,8 @@ import {
 } from "@connectrpc/connect/protocol";
 import { compressionBrotli, compressionGzip } from "@connectrpc/connect-node";
 import type { Arrival } from "../arrival.ts";
+import { compileReader } from "../json/read.ts";
+import { compileWriter } from "../json/write.ts";
 import { bodyBytesMax } from "../read-body.ts";
 
 /** How the messages of a method are read and written in one format. */
@@ -50,14 +47,21 @@ export function codecsOf(
 ): { readonly proto: Codec; readonly json: Codec } {
   const options = jsonOptions(registry);
   const lookup = createMethodSerializationLookup(method, undefined, options, rpcOptions);
+  const input = lookup.getI(false);
+  const read = compileReader(method.input);
+  const write = compileWriter(method.output, { alwaysEmitImplicit: false, registry });
   return {
     proto: { input: lookup.getI(true), output: lookup.getO(true) },
-    json: { input: lookup.getI(false), output: lookup.getO(false), text },
+    json: { input: { ...input, parse }, output: lookup.getO(false), text },
   };
+
+  function parse(bytes: Uint8Array): Message {
+    return read(bytes) ?? input.parse(asBytes(bytes));
+  }
 
   function text(message: Message): string {
     try {
-      return toJsonString(method.output, message, options);
+      return write(message);
     } catch (error) {
       throw ConnectError.from(error, Code.Internal);
     }
