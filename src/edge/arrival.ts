@@ -92,7 +92,10 @@ export abstract class Arrival {
   /** Have no more of the body once the reply has ended: what still comes is dropped. */
   abstract discard(): void;
 
-  /** The first value of a header. */
+  /**
+   * The first value of a header. All are to be read by this: where names stand for themselves, the engine
+   * compiles for objects with the headers of one client, and again for those of the next.
+   */
   header(name: string): string | undefined {
     const value = this.headers[name];
     return typeof value === "object" ? value[0] : value;
@@ -173,7 +176,7 @@ export class Http1Arrival extends Arrival {
   }
 
   get authority(): string | undefined {
-    return this.headers.host;
+    return this.header("host");
   }
 
   get socket(): Socket {
@@ -185,8 +188,8 @@ export class Http1Arrival extends Arrival {
   }
 
   get hasBody(): boolean {
-    const { "content-length": length, "transfer-encoding": encoding } = this.headers;
-    return encoding !== undefined || (length !== undefined && length !== "0");
+    const length = this.header("content-length");
+    return (length ?? "0") !== "0" || this.header("transfer-encoding") !== undefined;
   }
 
   get isGone(): boolean {
@@ -263,8 +266,7 @@ export class Http2Arrival extends Arrival {
   }
 
   get authority(): string | undefined {
-    const { ":authority": authority, host } = this.headers as Http2Headers;
-    return authority ?? host;
+    return this.header(":authority") ?? this.header("host");
   }
 
   get socket(): Socket | undefined {
@@ -276,7 +278,7 @@ export class Http2Arrival extends Arrival {
   }
 
   get hasBody(): boolean {
-    return !this.stream.endAfterHeaders && this.headers["content-length"] !== "0";
+    return !this.stream.endAfterHeaders && this.header("content-length") !== "0";
   }
 
   get isGone(): boolean {
