@@ -164,6 +164,23 @@ function onClose(this: Ending): void {
   arrival?.close();
 }
 
+interface Written {
+  readonly response: ServerResponse;
+  readonly body: string | Uint8Array | undefined;
+}
+
+let endings: Written[] = [];
+
+// A write wakes the client if it sleeps, which costs more than the write: the replies to all requests that
+// have arrived together are written together, so that it wakes once.
+function endAll(): void {
+  const all = endings;
+  endings = [];
+  for (const { response, body } of all) {
+    response.end(body);
+  }
+}
+
 /** A request over HTTP/1.1. */
 export class Http1Arrival extends Arrival {
   readonly #pair: Opened & { readonly request: IncomingMessage; readonly response: ServerResponse };
@@ -226,12 +243,15 @@ export class Http1Arrival extends Arrival {
     body: string | Uint8Array | undefined,
   ): void {
     const { response } = this.#pair;
-    const { head } = this;
     for (const name in headers) {
       this.setHeader(name, headers[name] ?? "");
     }
-    response.writeHead(status, head as string[]);
-    response.end(body);
+    // Now, since a header may be refused.
+    response.writeHead(status, this.head as string[]);
+    endings.push({ response, body });
+    if (endings.length === 1) {
+      setImmediate(endAll);
+    }
   }
 
   breakOff(): void {

@@ -18,6 +18,7 @@ import {
 } from "node:net";
 import { type Arrival, Http1Arrival, Http2Arrival } from "./arrival.ts";
 import { limitControlFrames } from "./frame-budget.ts";
+import { Running } from "./running.ts";
 import { cutSlowBodies } from "./slow-body.ts";
 import { sniff } from "./sniff.ts";
 import { createTls, refuseCleartext, type TlsIdentity } from "./tls.ts";
@@ -98,8 +99,7 @@ interface State {
   /** HTTP/1.1 connections that have not brought a request. Node counts them as busy. */
   readonly fresh: Set<Socket>;
   readonly sessions: Map<ServerHttp2Session, Session>;
-  /** The requests whose replies have not ended, and in which round of checks each began. */
-  readonly running: Map<Arrival, number>;
+  readonly running: Running;
   /** Counts the rounds of checks. */
   round: number;
 }
@@ -118,15 +118,14 @@ export function createOnePort({
     undecided: new Set(),
     fresh: new Set(),
     sessions: new Map(),
-    running: new Map(),
+    running: new Running(),
     round: 0,
   };
   const acceptHttp1 = (request: IncomingMessage, response: ServerResponse) => {
     response.on("error", ignore);
     state.fresh.delete(request.socket);
     const arrival = new Http1Arrival(request, response);
-    state.running.set(arrival, state.round);
-    arrival.onceClosed(() => state.running.delete(arrival));
+    state.running.add(arrival, state.round);
     if (state.closing) {
       announceClose(arrival);
     }
@@ -140,8 +139,7 @@ export function createOnePort({
   ) => {
     stream.on("error", ignore);
     const arrival = new Http2Arrival(stream, headers, rawHeaders);
-    state.running.set(arrival, state.round);
-    arrival.onceClosed(() => state.running.delete(arrival));
+    state.running.add(arrival, state.round);
     watchStream(state, arrival);
     if (headers.expect === "100-continue" && !arrival.isGone) {
       stream.additionalHeaders({ ":status": 100 });
@@ -263,7 +261,7 @@ async function drain(
 ): Promise<void> {
   state.closing = true;
   const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-  for (const arrival of state.running.keys()) {
+  for (const { arrival } of state.running) {
     announceClose(arrival);
   }
   for (const [session, known] of state.sessions) {

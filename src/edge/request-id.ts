@@ -21,9 +21,9 @@ export function createIds(): () => string {
     random[next + 8] = ((random[next + 8] ?? 0) & 0x3f) | 0x80;
     let at = 0;
     for (let index = 0; index < idBytes; index++) {
-      const byte = random[next + index] ?? 0;
-      text[at++] = digits.charCodeAt(byte >> 4);
-      text[at++] = digits.charCodeAt(byte & 0x0f);
+      const byte = random[next + index] as number;
+      text[at++] = digits[byte >> 4] as number;
+      text[at++] = digits[byte & 0x0f] as number;
       if (index === 3 || index === 5 || index === 7 || index === 9) {
         at++;
       }
@@ -33,4 +33,4 @@ export function createIds(): () => string {
   };
 }
 
-const digits = "0123456789abcdef";
+const digits = Buffer.from("0123456789abcdef");

@@ -5,7 +5,7 @@ import type { Arrival } from "./arrival.ts";
 import { compressReply } from "./compress.ts";
 import { deadlineOf } from "./deadline.ts";
 import type { Endpoint, Hit } from "./endpoint.ts";
-import { sendReply } from "./http-message.ts";
+import { type Reply, sendReply } from "./http-message.ts";
 import { compileReader } from "./json/read.ts";
 import { compileWriter } from "./json/write.ts";
 import { readBody } from "./read-body.ts";
@@ -49,13 +49,18 @@ function restEndpoint(rule: RestRule, spec: UnarySpec, deps: HandlerDeps): Endpo
   const read = compileRead(rule, deps);
   const write = compileWrite(rule, deps);
   const unary = unaryMethod(spec, deps);
+  const { input, output } = rule.rpc;
+  const isJson = {
+    input: rule.body === undefined || !isHttpBody(input, rule.body),
+    output: !isHttpBody(output, rule.responseBody),
+  };
   return {
     method: rule.method,
     path: rule.template.text,
     rpc,
     policy: deps.policyOf(rpc),
     protocolOf: () => "rest",
-    serve: (hit) => serveUnary({ hit, rule, unary, read, write }),
+    serve: (hit) => serveUnary({ hit, rule, unary, isJson, read, write }),
   };
 }
 
@@ -108,16 +113,15 @@ interface Serving {
   readonly hit: Hit;
   readonly rule: RestRule;
   readonly unary: UnaryMethod;
+  /** Whether the bodies are JSON. Else they are taken as they come. */
+  readonly isJson: { readonly input: boolean; readonly output: boolean };
   readonly read: (hit: Hit, bytes: Uint8Array) => Message;
   readonly write: (answer: Message) => string;
 }
 
-async function serveUnary({ hit, rule, unary, read, write }: Serving): Promise<void> {
+async function serveUnary({ hit, rule, unary, isJson, read, write }: Serving): Promise<void> {
   const { arrival } = hit;
-  const { output } = rule.rpc;
-  const isRaw = isHttpBody(output, rule.responseBody);
-  const timeoutMs = deadlineOf(arrival.headers);
-  const call = new UnaryCall(unary, hit, timeoutMs);
+  const call = new UnaryCall(unary, hit, deadlineOf(arrival.headers));
   try {
     const admitted = call.admit();
     if (admitted !== undefined) {
@@ -125,35 +129,40 @@ async function serveUnary({ hit, rule, unary, read, write }: Serving): Promise<v
     }
     let bytes: Uint8Array = nothing;
     if (arrival.hasBody) {
-      requireType(rule, arrival);
+      if (isJson.input) {
+        requireType(arrival);
+      }
       bytes = await readBody(arrival);
     }
     const message = read(hit, bytes);
-    if (!isRaw && negotiate(arrival.header("accept")) === "none") {
+    if (isJson.output && negotiate(arrival.header("accept")) === "none") {
       throw new HttpError(406, "Cannot answer in another form than application/json");
     }
     const answering = call.invoke(message);
     const answer = answering instanceof Promise ? await answering : answering;
     sendHeaders(call, arrival);
     sendTrailersAsHeaders(call, arrival);
-    const { contentType, data } = isRaw
-      ? getHttpBody(answer, rule.responseBody)
-      : { contentType: "application/json", data: write(answer) };
     const status = unary.policy.successStatus || 200;
-    const headers = { "content-type": contentType, ...(isRaw ? sandboxHeaders(contentType) : {}) };
-    const reply = compressReply(arrival, { status, headers, body: data });
-    sendReply(arrival, reply instanceof Promise ? await reply : reply);
+    const reply = isJson.output
+      ? { status, headers: jsonHeaders, body: write(answer) }
+      : rawReply(status, getHttpBody(answer, rule.responseBody));
+    const packed = compressReply(arrival, reply);
+    sendReply(arrival, packed instanceof Promise ? await packed : packed);
   } finally {
     call.close();
   }
 }
 
+const jsonHeaders = { "content-type": "application/json" };
+
+function rawReply(status: number, { contentType, data }: ReturnType<typeof getHttpBody>): Reply {
+  const headers = { "content-type": contentType, ...sandboxHeaders(contentType) };
+  return { status, headers, body: data };
+}
+
 const nothing = new Uint8Array();
 
-/** A body is JSON, unless it is taken as it comes. */
-function requireType({ rpc, body }: RestRule, arrival: Arrival): void {
-  if (body === undefined || !isHttpBody(rpc.input, body)) {
-    const hasCookie = arrival.header("cookie") !== undefined;
-    requireJson(arrival.header("content-type"), { hasCookie });
-  }
+function requireType(arrival: Arrival): void {
+  const hasCookie = arrival.header("cookie") !== undefined;
+  requireJson(arrival.header("content-type"), { hasCookie });
 }

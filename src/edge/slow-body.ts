@@ -1,5 +1,6 @@
 import { constants } from "node:http2";
 import { type Arrival, Http2Arrival } from "./arrival.ts";
+import type { Run } from "./running.ts";
 
 const cancel = 0x8;
 
@@ -11,19 +12,15 @@ const open = constants.NGHTTP2_STREAM_STATE_OPEN;
  * arrived as a whole. Over HTTP/1.1 Node does the same by itself.
  */
 export function cutSlowBodies(
-  running: ReadonlyMap<Arrival, number>,
+  running: Iterable<Run>,
   round: number,
   mayBeSlow: (arrival: Arrival) => boolean = () => false,
 ): void {
-  for (const [arrival, began] of running) {
-    if (began >= round) {
-      // In the order of their beginning.
-      return;
-    }
-    if (arrival instanceof Http2Arrival && arrival.stream.state?.state === open) {
-      if (!mayBeSlow(arrival)) {
-        cut(arrival);
-      }
+  // Some end at once when they are cut, and leave.
+  for (const { arrival, round: began } of [...running]) {
+    const isLate = began < round && arrival instanceof Http2Arrival;
+    if (isLate && arrival.stream.state?.state === open && !mayBeSlow(arrival)) {
+      cut(arrival);
     }
   }
 }

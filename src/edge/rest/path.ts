@@ -36,8 +36,11 @@ function pathStart(target: string): number {
 
 /** Decode every percent escape. Throws PathError if one is broken or the result is not UTF-8. */
 export function decodeSegment(raw: string): string {
+  if (plain.test(raw)) {
+    return raw;
+  }
   checkAscii(raw);
-  return raw.includes("%") ? decode(raw) : raw;
+  return decode(raw);
 }
 
 /**
@@ -45,13 +48,16 @@ export function decodeSegment(raw: string): string {
  * so that a "/" within a segment is not taken for one between segments. Throws PathError.
  */
 export function decodeSegments(raw: string): string {
-  checkAscii(raw);
-  if (!raw.includes("%")) {
+  if (plain.test(raw)) {
     return raw;
   }
+  checkAscii(raw);
   const parts = raw.split(/(%2f)/i);
   return parts.map((part, index) => (index % 2 === 1 ? part : decode(part))).join("");
 }
+
+/** Visible ASCII without escapes. */
+const plain = /^[!-$&-~]*$/;
 
 function decode(raw: string): string {
   try {

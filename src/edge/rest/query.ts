@@ -63,36 +63,50 @@ export function compileQuery(
   const find = createFinder(desc, bound);
   return (message, query) => {
     const violations: Violation[] = [];
-    const seen = new Set<string>();
-    for (const piece of piecesOf(query)) {
-      if (piece === "") {
+    const seen: string[] = [];
+    let left = queryKeysMax;
+    let end = -1;
+    while (end < query.length && violations.length < violationsMax) {
+      const start = end + 1;
+      end = query.indexOf("&", start);
+      end = end < 0 ? query.length : end;
+      if (left-- === 0) {
+        const description = `query has more than ${queryKeysMax} keys`;
+        throw new BindError([{ field: "", description }]);
+      }
+      if (start === end) {
         continue;
       }
-      const mark = piece.indexOf("=");
-      const rawKey = mark < 0 ? piece : piece.slice(0, mark);
+      const mark = query.indexOf("=", start);
+      const keyEnd = mark < 0 || mark > end ? end : mark;
+      const rawKey = query.slice(start, keyEnd);
       const key = decodeForm(rawKey);
-      const text = mark < 0 ? "" : decodeForm(piece.slice(mark + 1));
-      const violation = key === undefined || text === undefined ? broken : bind(message, key, text);
+      const text = keyEnd === end ? "" : decodeForm(query.slice(keyEnd + 1, end));
+      const violation =
+        key === undefined || text === undefined ? broken : bind(find, message, key, text, seen);
       if (violation !== undefined) {
         const field = (key ?? rawKey).slice(0, keyShownLengthMax);
         violations.push({ field, description: violation });
-      }
-      if (violations.length >= violationsMax) {
-        break;
       }
     }
     if (violations.length > 0) {
       throw new BindError(violations);
     }
-
-    function bind(root: Message, key: string, text: string): string | undefined {
-      const field = find(key);
-      if (typeof field === "string") {
-        return systemParameters.has(key) ? undefined : field;
-      }
-      return setText(root, field, text, seen);
-    }
   };
+}
+
+function bind(
+  find: Finder,
+  root: Message,
+  key: string,
+  text: string,
+  seen: string[],
+): string | undefined {
+  const field = find(key);
+  if (typeof field === "string") {
+    return systemParameters.has(key) ? undefined : field;
+  }
+  return setText(root, field, text, seen);
 }
 
 interface QueryField extends TextField {
@@ -144,7 +158,7 @@ function setText(
   root: Message,
   field: QueryField,
   text: string,
-  seen: Set<string>,
+  seen: string[],
 ): string | undefined {
   const { path, leaf, type } = field;
   const value = type.parse(text);
@@ -159,10 +173,10 @@ function setText(
     (getField(parent, leaf) as unknown[]).push(value);
     return undefined;
   }
-  if (seen.has(field.name)) {
+  if (seen.includes(field.name)) {
     return "has more than one value";
   }
-  seen.add(field.name);
+  seen.push(field.name);
   setField(parent, leaf, value);
   return undefined;
 }
@@ -189,17 +203,8 @@ function clashes(root: Message, path: FieldPath): boolean {
 
 const broken = "has a percent escape that is broken or not UTF-8";
 
-function piecesOf(query: string): string[] {
-  const pieces = query.split("&", queryKeysMax + 1);
-  if (pieces.length > queryKeysMax) {
-    const description = `query has more than ${queryKeysMax} keys`;
-    throw new BindError([{ field: "", description }]);
-  }
-  return pieces;
-}
-
 function decodeForm(raw: string): string | undefined {
-  if (!/[+%]|[^\x20-\x7e]/.test(raw)) {
+  if (/^[ -$&-*,-~]*$/.test(raw)) {
     return raw;
   }
   const spaced = raw.includes("+") ? raw.replaceAll("+", " ") : raw;

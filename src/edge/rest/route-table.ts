@@ -131,7 +131,8 @@ interface Search {
   readonly segments: readonly string[];
   /** Empty for none. */
   readonly verb: string;
-  readonly allow: Set<string>;
+  /** The methods of the routes that fit but for theirs, some more than once. */
+  readonly allow: string[];
 }
 
 interface Found<Value> {
@@ -157,8 +158,8 @@ function match<Value>(
   if (segments.length > pathSegmentsMax) {
     return { kind: "badPath", status: 414, reason: `has more than ${pathSegmentsMax} segments` };
   }
-  const allow = new Set<string>();
-  const last = segments.at(-1) ?? "";
+  const allow: string[] = [];
+  const last = segments[segments.length - 1] ?? "";
   if (!last.includes(":")) {
     const found = walk({ method, segments, verb: "", allow }, root, 0);
     return found === undefined ? missed(allow) : capture(found);
@@ -173,14 +174,11 @@ function match<Value>(
   return missed(allow);
 }
 
-function missed<Value>(allow: Set<string>): Match<Value> {
-  if (allow.size === 0) {
+function missed<Value>(methods: readonly string[]): Match<Value> {
+  if (methods.length === 0) {
     return { kind: "notFound" };
   }
-  if (allow.has("GET")) {
-    allow.add("HEAD");
-  }
-  allow.add("OPTIONS");
+  const allow = new Set([...methods, "OPTIONS", ...(methods.includes("GET") ? ["HEAD"] : [])]);
   return { kind: "methodNotAllowed", allow: [...allow].sort() };
 }
 
@@ -269,7 +267,7 @@ function pick<Value>(
     return { route, segments };
   }
   for (const other of methods.keys()) {
-    allow.add(other);
+    allow.push(other);
   }
   return undefined;
 }
@@ -287,23 +285,37 @@ function decodeOrEmpty(raw: string): string {
 }
 
 function capture<Value>({ route, segments }: Found<Value>): Match<Value> {
-  const { template } = route;
-  const stretchAt = template.segments.findIndex((segment) => segment.kind === "doubleStar");
-  const stretch = segments.length - template.segments.length;
-  const shift = (index: number) => (stretchAt >= 0 && index > stretchAt ? index + stretch : index);
+  const { variables, segments: own } = route.template;
+  const stretch = segments.length - own.length;
   const bindings: string[] = [];
-  for (const { start, end, multiSegment, fieldPath } of template.variables) {
-    const [from, to] = [shift(start), shift(end)];
-    const raw = to - from === 1 ? (segments[from] ?? "") : segments.slice(from, to).join("/");
+  for (const variable of variables) {
     try {
-      bindings.push(multiSegment ? decodeSegments(raw) : decodeSegment(raw));
+      const isOne = !variable.multiSegment && variable.end - variable.start === 1 && stretch === 0;
+      bindings.push(
+        isOne
+          ? decodeSegment(segments[variable.start] ?? "")
+          : decodeStretch(own, variable, segments, stretch),
+      );
     } catch (error) {
       if (error instanceof PathError) {
-        const reason = `"${fieldPath.join(".")}" ${error.message}`;
+        const reason = `"${variable.fieldPath.join(".")}" ${error.message}`;
         return { kind: "badPath", status: 400, reason };
       }
       throw error;
     }
   }
   return { kind: "match", route, bindings };
+}
+
+/** A variable's value where a `**` has moved what comes after it, or which has several segments. */
+function decodeStretch(
+  own: readonly Segment[],
+  { start, end, multiSegment }: Template["variables"][number],
+  segments: readonly string[],
+  stretch: number,
+): string {
+  const stretchAt = own.findIndex(({ kind }) => kind === "doubleStar");
+  const shift = (index: number) => (stretchAt >= 0 && index > stretchAt ? index + stretch : index);
+  const raw = segments.slice(shift(start), shift(end)).join("/");
+  return multiSegment ? decodeSegments(raw) : decodeSegment(raw);
 }

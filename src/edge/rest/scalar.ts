@@ -70,10 +70,10 @@ function scalarType(scalar: ScalarType, longAsString: boolean): TextType {
     case ScalarType.INT32:
     case ScalarType.SINT32:
     case ScalarType.SFIXED32:
-      return integerType("a 32-bit integer", -(2n ** 31n), 2n ** 31n - 1n, Number);
+      return smallType("a 32-bit integer", -(2 ** 31), 2 ** 31 - 1);
     case ScalarType.UINT32:
     case ScalarType.FIXED32:
-      return integerType("an unsigned 32-bit integer", 0n, 2n ** 32n - 1n, Number);
+      return smallType("an unsigned 32-bit integer", 0, 2 ** 32 - 1);
     case ScalarType.INT64:
     case ScalarType.SINT64:
     case ScalarType.SFIXED64: {
@@ -95,6 +95,18 @@ const booleans: ReadonlyMap<string, boolean> = new Map([
 
 function identity(value: bigint): bigint {
   return value;
+}
+
+// However many digits there are: a number that is rounded is out of range as well.
+function smallType(noun: string, min: number, max: number): TextType {
+  return {
+    expected: `must be ${noun}`,
+    parse(text) {
+      // Plus zero makes zero of minus zero.
+      const value = /^-?\d+$/.test(text) ? Number(text) + 0 : Number.NaN;
+      return value >= min && value <= max ? value : undefined;
+    },
+  };
 }
 
 function integerType(
