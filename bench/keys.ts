@@ -34,16 +34,13 @@ export async function keysBench({ quick }: { quick: boolean }): Promise<Figure[]
   const directory = await mkdtemp(join(tmpdir(), "callora-bench-"));
   const postgres = await startEmbedded({ dataDir: directory });
   const bare = await startServer("edge");
+  const raw = await startServer("raw-http2");
   try {
     await migrateUp(postgres.urls.owner, { directory: migrationsDirectory });
     const secrets = join(directory, "secrets");
     const rowBytes = await fillKeys(superuserUrl(postgres.urls), secrets);
     await using server = await startKeyServer(postgres.urls);
-    const trivial: Target = {
-      port: Number(new URL(bare.url).port),
-      path: paths.rpc,
-      message: grpcFrame().toString("hex"),
-    };
+    const trivial = trivialCall(bare.url);
     const verify: Target = {
       port: server.port,
       path: "/callora.keys.v1.KeyService/VerifyKey",
@@ -63,6 +60,7 @@ export async function keysBench({ quick }: { quick: boolean }): Promise<Figure[]
     }
     const rate = Math.round(offered * median(measured.ours));
     const paced = await repeat(rounds, () => send(verify, { ...forSeconds, rate }));
+    const floor = await repeat(rounds, () => send(trivialCall(raw.url), { ...forSeconds, rate }));
     return [
       warmFigure(measured),
       {
@@ -75,6 +73,7 @@ export async function keysBench({ quick }: { quick: boolean }): Promise<Figure[]
         n: 1,
       },
       latencyFigure(rate, paced),
+      floorFigure(rate, paced, floor),
       {
         name: "memory of a remembered key",
         value: Math.round(bytes),
@@ -87,9 +86,15 @@ export async function keysBench({ quick }: { quick: boolean }): Promise<Figure[]
     ];
   } finally {
     await bare.stop();
+    await raw.stop();
     await postgres.stop();
     await rm(directory, { recursive: true });
   }
+}
+
+function trivialCall(url: string): Target {
+  const port = Number(new URL(url).port);
+  return { port, path: paths.rpc, message: grpcFrame().toString("hex") };
 }
 
 type Target = Pick<Job, "port" | "path" | "secrets" | "message">;
@@ -116,6 +121,18 @@ function latencyFigure(rate: number, paced: readonly Outcome[]): Figure {
     peerValue: round(median(paced.map(({ p50Ms }) => p50Ms))),
     ratio: median(paced.map(({ p99Ms, p50Ms }) => p99Ms / p50Ms)),
     bar: { of: "ratio", limit: "at most", at: 3 },
+    n: paced.length,
+  };
+}
+
+/** The same rate at the least that Node can do, whose collections of ended streams nobody on it can be spared. */
+function floorFigure(rate: number, paced: readonly Outcome[], floor: readonly Outcome[]): Figure {
+  return {
+    name: `p99 at ${rate} req/s`,
+    value: round(median(paced.map(({ p99Ms }) => p99Ms))),
+    unit: "ms",
+    peer: "bare node:http2",
+    peerValue: round(median(floor.map(({ p99Ms }) => p99Ms))),
     n: paced.length,
   };
 }

@@ -1,8 +1,9 @@
 import { once } from "node:events";
 import { createServer, type IncomingMessage, type RequestListener } from "node:http";
-import { createServer as createHttp2Server } from "node:http2";
+import { createServer as createHttp2Server, type ServerHttp2Stream } from "node:http2";
 import type { AddressInfo, Server } from "node:net";
 import { fileURLToPath } from "node:url";
+import { create, toBinary } from "@bufbuild/protobuf";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import {
   Server as GrpcServer,
@@ -13,8 +14,11 @@ import {
 } from "@grpc/grpc-js";
 import { loadSync } from "@grpc/proto-loader";
 import fastify from "fastify";
-import { BenchService } from "../../test/gen/callora/test/v1/bench_service_pb.ts";
-import { type Answer, verify } from "./calls.ts";
+import {
+  BenchService,
+  VerifyKeyResponseSchema,
+} from "../../test/gen/callora/test/v1/bench_service_pb.ts";
+import { type Answer, question, verify } from "./calls.ts";
 import { benchService } from "./edge-server.ts";
 
 /** Node's own HTTP server and JSON, and nothing else: the ceiling. */
@@ -38,6 +42,29 @@ export function startRaw(): Promise<number> {
     }
   };
   return listen(createServer(onRequest));
+}
+
+/** The least that Node can do over gRPC: its own HTTP/2 streams, and the same answer to everything. */
+export function startRawHttp2(): Promise<number> {
+  const message = toBinary(
+    VerifyKeyResponseSchema,
+    create(VerifyKeyResponseSchema, verify(question)),
+  );
+  const frame = Buffer.concat([Buffer.alloc(5), message]);
+  frame.writeUInt32BE(message.length, 1);
+  const server = createHttp2Server({ settings: { initialWindowSize: 1024 * 1024 } });
+  server.on("stream", (stream: ServerHttp2Stream) => {
+    stream.resume();
+    stream.on("end", () => {
+      stream.respond(
+        { ":status": 200, "content-type": "application/grpc+proto" },
+        { waitForTrailers: true },
+      );
+      stream.on("wantTrailers", () => stream.sendTrailers({ "grpc-status": "0" }));
+      stream.end(frame);
+    });
+  });
+  return listen(server);
 }
 
 function collect(request: IncomingMessage, onEnd: (body: string) => void): void {

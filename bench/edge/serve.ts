@@ -10,6 +10,7 @@ const servers: Readonly<Record<string, () => Promise<number>>> = {
   "edge-grpc": () => startEdgeServer({ steps: "none" }),
   "edge-full": () => startEdgeServer({ steps: "all" }),
   raw: peers.startRaw,
+  "raw-http2": peers.startRawHttp2,
   fastify: peers.startFastify,
   "connect-http1": peers.startConnectHttp1,
   "connect-http2": peers.startConnectHttp2,
