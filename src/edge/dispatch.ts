@@ -50,7 +50,7 @@ export function createDispatcher(deps: DispatchDeps): (arrival: Arrival) => void
       return;
     }
     if (deps.cors.isPreflight(arrival)) {
-      refuse(deps, arrival, "http", () => preflight(deps, table, arrival));
+      refuse(deps, arrival, "http", ({ requestId }) => preflight(deps, table, arrival, requestId));
       return;
     }
     const match = table.match(method, path);
@@ -60,7 +60,7 @@ export function createDispatcher(deps: DispatchDeps): (arrival: Arrival) => void
       return;
     }
     const protocol = isGrpc(arrival) ? "grpc" : "http";
-    refuse(deps, arrival, protocol, () => answerMiss(arrival, match));
+    refuse(deps, arrival, protocol, ({ requestId }) => answerMiss(arrival, match, requestId));
   };
 }
 
@@ -107,7 +107,7 @@ function refuse(
   deps: DispatchDeps,
   arrival: Arrival,
   protocol: Protocol,
-  answer: () => void,
+  answer: (exchange: Exchange) => void,
 ): void {
   const exchange = deps.openExchange(arrival, protocol);
   const observed = { protocol, requestId: exchange.requestId, route: "unmatched" };
@@ -115,7 +115,7 @@ function refuse(
   deps.cors.mark(arrival);
   context.with(span ?? context.active(), () => {
     try {
-      answer();
+      answer(exchange);
     } catch (error) {
       answerError(deps, { arrival, exchange }, error);
     }
@@ -154,9 +154,9 @@ function answerError(deps: DispatchDeps, parties: Parties, thrown: unknown): voi
   sendReply(arrival, reply);
 }
 
-function answerMiss(arrival: Arrival, miss: Miss): void {
+function answerMiss(arrival: Arrival, miss: Miss, requestId: string): void {
   if (isGrpc(arrival)) {
-    sendUnimplemented(arrival);
+    sendUnimplemented(arrival, requestId);
     return;
   }
   switch (miss.kind) {
@@ -174,12 +174,17 @@ function answerMiss(arrival: Arrival, miss: Miss): void {
   }
 }
 
-function preflight({ cors }: DispatchDeps, table: RouteTable<Endpoint>, arrival: Arrival): void {
+function preflight(
+  { cors }: DispatchDeps,
+  table: RouteTable<Endpoint>,
+  arrival: Arrival,
+  requestId: string,
+): void {
   const { path } = splitTarget(arrival.url);
   const method = arrival.header("access-control-request-method") ?? "";
   const match = table.match(method, path);
   if (match.kind === "notFound" || match.kind === "badPath") {
-    answerMiss(arrival, match);
+    answerMiss(arrival, match, requestId);
     return;
   }
   const methods = match.kind === "match" ? [method] : match.allow;
