@@ -317,9 +317,7 @@ describe.for(wires)("$protocol+$codec over HTTP/$http", (wire) => {
 
     const [expired, refused] = isGrpc ? [Code.DeadlineExceeded, Code.InvalidArgument] : [504, 400];
     expect([expired, refused]).toContain(statusOf(got));
-    expect(reasonOf(got)).toBe(
-      statusOf(got) === expired ? "DEADLINE_EXCEEDED" : "REQUEST_INVALID",
-    );
+    expect(reasonOf(got)).toBe(statusOf(got) === expired ? "DEADLINE_EXCEEDED" : "REQUEST_INVALID");
   });
 
   test("more time than there is: clamped for gRPC, refused for Connect", async () => {
