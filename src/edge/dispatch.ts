@@ -43,6 +43,15 @@ export function createDispatcher(deps: DispatchDeps): (arrival: Arrival) => void
 
   return (arrival) => {
     const { method, url } = arrival;
+    if (url.length > targetLengthMax) {
+      refuse(deps, arrival, "http", () => {
+        throw new HttpError(
+          414,
+          `Cannot read request: its target has over ${targetLengthMax} bytes`,
+        );
+      });
+      return;
+    }
     const { path, query } = splitTarget(url);
     const fixed = exact.get(path)?.get(method);
     if (fixed !== undefined) {
@@ -63,6 +72,9 @@ export function createDispatcher(deps: DispatchDeps): (arrival: Arrival) => void
     refuse(deps, arrival, protocol, ({ requestId }) => answerMiss(arrival, match, requestId));
   };
 }
+
+/** As much as all headers of HTTP/1.1 may take. */
+const targetLengthMax = 16 * 1024;
 
 const none: readonly string[] = [];
 
