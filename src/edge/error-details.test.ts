@@ -178,3 +178,19 @@ test.for([
     }
   },
 );
+
+test.for(["application/grpc-web-text", "application/grpc-web-text+proto", "text/plain"])(
+  "a stream as %s is refused with a reason",
+  async (type) => {
+    const reply = await fetch(`${at.url}/callora.test.v1.LibraryService/WatchBooks`, {
+      method: "POST",
+      headers: { ...headers, "content-type": type },
+      body: "",
+    });
+
+    expect(reply.status).toBe(415);
+    expect(await reply.json()).toMatchObject({
+      details: [{ reason: "MEDIA_TYPE_UNSUPPORTED" }, {}],
+    });
+  },
+);

@@ -128,14 +128,22 @@ async function serve(handler: UniversalHandler, hit: Hit): Promise<void> {
   const { request, response, exchange } = hit;
   const contentType = headerOf(request, "content-type") ?? null;
   if (request.method === "POST" && !handler.supportedContentType(contentType)) {
-    throw new HttpError(415, "Cannot read body: its Content-Type is not one of this method");
+    throw wrongType();
   }
   clampTimeout(request);
   const reply = await handler(toUniversal(request, response, contextOf(exchange)));
+  // It knows forms of gRPC-Web by name that it does not read, and answers them with nothing but the status.
+  if (reply.status === 415) {
+    throw wrongType();
+  }
   // An RPC may answer before it has read everything, for example when a message is too large.
   discardBody(request);
   // Not awaited: the promise of connect-node 2.2.0 stays pending after a whole reply.
   universalResponseToNodeResponse(reply, response).catch(() => breakOff(response));
+}
+
+function wrongType(): HttpError {
+  return new HttpError(415, "Cannot read body: its Content-Type is not one of this method");
 }
 
 /** A gRPC client that asks for more time than there is gets what there is, and no error. */
