@@ -1,6 +1,7 @@
 import { sql } from "slonik";
 import { z } from "zod";
 import { nothing, type Queries, type Tx } from "../db/pool.ts";
+import { isId } from "../lib/id.ts";
 
 const tokenRow = z.object({
   account_id: z.string(),
@@ -58,6 +59,24 @@ export async function countTokens(
       and (expire_at is null or expire_at > ${now.toISOString()})
   `);
   return count;
+}
+
+/** Whether a credential was not ended: a session, a token, or one of an issuer, which nobody ends here. */
+export async function isCredentialLive(
+  tx: Tx,
+  { accountId, userId, id }: { accountId: string; userId: string; id: string },
+): Promise<boolean> {
+  if (!isId("ses", id) && !isId("tok", id)) {
+    return true;
+  }
+  const row = await tx.maybeOne(sql.type(z.object({ id: z.string() }))`
+    select id from sessions
+    where account_id = ${accountId} and user_id = ${userId} and id = ${id} and revoked_at is null
+    union all
+    select id from api_tokens
+    where account_id = ${accountId} and user_id = ${userId} and id = ${id} and revoked_at is null
+  `);
+  return row !== null;
 }
 
 /** The tokens that are listed. */
