@@ -129,7 +129,7 @@ export function revokeToken(
   `);
 }
 
-/** Revoke all of a person's tokens. */
+/** Revoke all of a person's tokens that are good for something: so few that one announcement names them. */
 export function revokeTokens(
   tx: Tx,
   { accountId, userId, now }: { accountId: string; userId: string; now: Date },
@@ -139,6 +139,7 @@ export function revokeTokens(
     from api_token_directory
     where api_tokens.account_id = ${accountId} and api_tokens.user_id = ${userId}
       and api_tokens.revoked_at is null
+      and (api_tokens.expire_at is null or api_tokens.expire_at > ${now.toISOString()})
       and api_token_directory.account_id = api_tokens.account_id
       and api_token_directory.token_id = api_tokens.id
     returning api_tokens.id, api_token_directory.token_hash

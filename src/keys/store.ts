@@ -306,7 +306,7 @@ export function revokeKey(
   `);
 }
 
-/** Revoke the account's live keys for an API. */
+/** Revoke the account's live keys for an API: not those whose rotation is over, of which there may be any number. */
 export function revokeKeysForApi(
   tx: Tx,
   { accountId, apiId, now }: { accountId: string; apiId: string; now: Date },
@@ -314,6 +314,7 @@ export function revokeKeysForApi(
   return tx.any(sql.type(revokedRow)`
     update api_keys set revoked_at = ${now.toISOString()}
     where account_id = ${accountId} and api_id = ${apiId} and revoked_at is null
+      and (rotate_until is null or rotate_until > ${now.toISOString()})
     returning id, encode(key_hash, 'hex') as hash
   `);
 }
