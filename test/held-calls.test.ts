@@ -11,7 +11,7 @@ import {
 import { PlatformRole, UserService } from "../gen/callora/accounts/v1/user_service_pb.ts";
 import { insertMember } from "../src/accounts/member-store.ts";
 import { newPerson, type SignedIn } from "./support/people.ts";
-import { asSuperuser } from "./support/superuser.ts";
+import { changeAmid } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
 import { makeSession } from "./support/tokens.ts";
 
@@ -143,35 +143,6 @@ test("a super admin who was demoted makes no other by a call admitted before", a
 
   expect(await held.finish()).toMatchObject({ status: 403 });
 });
-
-/** Change a person in a transaction that waits until the call waits for it, or has an answer. */
-async function changeAmid<T>(
-  app: { urls: { superuser: string } },
-  statements: readonly string[],
-  call: () => Promise<T>,
-): Promise<T> {
-  return asSuperuser(app, async (client) => {
-    await client.query("begin");
-    for (const statement of statements) {
-      await client.query(statement);
-    }
-    let isAnswered = false;
-    const answer = call().finally(() => {
-      isAnswered = true;
-    });
-    answer.catch(() => {});
-    await expect
-      .poll(async () => {
-        const { rows } = await client.query(
-          "select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()",
-        );
-        return isAnswered || rows.length > 0;
-      })
-      .toBe(true);
-    await client.query("commit");
-    return answer;
-  });
-}
 
 const lockOf = ({ userId }: SignedIn) => `select from users where id = '${userId}' for update`;
 
