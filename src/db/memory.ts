@@ -19,8 +19,9 @@ export interface Memory<V> {
    */
   onForgotten(listener: (key: string) => void): () => void;
   /**
-   * Told whenever the key is announced, or an announcement of it may have been missed, for as long as it is watched:
-   * for what stays open on the word of a key. Returns how to stop it.
+   * Told whenever the key is announced, or an announcement of it may have been missed, for as long as it is watched;
+   * and again and again while this process would not hear of it. For what stays open on the word of a key. Returns how
+   * to stop it.
    */
   watch(key: string, listener: () => void): () => void;
 }
@@ -155,6 +156,11 @@ export class TopicMemory<V> implements Memory<V> {
     this.#told.tell(keys);
   }
 
+  /** Tell whoever watches a key to ask again: announcements are not heard now. */
+  tellWatchers(): void {
+    this.#told.tellWatchers();
+  }
+
   /** The answer of a load under way that may still be remembered. */
   #underWay(key: string): Promise<V | null> | undefined {
     for (const { keys, forgotten, isForgotten } of this.#flights) {
@@ -275,6 +281,12 @@ function createTold(onError: (error: unknown) => void) {
     }
   }
 
+  function tellWatchersOf(key: string) {
+    for (const { listener } of [...(watchers.get(key) ?? [])]) {
+      call(listener);
+    }
+  }
+
   return {
     watched: () => watchers.keys(),
     tell(keys: Iterable<string>) {
@@ -282,9 +294,12 @@ function createTold(onError: (error: unknown) => void) {
         for (const { listener } of listeners) {
           call(() => listener(key));
         }
-        for (const { listener } of [...(watchers.get(key) ?? [])]) {
-          call(listener);
-        }
+        tellWatchersOf(key);
+      }
+    },
+    tellWatchers() {
+      for (const key of [...watchers.keys()]) {
+        tellWatchersOf(key);
       }
     },
     onForgotten(listener: (key: string) => void) {
