@@ -31,7 +31,7 @@ import { authService } from "./accounts/service.ts";
 import { serviceTokenService } from "./accounts/service-token-service.ts";
 import { jwtReader } from "./accounts/session.ts";
 import { rememberSessions } from "./accounts/session-memory.ts";
-import { existingAccounts, getUser } from "./accounts/store.ts";
+import { existingAccounts, findPerson } from "./accounts/store.ts";
 import { serviceAuthenticator, tokenReader } from "./accounts/token-reader.ts";
 import { userService } from "./accounts/user-service.ts";
 import { createWalletAuth, deriveSigningSecret, type WalletAuth } from "./accounts/wallet.ts";
@@ -290,7 +290,7 @@ function build(deps: AppDeps, parts: Parts) {
     entry(MeteringService, meteringService({ db, journal, existingAccounts, now })),
     entry(AnalyticsService, analyticsService({ db, secretKey: deps.secretKey, now })),
     entry(AuditService, auditService({ db })),
-    entry(LimitService, limitService({ db, overrides, existsSubject, now })),
+    entry(LimitService, limitService({ db, overrides, findSubjectId, now })),
     entry(
       SettlementService,
       settlementService({
@@ -316,12 +316,13 @@ function build(deps: AppDeps, parts: Parts) {
   return { services, steps, mounts };
 }
 
-/** Whether an account has a person or a key. Throws NotFoundError for a person that it has not. */
-async function existsSubject(tx: Tx, { accountId, subjectId }: Subject): Promise<boolean> {
-  const found = subjectId.startsWith("usr_")
-    ? await getUser(tx, accountId, subjectId)
-    : await findKey(tx, accountId, subjectId);
-  return found !== null;
+/** What the limits of a person or a key of the account hang on. Null: it has no such person or key. */
+async function findSubjectId(tx: Tx, { accountId, subjectId }: Subject): Promise<string | null> {
+  if (subjectId.startsWith("usr_")) {
+    const person = await findPerson(tx, subjectId);
+    return person?.account_id === accountId ? person.id : null;
+  }
+  return (await findKey(tx, accountId, subjectId))?.family_id ?? null;
 }
 
 /** In production the key for challenges is given or there is none; elsewhere one is derived. */

@@ -3,7 +3,7 @@ import type { KeyService } from "../../gen/callora/keys/v1/key_service_pb.ts";
 import { RateClass } from "../../gen/callora/policy/v1/policy_pb.ts";
 import { invalidArgument, rateLimited } from "../rpc/errors.ts";
 import type { Limiter } from "../rpc/limiter.ts";
-import { type Principal, requirePrincipal, roles } from "../rpc/principal.ts";
+import { limitedId, type Principal, requirePrincipal, roles } from "../rpc/principal.ts";
 import { rates } from "../rpc/rates.ts";
 import type { KnownKey } from "./known-key.ts";
 import { toVerdict } from "./message.ts";
@@ -49,12 +49,12 @@ function isPlatform(caller: Principal): boolean {
 }
 
 /** Throws RESOURCE_EXHAUSTED when somebody who does not act for the platform asks too often. */
-async function limited(limiter: Limiter, { id }: Principal, now: Date): Promise<void> {
+async function limited(limiter: Limiter, caller: Principal, now: Date): Promise<void> {
   const rate = rates[RateClass.VERIFY];
   if (rate === undefined) {
     return;
   }
-  const verdict = await limiter.take([{ id: `verify:${id}`, rate }], now);
+  const verdict = await limiter.take([{ id: `verify:${limitedId(caller)}`, rate }], now);
   if (!verdict.allowed) {
     throw rateLimited(verdict.retryAfterMs);
   }

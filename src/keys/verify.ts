@@ -84,8 +84,9 @@ export function createVerifier(deps: Deps): Verifier {
           return undefined;
         }
         useLog.note(key, at);
-        const { id, accountId, apiId, mode, scopes } = key;
-        const principal: KeyPrincipal = { kind: "key", id, accountId, apiId, mode, scopes };
+        const { id, familyId, accountId, apiId, mode, scopes } = key;
+        const owner = { id, familyId, accountId };
+        const principal: KeyPrincipal = { kind: "key", ...owner, apiId, mode, scopes };
         keyOf.set(principal, key);
         return principal;
       });
