@@ -86,6 +86,7 @@ import { unauthenticated } from "./rpc/errors.ts";
 import type { Limiter } from "./rpc/limiter.ts";
 import { openPolicy } from "./rpc/policy.ts";
 import { createSteps } from "./rpc/steps.ts";
+import { createStrangers } from "./rpc/strangers.ts";
 import { settlementService } from "./settlement/service.ts";
 import type { StellarNetwork } from "./stellar/network.ts";
 
@@ -221,16 +222,25 @@ function build(deps: AppDeps, parts: Parts) {
   });
   const passwords = createPasswordHasher();
   const lockout = createLockout();
+  const strangers = createStrangers({ now });
   const { trust, mail = createMailer(deps) } = deps;
   const jwt = createJwtKeeper(deps.secretKey);
   const people = rememberPeople({ db, trust });
   const sessions = rememberSessions({ db, trust });
   const { boundPort } = parts;
-  const auth = authMounts({ ...deps, mail, sessions, passwords, lockout, boundPort });
+  const auth = authMounts({ ...deps, mail, sessions, passwords, lockout, strangers, boundPort });
   const journal = createJournal({ db, onAppended: () => parts.loops.wake("projector") });
   const { limiter } = parts;
   const quotas = createQuotas({ db, now });
-  const verifier = createVerifier({ db, trust, limiter, quotas, useLog: parts.useLog, now });
+  const verifier = createVerifier({
+    db,
+    trust,
+    limiter,
+    quotas,
+    useLog: parts.useLog,
+    strangers,
+    now,
+  });
   const overrides = createRateOverrides({ db, trust });
   const steps = createSteps({
     authenticators: [
@@ -239,19 +249,21 @@ function build(deps: AppDeps, parts: Parts) {
         db,
         trust,
         uses: parts.uses.services,
+        strangers,
         now,
         accountId: platformAccountId,
       }),
       personAuthenticator({
         readers: [
           auth.reader,
-          tokenReader({ db, trust, uses: parts.uses.tokens, now }),
+          tokenReader({ db, trust, uses: parts.uses.tokens, strangers, now }),
           jwtReader({ sessions, jwt, now }),
           externalReader({ db, issuers: config.externalIssuers, now }),
         ],
         people,
       }),
     ],
+    strangers,
     limiter,
     ownRates: createOwnRates({ overrides, people }),
     now,

@@ -10,9 +10,9 @@ export interface Memory<V> {
    * are one load); null: nothing.
    *
    * Throws or rejects with TrustLostError (UNAVAILABLE, TRUST_LOST) when this process cannot know, with BusyError when
-   * too many keys wait, and with what the load throws.
+   * too many keys wait, and with what the load throws. What `beforeLoad` throws is thrown instead of a load.
    */
-  get(key: string): V | null | Promise<V | null>;
+  get(key: string, beforeLoad?: () => void): V | null | Promise<V | null>;
   /**
    * Told of each announced key, remembered or not. When announcements may have been missed, told of every key that is
    * remembered or watched. Returns how to stop it.
@@ -99,8 +99,9 @@ export class TopicMemory<V> implements Memory<V> {
     this.#told = createTold(keeper.onError);
   }
 
-  get(key: string): V | null | Promise<V | null> {
+  get(key: string, beforeLoad?: () => void): V | null | Promise<V | null> {
     if (!this.#keeper.isHeld()) {
+      beforeLoad?.();
       const isRefused = performance.now() < this.#refuseUntil;
       return (isRefused ? undefined : this.#ask(key)) ?? Promise.reject(this.#lost());
     }
@@ -113,6 +114,7 @@ export class TopicMemory<V> implements Memory<V> {
       this.counts.hits += 1;
       return null;
     }
+    beforeLoad?.();
     return (
       this.#underWay(key) ??
       this.#ask(key) ??

@@ -7,6 +7,7 @@ import { apiKeyOf } from "../rpc/credentials.ts";
 import { rateLimited, reasoned } from "../rpc/errors.ts";
 import type { Limit, Limiter, Rate, Verdict } from "../rpc/limiter.ts";
 import type { Authenticator, Principal } from "../rpc/principal.ts";
+import type { Strangers } from "../rpc/strangers.ts";
 import { type Fault, findFault, type Use } from "./judge.ts";
 import { type KnownKey, toKnownKey } from "./known-key.ts";
 import type { Quotas } from "./quota.ts";
@@ -55,6 +56,7 @@ interface Deps {
   limiter: Limiter;
   quotas: Quotas;
   useLog: UseLog;
+  strangers?: Pick<Strangers, "check">;
   now: () => Date;
 }
 
@@ -64,7 +66,7 @@ const keysMax = 200_000;
 export function createVerifier(deps: Deps): Verifier {
   const memory = rememberKeys(deps);
   const keyOf = new WeakMap<KeyPrincipal, KnownKey>();
-  const { useLog, now } = deps;
+  const { useLog, strangers, now } = deps;
   return {
     verify(secret, use, maySee) {
       return andThen(find(memory, secret), (key) =>
@@ -77,7 +79,8 @@ export function createVerifier(deps: Deps): Verifier {
       if (secret === undefined) {
         return undefined;
       }
-      return andThen(find(memory, secret), (key) => {
+      const beforeLoad = () => strangers?.check(exchange);
+      return andThen(find(memory, secret, beforeLoad), (key) => {
         const use = { apiId: null, clientIp: exchange.clientIp, permission: null, cost: 0 };
         const at = now();
         if (key === null || findFault(key, use, at.getTime()) !== null) {
@@ -146,12 +149,16 @@ function rememberKeys({ db, trust }: Deps): Memory<KnownKey> {
 }
 
 /** Find the key of a secret. Garbage is told by its checksum, without a look-up. */
-function find(memory: Memory<KnownKey>, secret: string): MaybePromise<KnownKey | null> {
+function find(
+  memory: Memory<KnownKey>,
+  secret: string,
+  beforeLoad?: () => void,
+): MaybePromise<KnownKey | null> {
   if (!isWellFormed(secret)) {
     return null;
   }
   const hash = hexOfSecret(secret);
-  return andThen(memory.get(hash), (key) =>
+  return andThen(memory.get(hash, beforeLoad), (key) =>
     key !== null && isSameHash(key.hash, hash) ? key : null,
   );
 }

@@ -16,6 +16,7 @@ import { SpanStatusCode, trace } from "@opentelemetry/api";
 import { Access } from "../../gen/callora/policy/v1/policy_pb.ts";
 import { addressBlock } from "../lib/address.ts";
 import { type Call, callKey, callOf, exchangeKey } from "./call.ts";
+import { hasCredential } from "./credentials.ts";
 import {
   completeError,
   invalidArgument,
@@ -27,11 +28,14 @@ import { perMinute } from "./gcra.ts";
 import { type LimitDeps, limitCall } from "./limit.ts";
 import { methodName, type Policy } from "./policy.ts";
 import { type Authenticator, checkAccess, type Principal } from "./principal.ts";
+import type { Strangers } from "./strangers.ts";
 import { malformedFields } from "./well-formed.ts";
 
 /** What the steps need and may not import. */
 export interface StepDeps extends LimitDeps {
   authenticators: readonly Authenticator[];
+  /** Counts calls whose credential nobody knows. Undefined: nobody does. */
+  strangers?: Strangers;
   /** Write down that an audited call was refused. */
   auditRefusal: (call: Call, error: ConnectError) => Promise<void>;
   /** Told of every error whose cause a caller does not see. */
@@ -199,8 +203,15 @@ function authenticate(deps: StepDeps, call: Call): undefined | Promise<undefined
   }
   const found = findPrincipal(deps, call, 0);
   return found instanceof Promise
-    ? found.then((principal) => enter(call, principal))
-    : enter(call, found);
+    ? found.then((principal) => meet(deps, call, principal))
+    : meet(deps, call, found);
+}
+
+function meet({ strangers }: StepDeps, call: Call, principal: Principal | undefined): undefined {
+  if (principal === undefined && hasCredential(call.header)) {
+    strangers?.count(call.exchange);
+  }
+  return enter(call, principal);
 }
 
 /**
