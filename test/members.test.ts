@@ -246,6 +246,23 @@ test("nobody changes their own role", async ({ app }) => {
   }
 });
 
+test("an admin does not end an owner's invitation by another to the address", async ({ app }) => {
+  const owner = await newPerson(app.db);
+  const admin = await newMember(app, owner.accountId, "admin");
+  const guest = await newPerson(app.db);
+  const email = `${randomUUID()}@x.example`;
+  const invite = (by: SignedIn, role: ShownRole) =>
+    acting(app, AccountService, by, owner.accountId).createInvitation({ email, role });
+  await invite(owner, ShownRole.OWNER);
+
+  const refusal = { code: Code.PermissionDenied };
+  await expect(invite(admin, ShownRole.VIEWER)).rejects.toMatchObject(refusal);
+
+  const token = tokenTo(app, email);
+  const accepted = app.client(AccountService, guest.token).acceptInvitation({ token });
+  await expect(accepted).resolves.toMatchObject({ account: { role: ShownRole.OWNER } });
+});
+
 test("an owner who was deactivated does not let the last one go", async ({ app }) => {
   const { accountId, userId } = await newPerson(app.db);
   const owner = await newMember(app, accountId, "owner");
