@@ -118,6 +118,20 @@ test("all keys of a rotation are revoked with those of their API", async ({ app 
   }
 });
 
+test("while a replaced key is accepted no other is made for its API", async ({ app }) => {
+  const { keys, apiId } = await owner(app);
+  const first = await keys.createKey({ apiId });
+  const keyId = must(first.key).id;
+  const { key } = await keys.rotateKey({ keyId, overlap: anHour });
+  await keys.revokeKey({ keyId: must(key).id });
+
+  const refused = { code: Code.AlreadyExists, message: expect.stringContaining("not revoked") };
+  await expect(keys.createKey({ apiId })).rejects.toMatchObject(refused);
+
+  await keys.revokeKey({ keyId });
+  await expect(keys.createKey({ apiId })).resolves.toBeDefined();
+});
+
 test("however often a key was replaced, it is revoked with its API", async ({ app }) => {
   const { accountId, keys, apiId, verify } = await owner(app);
   const { secret, key } = await keys.createKey({ apiId });

@@ -110,6 +110,20 @@ export async function insertKey(tx: Tx, key: NewKey): Promise<boolean> {
   return row !== null;
 }
 
+/** Whether a key of the account for the API is still accepted beside one that replaced it. */
+export async function existsReplaced(
+  tx: Tx,
+  key: { accountId: string; apiId: string | null; mode: KeyRow["mode"]; now: Date },
+): Promise<boolean> {
+  const row = await tx.maybeOne(sql.type(z.object({ id: z.string() }))`
+    select id from api_keys
+    where account_id = ${key.accountId} and api_id = ${key.apiId} and mode = ${key.mode}
+      and revoked_at is null and rotate_until > ${key.now.toISOString()}
+    limit 1
+  `);
+  return row !== null;
+}
+
 /** Find one of the account's keys. A deleted one is not found. */
 export function findKey(db: Queries, accountId: string, keyId: string): Promise<KeyRow | null> {
   return db.maybeOne(sql.type(keyRow)`

@@ -630,8 +630,8 @@ export const KeyService: GenService<{
    * Create a key for a published API, or for all APIs.
    *
    * The response carries the secret. It is shown once and stored only as a hash. ALREADY_EXISTS, with reason
-   * KEY_EXISTS, when the account has a live key of that mode for the API; FAILED_PRECONDITION, with reason
-   * KEYS_EXHAUSTED, when it has 1000 live keys.
+   * KEY_EXISTS, when the account has a key of that mode for the API that was not revoked, be it over, or still accepted
+   * after it was replaced; FAILED_PRECONDITION, with reason KEYS_EXHAUSTED, when it has 1000 live keys.
    *
    * @generated from rpc callora.keys.v1.KeyService.CreateKey
    */
