@@ -121,7 +121,10 @@ export function createVerifier(deps: Deps): Verifier {
       }
       if (outcome.code === "USAGE_EXCEEDED") {
         const message = "Cannot use the key: its quota is used up";
-        throw reasoned(Code.ResourceExhausted, { reason: "KEY_USAGE_EXCEEDED", message });
+        const refillAtMs = key.quota?.refillAtMs ?? null;
+        const retry =
+          refillAtMs === null ? {} : { retryAfterMs: Math.max(0, refillAtMs - now().getTime()) };
+        throw reasoned(Code.ResourceExhausted, { reason: "KEY_USAGE_EXCEEDED", message, ...retry });
       }
     },
   };
