@@ -1,3 +1,4 @@
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { Code, createClient } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { expect } from "vitest";
@@ -297,6 +298,28 @@ test("an open stream of a revoked key is cut, and what it had is charged", async
   };
   await expect.poll(chargedNanos).toBe(1_000_000n);
   await kept.cancel();
+});
+
+test("an open stream is cut when its key's time is over", async () => {
+  await using app = await startTestApp({ GATEWAY_ALLOW_PRIVATE_UPSTREAMS: "127.0.0.0/8" });
+  await using upstream = await startUpstream((_request, response) => {
+    response.write("first");
+  });
+  const me = await newPerson(app.db);
+  await app.grant(me.accountId, 10_000_000n);
+  const api = await app.api(await newPerson(app.db, "developer"), { upstreamUrl: upstream.url });
+  const keys = app.client(KeyService, me.token);
+  const expireAtMs = Date.now() + 2_000;
+  const { secret } = await keys.createKey({ expireTime: timestampFromMs(expireAtMs) });
+  const { body } = await fetch(`${app.url}/v1/call/${api.slug}/x`, {
+    headers: { "x-api-key": secret },
+  });
+  const reader = must(body).getReader();
+  await reader.read();
+
+  await expect(reader.read()).rejects.toThrow();
+
+  expect(Date.now()).toBeGreaterThanOrEqual(expireAtMs);
 });
 
 test("no secret is in the log, the audit log, or what is kept for retries", async () => {

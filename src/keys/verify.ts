@@ -44,7 +44,7 @@ export interface Verifier {
    */
   count(principal: KeyPrincipal): Promise<void>;
   /**
-   * Told when the key of a principal is no longer accepted, or nobody knows whether it is: for what stays open on its
+   * Told when the key of a principal is no longer accepted, be it over, or nobody knows whether it is: for what stays open on its
    * word. Returns how to stop it.
    */
   watch(principal: KeyPrincipal, onRefused: () => void): () => void;
@@ -97,20 +97,28 @@ export function createVerifier(deps: Deps): Verifier {
 
     watch(principal, onRefused) {
       const { hash } = known(keyOf, principal);
+      let isStopped = false;
+      let expiry: NodeJS.Timeout | undefined;
       const check = async () => {
         const key = await memory.get(hash);
-        if (
-          key === null ||
-          findFault({ ...key, allowedCidrs: [] }, anyUse, now().getTime()) !== null
-        ) {
+        const nowMs = now().getTime();
+        clearTimeout(expiry);
+        if (key === null || findFault({ ...key, allowedCidrs: [] }, anyUse, nowMs) !== null) {
           onRefused();
+        } else if (key.expireAtMs !== null && !isStopped) {
+          const ms = Math.min(key.expireAtMs - nowMs, timerMsMax);
+          expiry = setTimeout(checkOrRefuse, ms).unref();
         }
       };
       const checkOrRefuse = () => void check().catch(onRefused);
-      const stop = memory.watch(hash, checkOrRefuse);
+      const unwatch = memory.watch(hash, checkOrRefuse);
       // It may have been announced since it was authenticated.
       checkOrRefuse();
-      return stop;
+      return () => {
+        isStopped = true;
+        clearTimeout(expiry);
+        unwatch();
+      };
     },
 
     async count(principal) {
@@ -129,6 +137,9 @@ export function createVerifier(deps: Deps): Verifier {
     },
   };
 }
+
+/** Node's timers take no longer time. */
+const timerMsMax = 2 ** 31 - 1;
 
 /** Of a call that goes on: its address and its API were asked about when it began, and it was counted. */
 const anyUse: Use = { apiId: null, clientIp: null, permission: null, cost: 0 };
