@@ -82,17 +82,22 @@ export async function isCredentialLive(
 /** The tokens that are listed. */
 const tokensListedMax = 200;
 
-/** List a person's tokens, newest first. */
-export function listTokens(
+/** List a person's tokens, newest first, and how many there are. Of many, those that are over are left out first. */
+export async function listTokens(
   db: Queries,
-  accountId: string,
-  userId: string,
-): Promise<readonly TokenRow[]> {
-  return db.any(sql.type(tokenRow)`
-    select ${tokenColumns} from api_tokens
-    where account_id = ${accountId} and user_id = ${userId}
-    order by id desc limit ${tokensListedMax}
+  { accountId, userId, now }: { accountId: string; userId: string; now: Date },
+): Promise<{ rows: readonly TokenRow[]; total: number }> {
+  const rows = await db.any(sql.type(tokenRow.extend({ total: z.number() }))`
+    with listed as (
+      select ${tokenColumns}, count(*) over ()::int as total from api_tokens
+      where account_id = ${accountId} and user_id = ${userId}
+      order by revoked_at is null and (expire_at is null or expire_at > ${now.toISOString()}) desc,
+        id desc
+      limit ${tokensListedMax}
+    )
+    select * from listed order by id desc
   `);
+  return { rows, total: rows[0]?.total ?? 0 };
 }
 
 const hashedTokenRow = tokenRow.extend({ token_hash: z.instanceof(Buffer) });

@@ -97,9 +97,11 @@ export function tokenHandlers(
     },
 
     async listTokens(_req, ctx) {
-      const { homeAccountId, id } = requireUser(ctx);
-      const rows = await db.tenantRead(homeAccountId, (tx) => listTokens(tx, homeAccountId, id));
-      return { tokens: rows.map(toToken), total: rows.length };
+      const { homeAccountId: accountId, id: userId } = requireUser(ctx);
+      const { rows, total } = await db.tenantRead(accountId, (tx) =>
+        listTokens(tx, { accountId, userId, now: now() }),
+      );
+      return { tokens: rows.map(toToken), total };
     },
 
     async revokeToken({ tokenId }, ctx) {

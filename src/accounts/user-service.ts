@@ -102,11 +102,11 @@ export function userService(deps: Deps): ServiceImpl<typeof UserService> {
     },
 
     async listUserTokens({ userId }) {
-      const rows = await db.systemTransaction(async (tx) => {
+      const { rows, total } = await db.systemTransaction(async (tx) => {
         const { account_id: accountId } = await getPerson(tx, userId);
-        return listTokens(tx, accountId, userId);
+        return listTokens(tx, { accountId, userId, now: now() });
       });
-      return { tokens: rows.map(toToken), total: rows.length };
+      return { tokens: rows.map(toToken), total };
     },
 
     async revokeUserToken({ userId, tokenId }, ctx) {
