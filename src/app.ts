@@ -31,7 +31,7 @@ import { authService } from "./accounts/service.ts";
 import { serviceTokenService } from "./accounts/service-token-service.ts";
 import { jwtReader } from "./accounts/session.ts";
 import { rememberSessions } from "./accounts/session-memory.ts";
-import { existingAccounts, getUser } from "./accounts/store.ts";
+import { existingAccounts, findPerson } from "./accounts/store.ts";
 import { serviceAuthenticator, tokenReader } from "./accounts/token-reader.ts";
 import { userService } from "./accounts/user-service.ts";
 import { createWalletAuth, deriveSigningSecret, type WalletAuth } from "./accounts/wallet.ts";
@@ -85,6 +85,7 @@ import { unauthenticated } from "./rpc/errors.ts";
 import type { Limiter } from "./rpc/limiter.ts";
 import { openPolicy } from "./rpc/policy.ts";
 import { createSteps } from "./rpc/steps.ts";
+import { createStrangers } from "./rpc/strangers.ts";
 import { settlementService } from "./settlement/service.ts";
 import type { StellarNetwork } from "./stellar/network.ts";
 
@@ -220,16 +221,25 @@ function build(deps: AppDeps, parts: Parts) {
   });
   const passwords = createPasswordHasher();
   const lockout = createLockout();
+  const strangers = createStrangers({ now });
   const { trust, mail = createMailer(deps) } = deps;
   const jwt = createJwtKeeper(deps.secretKey);
   const people = rememberPeople({ db, trust });
   const sessions = rememberSessions({ db, trust });
   const { boundPort } = parts;
-  const auth = authMounts({ ...deps, mail, sessions, passwords, lockout, boundPort });
+  const auth = authMounts({ ...deps, mail, sessions, passwords, lockout, strangers, boundPort });
   const journal = createJournal({ db, onAppended: () => parts.loops.wake("projector") });
   const { limiter } = parts;
   const quotas = createQuotas({ db, now });
-  const verifier = createVerifier({ db, trust, limiter, quotas, useLog: parts.useLog, now });
+  const verifier = createVerifier({
+    db,
+    trust,
+    limiter,
+    quotas,
+    useLog: parts.useLog,
+    strangers,
+    now,
+  });
   const overrides = createRateOverrides({ db, trust });
   const steps = createSteps({
     authenticators: [
@@ -238,19 +248,21 @@ function build(deps: AppDeps, parts: Parts) {
         db,
         trust,
         uses: parts.uses.services,
+        strangers,
         now,
         accountId: platformAccountId,
       }),
       personAuthenticator({
         readers: [
           auth.reader,
-          tokenReader({ db, trust, uses: parts.uses.tokens, now }),
+          tokenReader({ db, trust, uses: parts.uses.tokens, strangers, now }),
           jwtReader({ sessions, jwt, now }),
           externalReader({ db, issuers: config.externalIssuers, now }),
         ],
         people,
       }),
     ],
+    strangers,
     limiter,
     ownRates: createOwnRates({ overrides, people }),
     now,
@@ -289,7 +301,7 @@ function build(deps: AppDeps, parts: Parts) {
     entry(MeteringService, meteringService({ db, journal, existingAccounts, now })),
     entry(AnalyticsService, analyticsService({ db, secretKey: deps.secretKey, now })),
     entry(AuditService, auditService({ db })),
-    entry(LimitService, limitService({ db, overrides, existsSubject, now })),
+    entry(LimitService, limitService({ db, overrides, findSubjectId, now })),
     entry(
       SettlementService,
       settlementService({
@@ -315,12 +327,13 @@ function build(deps: AppDeps, parts: Parts) {
   return { services, steps, mounts };
 }
 
-/** Whether an account has a person or a key. Throws NotFoundError for a person that it has not. */
-async function existsSubject(tx: Tx, { accountId, subjectId }: Subject): Promise<boolean> {
-  const found = subjectId.startsWith("usr_")
-    ? await getUser(tx, accountId, subjectId)
-    : await findKey(tx, accountId, subjectId);
-  return found !== null;
+/** What the limits of a person or a key of the account hang on. Null: it has no such person or key. */
+async function findSubjectId(tx: Tx, { accountId, subjectId }: Subject): Promise<string | null> {
+  if (subjectId.startsWith("usr_")) {
+    const person = await findPerson(tx, subjectId);
+    return person?.account_id === accountId ? person.id : null;
+  }
+  return (await findKey(tx, accountId, subjectId))?.family_id ?? null;
 }
 
 /** In production the key for challenges is given or there is none; elsewhere one is derived. */
