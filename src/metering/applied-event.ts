@@ -25,3 +25,27 @@ export interface PlacedCorrection {
   place: Place;
   entry: CorrectionEntry;
 }
+
+/** A correction that was applied. */
+export interface Corrected {
+  place: Place;
+  id: string;
+  /** The event as it was applied. */
+  target: Applied;
+  isVoid: boolean;
+  /** What it adds to the charge, and to the platform's share of it. Negative when it takes from them. */
+  deltaNanos: bigint;
+  deltaFeeNanos: bigint;
+  /** The first day of the month that it is billed in. */
+  bookedMonth: string;
+}
+
+/** What corrections are applied with. */
+export interface BatchContext {
+  shard: number;
+  /** The last position that is applied with them: their transfers count from it. */
+  batchPosition: bigint;
+  /** The months that bills were made of, by first day, and the positions that they were closed at. */
+  closed: ReadonlyMap<string, bigint>;
+  now: Date;
+}

@@ -1,4 +1,10 @@
-import { type BalanceKey, type Kind, type Mode, platformAccountId, type Transfer } from "../ledger/store.ts";
+import {
+  type BalanceKey,
+  type Kind,
+  type Mode,
+  platformAccountId,
+  type Transfer,
+} from "../ledger/store.ts";
 import type { Candidate, NewEvent } from "./decide.ts";
 
 /** A transfer whose cause is the batch that it is posted with. */

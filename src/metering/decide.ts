@@ -82,6 +82,18 @@ export function identityOf({ accountId, key }: { accountId: string; key: string 
   return `${accountId} ${key}`;
 }
 
+/** The stored event whose identity a candidate has. */
+export function findFirst(
+  { entry, key, receivedMonth }: Candidate,
+  stored: ReadonlyMap<string, readonly StoredEvent[]>,
+): StoredEvent | undefined {
+  const from = addMonths(receivedMonth, -monthsBefore);
+  const to = addMonths(receivedMonth, monthsAfter);
+  return stored
+    .get(identityOf({ accountId: entry.account, key }))
+    ?.find((one) => one.receivedMonth >= from && one.receivedMonth <= to);
+}
+
 /**
  * Decide of each entry, in the journal's order, whether it is applied, came before, or has to be kept aside.
  *
@@ -101,12 +113,8 @@ export function decide(
   const refused: Decision["refused"] = [];
   const fresh = new Map<string, NewEvent>();
   const repeated = new Map<StoredEvent, StoredEvent & Repeats>();
-  function findRepeated({ receivedMonth }: Candidate, identity: string) {
-    const from = addMonths(receivedMonth, -monthsBefore);
-    const to = addMonths(receivedMonth, monthsAfter);
-    const stored = known.stored
-      .get(identity)
-      ?.find((one) => one.receivedMonth >= from && one.receivedMonth <= to);
+  function findRepeated(candidate: Candidate) {
+    const stored = findFirst(candidate, known.stored);
     if (stored === undefined) {
       return undefined;
     }
@@ -117,7 +125,7 @@ export function decide(
 
   for (const candidate of candidates) {
     const identity = identityOf({ accountId: candidate.entry.account, key: candidate.key });
-    const first = fresh.get(identity) ?? findRepeated(candidate, identity);
+    const first = fresh.get(identity) ?? findRepeated(candidate);
     if (first !== undefined) {
       if (first.hash.equals(candidate.hash)) {
         first.duplicates += 1;

@@ -117,7 +117,9 @@ export async function insertEvents(
   if (events.length === 0) {
     return;
   }
-  const sorted = [...events].sort((a, b) => compare(a.entry.account, b.entry.account) || compare(a.key, b.key));
+  const sorted = [...events].sort(
+    (a, b) => compare(a.entry.account, b.entry.account) || compare(a.key, b.key),
+  );
   await tx.query(sql.type(nothing)`
     insert into usage_events (${columnList}, shard, batch_position)
     select event.*, ${shard}::int4, ${batchPosition}::int8
@@ -130,7 +132,10 @@ function compare(a: string, b: string): number {
 }
 
 /** Count that stored events came again. */
-export async function addRepeats(tx: Tx, repeated: readonly (StoredEvent & Repeats)[]): Promise<void> {
+export async function addRepeats(
+  tx: Tx,
+  repeated: readonly (StoredEvent & Repeats)[],
+): Promise<void> {
   if (repeated.length === 0) {
     return;
   }
