@@ -121,7 +121,7 @@ function readRow(shard: number, { position, codec, body, receivedAt }: JournalRo
       const { raw, detail } = entry;
       const none = { shard, place, accountId: "", mode: "live", chargedNanos: 0n } as const;
       read.malformed.push({ ...none, reason: "MALFORMED", detail, raw });
-    } else if (entry.kind === "void" || entry.kind === "adjust") {
+    } else if ("correctionId" in entry) {
       read.corrections.push({ place, entry });
     } else {
       read.usage.push(toCandidate({ entry, place, receivedAt }));
