@@ -206,7 +206,8 @@ export function usage({
     timeUnset: false,
     data: "",
     units: 1n,
-    chargedNanos: BigInt(charged),
+    // As the door promises it: what failed on the server costs nothing.
+    chargedNanos: (of.status ?? 200) >= 500 ? 0n : BigInt(charged),
     lease: null,
     requestId: "",
     replays: null,
