@@ -346,6 +346,16 @@ describe("two shards", () => {
     expect(round).toMatchObject({ outcome: "more", position: 2n, counts: { events: 1 } });
     expect(await behind(books)).toBe(2n);
   });
+
+  test("pass by each other's rows, at once or when there is time for it", async () => {
+    await using books = await openBooks();
+    await books.journal.append([usage({ account: newAccountId(1), developer: newAccountId() })]);
+
+    const idle = await projectOnce(books.db, 0, { passesBy: false });
+    expect(idle).toMatchObject({ outcome: "idle", position: 0n });
+    const passing = await projectOnce(books.db, 0, { passesBy: true });
+    expect(passing).toMatchObject({ outcome: "more", position: 1n });
+  });
 });
 
 describe("a shard's lease", () => {
