@@ -73,8 +73,8 @@ function rangeOf({
   startTime,
   endTime,
 }: {
-  startTime?: Timestamp;
-  endTime?: Timestamp;
+  startTime?: Timestamp | undefined;
+  endTime?: Timestamp | undefined;
 }): { from: Date | null; to: Date | null } {
   const from = startTime === undefined ? null : timestampDate(startTime);
   const to = endTime === undefined ? null : timestampDate(endTime);

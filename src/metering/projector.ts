@@ -4,10 +4,11 @@ import { closeDrainedLeases, findFence, spendLeases } from "../credits/leases.ts
 import { nothing, type Tx } from "../db/pool.ts";
 import { decodeRow, encodeRow } from "./codec.ts";
 import type { UsageEntry } from "./entry.ts";
+import { insertProjection } from "./projections.ts";
 import { insertQuarantine, type Quarantined } from "./quarantine.ts";
 import { type Charge, chargeEvents } from "./rating.ts";
 import { addRollups } from "./rollup.ts";
-import { identity, insertEvents, markRepeats, type Placed } from "./store.ts";
+import { findNew, identity, insertEvents, markRepeats, type Placed } from "./store.ts";
 
 /** Journal rows, and entries in them, applied in one transaction: it must end well before a statement's deadline. */
 const rowsMax = 50;
@@ -115,13 +116,19 @@ async function applyRows(
   const { placed, refused } = readEntries(rows, shard);
   await insertQuarantine(tx, refused);
   const batch = { shard, first: first.position, last: last.position };
-  const inserted = await insertEvents(tx, firstOfEach(placed), batch);
-  const fresh = placed.filter((one) => inserted.get(identity(one.entry)) === one);
-  const repeats = placed.filter((one) => inserted.get(identity(one.entry)) !== one);
-  await markRepeats(tx, repeats, shard);
+  const fresh = await findNew(tx, firstOfEach(placed));
   const entries = fresh.map((one) => one.entry);
+  const shareOf = await chargeEvents(
+    tx,
+    { charges: await findPayers(tx, entries), ...batch },
+    now,
+  );
+  await insertEvents(tx, fresh, { ...batch, shareOf });
+  const repeats = placed.filter((one) => !fresh.includes(one));
+  const conflicts = await markRepeats(tx, repeats, shard);
   await addRollups(tx, entries);
-  await chargeEvents(tx, { charges: await findPayers(tx, entries), ...batch }, now);
+  const counts = { duplicates: repeats.length - conflicts, conflicts, quarantined: refused.length };
+  await insertProjection(tx, { ...batch, ...counts, entries, shareOf }, now);
 }
 
 /** What the events cost, and whether their leases pay for it. */

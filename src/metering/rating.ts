@@ -18,8 +18,17 @@ export interface Charge {
   isLeased: boolean;
 }
 
+/** An event's share of what its batch moved. */
+export interface Share {
+  feeNanos: bigint;
+  leasedNanos: bigint;
+  owedNanos: bigint;
+  chargedBeforeNanos: bigint;
+}
+
 /**
  * Move the money of applied events: from the consumers' leases and balances to the developers and the platform.
+ * Returns each event's share.
  *
  * Transfers are summed over the range of the journal that was applied together; each event keeps its own share.
  */
@@ -27,12 +36,12 @@ export async function chargeEvents(
   tx: Tx,
   batch: { charges: Charge[]; shard: number; first: bigint; last: bigint },
   now: Date,
-): Promise<void> {
+): Promise<(entry: UsageEntry) => Share> {
   const { charges, shard, first, last } = batch;
   const source = { type: "usage", id: `${shard}:${first}-${last}` };
   const leased = sumCharges(charges.filter(({ isLeased }) => isLeased));
   const unleased = sumCharges(charges.filter(({ isLeased }) => !isLeased));
-  const developers = await toDevelopers(
+  const { transfers: developers, fees } = await toDevelopers(
     tx,
     charges.map(({ entry }) => entry),
     shard,
@@ -41,12 +50,73 @@ export async function chargeEvents(
     ...leased.map((sum) => toClearing(sum, "lease_escrow", sum.nanos)),
     ...developers,
   ];
-  const transfers = [...others, ...(await fromBalances(tx, unleased, others))];
+  const balances = await fromBalances(tx, unleased, others);
+  const transfers = [...others, ...balances];
   await postTransfers(
     tx,
     transfers.map((transfer) => ({ ...transfer, source, position: last })),
     now,
   );
+  const before = await addChargeTotals(tx, charges);
+  const owed = owedShares(charges, balances);
+  const leasing = new Set(charges.flatMap(({ entry, isLeased }) => (isLeased ? [entry] : [])));
+  return (entry) => ({
+    feeNanos: fees.get(entry) ?? 0n,
+    leasedNanos: leasing.has(entry) ? entry.chargedNanos : 0n,
+    owedNanos: owed.get(entry) ?? 0n,
+    chargedBeforeNanos: before.get(entry) ?? 0n,
+  });
+}
+
+/** What of each event the balance does not cover: it pays for them in their order. */
+function owedShares(charges: Charge[], transfers: Unsourced[]): Map<UsageEntry, bigint> {
+  const left = new Map(
+    transfers
+      .filter(({ debit }) => debit === "consumer")
+      .map(({ accountId, mode, amountNanos }) => [`${accountId} ${mode}`, amountNanos]),
+  );
+  const owed = new Map<UsageEntry, bigint>();
+  for (const { entry } of charges.filter(({ isLeased }) => !isLeased)) {
+    const key = `${entry.account} ${entry.mode}`;
+    const has = left.get(key) ?? 0n;
+    const paid = has < entry.chargedNanos ? has : entry.chargedNanos;
+    left.set(key, has - paid);
+    owed.set(entry, entry.chargedNanos - paid);
+  }
+  return owed;
+}
+
+const chargedRow = z.object({
+  account_id: z.string(),
+  mode: z.enum(["live", "test"]),
+  charged_nanos: z.bigint(),
+});
+
+/** Add to what the accounts were charged. Returns what each event's account was charged before it. */
+async function addChargeTotals(tx: Tx, charges: Charge[]): Promise<Map<UsageEntry, bigint>> {
+  const sums = sumCharges(charges);
+  const rows = sums.map(({ accountId, mode, nanos }) => [accountId, mode, nanos.toString()]);
+  const totals = await tx.any(sql.type(chargedRow)`
+    insert into charge_totals as total (account_id, mode, charged_nanos)
+    select * from ${sql.unnest(rows, ["text", "text", "int8"])} as sum (account_id, mode, nanos)
+    order by account_id, mode
+    on conflict (account_id, mode) do update
+    set charged_nanos = total.charged_nanos + excluded.charged_nanos
+    returning account_id, mode, charged_nanos
+  `);
+  const running = new Map(
+    totals.map(({ account_id, mode, charged_nanos }) => {
+      const sum = sums.find((one) => one.accountId === account_id && one.mode === mode);
+      return [`${account_id} ${mode}`, charged_nanos - (sum?.nanos ?? 0n)];
+    }),
+  );
+  const before = new Map<UsageEntry, bigint>();
+  for (const { entry } of charges) {
+    const key = `${entry.account} ${entry.mode}`;
+    before.set(entry, running.get(key) ?? 0n);
+    running.set(key, (running.get(key) ?? 0n) + entry.chargedNanos);
+  }
+  return before;
 }
 
 interface Sum {
@@ -121,33 +191,43 @@ async function toDevelopers(
   tx: Tx,
   entries: readonly UsageEntry[],
   shard: number,
-): Promise<Unsourced[]> {
+): Promise<{ transfers: Unsourced[]; fees: Map<UsageEntry, bigint> }> {
+  const keyOf = ({ price, mode }: UsageEntry) =>
+    [price.developerId, mode, String(price.feeBasisPoints)].join(" ");
   const sums = new Map<string, { row: string[]; basisPoints: number; gross: bigint }>();
-  for (const { price, mode, chargedNanos } of entries) {
+  for (const entry of entries) {
+    const { price, mode, chargedNanos } = entry;
     const { developerId, feeBasisPoints } = price;
     const row = [developerId, mode, String(feeBasisPoints)];
-    const gross = (sums.get(row.join(" "))?.gross ?? 0n) + chargedNanos;
-    sums.set(row.join(" "), { row, basisPoints: feeBasisPoints, gross });
+    const gross = (sums.get(keyOf(entry))?.gross ?? 0n) + chargedNanos;
+    sums.set(keyOf(entry), { row, basisPoints: feeBasisPoints, gross });
   }
+  const fees = new Map<UsageEntry, bigint>();
   const transfers: Unsourced[] = [];
   for (const [, { row, basisPoints, gross }] of [...sums].sort(([a], [b]) => (a < b ? -1 : 1))) {
     const [accountId = "", mode] = row;
     const added = { accountId, mode: mode as Mode, basisPoints, shard, gross };
-    const fee = await addRevenueTotal(tx, added);
+    const { fee, grossBefore } = await addRevenueTotal(tx, added);
+    let running = grossBefore;
+    for (const entry of entries.filter((one) => keyOf(one) === [accountId, mode, basisPoints].join(" "))) {
+      const next = running + entry.chargedNanos;
+      fees.set(entry, shareFloor(next, basisPoints) - shareFloor(running, basisPoints));
+      running = next;
+    }
     const rest = { mode: mode as Mode, debit: "clearing" } as const;
     transfers.push(
       { ...rest, accountId, credit: "payable", amountNanos: gross - fee },
       { ...rest, accountId: platformAccountId, credit: "platform_fee", amountNanos: fee },
     );
   }
-  return mergeSame(transfers);
+  return { transfers: mergeSame(transfers), fees };
 }
 
-/** Add to a developer's total. Returns how much the platform's share of it grew. */
+/** Add to a developer's total. Returns how much the platform's share of it grew, and what it was. */
 async function addRevenueTotal(
   tx: Tx,
   added: { accountId: string; mode: Mode; basisPoints: number; shard: number; gross: bigint },
-): Promise<bigint> {
+): Promise<{ fee: bigint; grossBefore: bigint }> {
   const before = await tx.one(sql.type(totalRow)`
     insert into revenue_totals as total (account_id, mode, fee_basis_points, shard, gross_nanos)
     values (
@@ -164,7 +244,7 @@ async function addRevenueTotal(
       and fee_basis_points = ${added.basisPoints} and shard = ${added.shard}
     returning account_id, mode, fee_basis_points, gross_nanos, fee_nanos
   `);
-  return feeNanos - before.fee_nanos;
+  return { fee: feeNanos - before.fee_nanos, grossBefore: before.gross_nanos - added.gross };
 }
 
 /** One transfer for each pair of kinds and account: a source moves a pair once. */

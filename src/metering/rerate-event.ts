@@ -94,7 +94,7 @@ export function compareEvent(
 ): Omit<Difference, "where"> | null {
   const { price } = entry;
   const { rated, feeNanos, chargedBefore, bookedMonth } = placing;
-  const fields: [string, unknown, unknown][] = [
+  const fields: (readonly [string, unknown, unknown])[] = [
     ["source", stored.source, entry.source],
     ["id", stored.id, entry.id],
     ["mode", stored.mode, entry.mode],
@@ -110,7 +110,10 @@ export function compareEvent(
     ["charged_nanos", stored.charged_nanos, rated.chargedNanos],
     ["fee_nanos", stored.fee_nanos, feeNanos],
     ["booked_month", stored.booked_month, bookedMonth],
-    ["charged_before_nanos", stored.charged_before_nanos, chargedBefore],
+    // Of what costs nothing it tells nothing.
+    ...(rated.chargedNanos === 0n
+      ? []
+      : [["charged_before_nanos", stored.charged_before_nanos, chargedBefore] as const]),
     ["lease_id", stored.lease_id, entry.lease],
     ["shard", stored.shard, shard],
     ["received_month", stored.received_month, month],

@@ -13,6 +13,7 @@ import {
   unitsOf,
 } from "./entry.ts";
 import { insertQuarantine } from "./quarantine.ts";
+import type { Share } from "./rating.ts";
 
 /** A usage entry, where in the journal it stands, and when the journal received it. */
 export interface Placed {
@@ -48,6 +49,10 @@ const columns = {
   ordinal: "int4",
   body_hash: "bytea",
   data: "text",
+  fee_nanos: "int8",
+  leased_nanos: "int8",
+  owed_nanos: "int8",
+  charged_before_nanos: "int8",
 } as const;
 
 const columnList = sql.join(
@@ -55,7 +60,7 @@ const columnList = sql.join(
   sql.fragment`, `,
 );
 
-function toRow({ entry, place, receivedAt }: Placed) {
+function toRow({ entry, place, receivedAt }: Placed, share: Share) {
   const { price } = entry;
   return [
     entry.account,
@@ -81,6 +86,10 @@ function toRow({ entry, place, receivedAt }: Placed) {
     place.ordinal,
     bodyHash(entry),
     entry.data,
+    share.feeNanos.toString(),
+    share.leasedNanos.toString(),
+    share.owedNanos.toString(),
+    share.chargedBeforeNanos.toString(),
   ];
 }
 
@@ -95,14 +104,17 @@ function receivedMonth(receivedAt: Date): string {
 export async function insertEvents(
   tx: Tx,
   placed: readonly Placed[],
-  { shard, last }: { shard: number; last: bigint },
+  { shard, last, shareOf }: { shard: number; last: bigint; shareOf: (entry: UsageEntry) => Share },
 ): Promise<Map<string, Placed>> {
   const inserted = await tx.any(sql.type(insertedRow)`
     insert into usage_events (
-      ${columnList}, shard, batch_position, fee_nanos, charged_before_nanos
+      ${columnList}, shard, batch_position
     )
-    select event.*, ${shard}::int4, ${last}::int8, 0, 0
-    from ${sql.unnest(placed.map(toRow), Object.values(columns))} as event (${columnList})
+    select event.*, ${shard}::int4, ${last}::int8
+    from ${sql.unnest(
+      placed.map((one) => toRow(one, shareOf(one.entry))),
+      Object.values(columns),
+    )} as event (${columnList})
     where not exists (
       select from usage_events as earlier
       where earlier.account_id = event.account_id and earlier.key = event.key
@@ -122,6 +134,27 @@ export async function insertEvents(
   );
 }
 
+/** Those of the entries that are not there yet. */
+export async function findNew(tx: Tx, placed: readonly Placed[]): Promise<Placed[]> {
+  const rows = placed.map(({ entry, receivedAt }) => [
+    entry.account,
+    receivedMonth(receivedAt),
+    identityKey(entry.source, entry.id),
+  ]);
+  const known = await tx.any(sql.type(insertedRow)`
+    select asked.account_id, asked.key
+    from ${sql.unnest(rows, ["text", "date", "text"])} as asked (account_id, month, key)
+    where exists (
+      select from usage_events as stored
+      where stored.account_id = asked.account_id and stored.key = asked.key
+        and stored.received_month <= asked.month
+        and stored.received_month >= (asked.month - interval '2 months')::date
+    )
+  `);
+  const there = new Set(known.map(({ account_id, key }) => `${account_id} ${key}`));
+  return placed.filter(({ entry }) => !there.has(identity(entry)));
+}
+
 /** An event's identity, over all accounts. */
 export function identity({ account, source, id }: UsageEntry): string {
   return `${account} ${identityKey(source, id)}`;
@@ -133,14 +166,17 @@ const storedRow = z.object({
   same: z.boolean(),
 });
 
-/** Count events that came again: the same body is a duplicate, another one a conflict, which is kept. */
+/**
+ * Count events that came again: the same body is a duplicate, another one a conflict, which is kept. Returns the
+ * conflicts' number.
+ */
 export async function markRepeats(
   tx: Tx,
   repeats: readonly Placed[],
   shard: number,
-): Promise<void> {
+): Promise<number> {
   if (repeats.length === 0) {
-    return;
+    return 0;
   }
   const rows = repeats.map(({ entry, receivedAt }, index) => [
     index,
@@ -198,6 +234,7 @@ export async function markRepeats(
           ],
     ),
   );
+  return conflicting.length;
 }
 
 const eventRow = z.object({
