@@ -2,8 +2,8 @@ import { type Timestamp, timestampDate, timestampFromMs } from "@bufbuild/protob
 import type { ServiceImpl } from "@connectrpc/connect";
 import type { LedgerService } from "../../gen/callora/ledger/v1/ledger_service_pb.ts";
 import type { Database } from "../db/database.ts";
-import { readSnapshot } from "../db/snapshot.ts";
 import type { Tx } from "../db/pool.ts";
+import { readSnapshot } from "../db/snapshot.ts";
 import { splitPage } from "../lib/page-token.ts";
 import { invalidArgument } from "../rpc/errors.ts";
 import { pageOf } from "../rpc/page.ts";
@@ -24,9 +24,11 @@ interface Deps {
 }
 
 /** The handlers of proto/callora/ledger/v1/ledger_service.proto. */
-export function ledgerService({ db, balancesAt, watermark }: Deps): ServiceImpl<
-  typeof LedgerService
-> {
+export function ledgerService({
+  db,
+  balancesAt,
+  watermark,
+}: Deps): ServiceImpl<typeof LedgerService> {
   return {
     async listBalances({ position, test }, ctx) {
       const principal = requirePrincipal(ctx);

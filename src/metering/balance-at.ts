@@ -22,10 +22,7 @@ export interface BalanceQuery {
  * all accounts balance at every position. FAILED_PRECONDITION, with reason NOT_APPLIED, beyond the watermark;
  * OUT_OF_RANGE, with reason POSITION_EXPIRED, within a batch whose events are removed. For the server's own role.
  */
-export async function balancesAt(
-  tx: Tx,
-  of: BalanceQuery,
-): Promise<ReadonlyMap<string, Moved>> {
+export async function balancesAt(tx: Tx, of: BalanceQuery): Promise<ReadonlyMap<string, Moved>> {
   const { applied } = await getWatermark(tx);
   if (of.position > applied) {
     const message = `Cannot show balances as of ${of.position}: the journal is applied up to ${applied}`;
@@ -41,10 +38,7 @@ const batchRow = z.object({ shard: z.number(), last: z.bigint() });
  * What the events up to a position moved whose transfers count from a later one: those of batches that the position
  * cuts. At most one batch of each shard.
  */
-export async function balanceCut(
-  tx: Tx,
-  of: BalanceQuery,
-): Promise<ReadonlyMap<string, Moved>> {
+export async function balanceCut(tx: Tx, of: BalanceQuery): Promise<ReadonlyMap<string, Moved>> {
   const { accountId, mode, position } = of;
   const batches = await tx.any(sql.type(batchRow)`
     select cursor.shard, next.last

@@ -118,11 +118,7 @@ async function applyRows(
   const batch = { shard, first: first.position, last: last.position };
   const fresh = await findNew(tx, firstOfEach(placed));
   const entries = fresh.map((one) => one.entry);
-  const shareOf = await chargeEvents(
-    tx,
-    { charges: await findPayers(tx, entries), ...batch },
-    now,
-  );
+  const shareOf = await chargeEvents(tx, { charges: await findPayers(tx, entries), ...batch }, now);
   await insertEvents(tx, fresh, { ...batch, shareOf });
   const repeats = placed.filter((one) => !fresh.includes(one));
   const conflicts = await markRepeats(tx, repeats, shard);

@@ -209,7 +209,9 @@ async function toDevelopers(
     const added = { accountId, mode: mode as Mode, basisPoints, shard, gross };
     const { fee, grossBefore } = await addRevenueTotal(tx, added);
     let running = grossBefore;
-    for (const entry of entries.filter((one) => keyOf(one) === [accountId, mode, basisPoints].join(" "))) {
+    for (const entry of entries.filter(
+      (one) => keyOf(one) === [accountId, mode, basisPoints].join(" "),
+    )) {
       const next = running + entry.chargedNanos;
       fees.set(entry, shareFloor(next, basisPoints) - shareFloor(running, basisPoints));
       running = next;

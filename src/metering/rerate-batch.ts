@@ -46,10 +46,7 @@ export function compareTransfers(
   batches: readonly Batch[],
   rows: readonly UsageTransferRow[],
 ): Difference[] {
-  const stored = Map.groupBy(
-    rows,
-    (row) => `${row.source_id.split(":")[0]}:${row.position}`,
-  );
+  const stored = Map.groupBy(rows, (row) => `${row.source_id.split(":")[0]}:${row.position}`);
   return batches.flatMap(({ shard, last, sums }) => {
     const found = new Map(
       (stored.get(`${shard}:${last}`) ?? []).map((row) => [
@@ -60,9 +57,7 @@ export function compareTransfers(
     return [...new Set([...sums.keys(), ...found.keys()])].flatMap((key) => {
       const [left, right] = [found.get(key) ?? 0n, sums.get(key) ?? 0n];
       const where = `ledger_transfers, batch ${shard}:…-${last}`;
-      return left === right
-        ? []
-        : [{ where, field: key, stored: `${left}`, computed: `${right}` }];
+      return left === right ? [] : [{ where, field: key, stored: `${left}`, computed: `${right}` }];
     });
   });
 }
@@ -86,7 +81,12 @@ export function nothingFound(hash: Buffer | undefined): Found {
 /** Add an applied event to what was found of its batch. */
 export function addFound(
   found: Found,
-  { mode, chargedNanos, feeNanos, line }: {
+  {
+    mode,
+    chargedNanos,
+    feeNanos,
+    line,
+  }: {
     mode: "live" | "test";
     chargedNanos: bigint;
     feeNanos: bigint;

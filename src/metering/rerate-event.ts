@@ -85,7 +85,12 @@ export function monthAfter(month: string): string {
 /** The first field in which a stored event is not what the journal gives. Null when all are the same. */
 export function compareEvent(
   stored: StoredEvent,
-  { entry, placing, shard, month }: {
+  {
+    entry,
+    placing,
+    shard,
+    month,
+  }: {
     entry: UsageEntry;
     placing: Placing;
     shard: number;

@@ -1,7 +1,13 @@
 import type { Tx } from "../db/pool.ts";
 import type { Mode } from "../ledger/store.ts";
 import { decodeRow, encodeRow, type Malformed } from "./codec.ts";
-import { bodyHash, type CorrectionEntry, type Entry, identityKey, type UsageEntry } from "./entry.ts";
+import {
+  bodyHash,
+  type CorrectionEntry,
+  type Entry,
+  identityKey,
+  type UsageEntry,
+} from "./entry.ts";
 import { ratingLine } from "./rate.ts";
 import {
   accountsOf,
@@ -137,7 +143,11 @@ async function takeRows(
       month: row.received_month,
     })),
   }));
-  const stored = await readStored(tx, placed.flatMap(({ entries }) => entries), range);
+  const stored = await readStored(
+    tx,
+    placed.flatMap(({ entries }) => entries),
+    range,
+  );
   const places = new Set<string>();
   let expected = run.next;
   for (const { position } of rows) {
@@ -352,7 +362,10 @@ function openProjection(
   closeProjection(run, shard);
   const row = projections
     .get(shard)
-    ?.find(({ first_position, last_position }) => first_position <= position && position <= last_position);
+    ?.find(
+      ({ first_position, last_position }) =>
+        first_position <= position && position <= last_position,
+    );
   if (row !== undefined) {
     run.open.set(shard, { row, found: nothingFound(run.hashes.get(shard)) });
   } else if (run.hashes.has(shard)) {
