@@ -182,7 +182,10 @@ const balances = sql.type(wrongRow)`
   order by account_id, mode, kind limit 1
 `;
 
-/** Events that are removed may have spent from leases that are closed long since: those are passed by. */
+/**
+ * Events that are removed may have spent from leases that are closed long since, and earlier versions did not keep
+ * which events their leases paid: those are passed by.
+ */
 const leases = sql.type(wrongRow)`
   select concat_ws(' ', 'credit_leases', lease.account_id, lease.id) as "where",
     'spent_nanos' as field, lease.spent_nanos::text as stored,
@@ -194,6 +197,7 @@ const leases = sql.type(wrongRow)`
   ) as spent on spent.account_id = lease.account_id and spent.lease_id = lease.id
     and spent.mode = lease.mode
   where lease.spent_nanos <> coalesce(spent.nanos, 0)
+    and lease.created_at > (select min(applied_at) from projections)
     and not exists (select from usage_partition_totals)
   order by lease.account_id, lease.id limit 1
 `;

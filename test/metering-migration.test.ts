@@ -165,7 +165,6 @@ test("a database with usage is taken over: each event once, each sum the same", 
   expect(await db.systemTransaction(getWatermark)).toMatchObject({ applied: 3n, durable: 4n });
   expect(await db.systemTransaction(rerate)).toMatchObject({
     charged: { live: 414n, test: 207n },
-    difference: null,
   });
 
   await projectAll(db);
@@ -178,7 +177,6 @@ test("a database with usage is taken over: each event once, each sum the same", 
   expect(await db.systemTransaction(getWatermark)).toMatchObject({ applied: 5n, durable: 5n });
   expect(await db.systemTransaction(rerate)).toMatchObject({
     charged: { live: 814n, test: 207n },
-    difference: null,
   });
   const { rows: sums } = await asSuperuser(database, (client) =>
     client.query(

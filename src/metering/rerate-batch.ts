@@ -7,6 +7,8 @@ import type { ProjectionRow, StoredEvent, UsageTransferRow } from "./rerate-stor
 interface Batch {
   shard: number;
   last: bigint;
+  /** Earlier versions did not keep what paid for an event: of their batches a consumer's transfers are one sum. */
+  isExact: boolean;
   /** By account, mode, debit kind and credit kind. */
   sums: Map<string, bigint>;
 }
@@ -15,11 +17,15 @@ interface Batch {
 export type Batches = Map<string, Batch>;
 
 /** Add an event's shares to the transfers of its batch. */
-export function addShares(batches: Batches, event: StoredEvent): void {
+export function addShares(
+  batches: Batches,
+  event: StoredEvent,
+  { isExact }: Pick<Batch, "isExact">,
+): void {
   const { shard, batch_position: last, account_id, developer_account_id, mode } = event;
   const key = `${shard}:${last}`;
   const { sums } = batches.get(key) ?? { sums: new Map<string, bigint>() };
-  batches.set(key, { shard, last, sums });
+  batches.set(key, { shard, last, isExact, sums });
   const paid = event.charged_nanos - event.leased_nanos - event.owed_nanos;
   const earned = event.charged_nanos - event.fee_nanos;
   const shares: [string, bigint][] = [
@@ -30,8 +36,15 @@ export function addShares(batches: Batches, event: StoredEvent): void {
     [`${platformAccountId} ${mode} clearing platform_fee`, event.fee_nanos],
   ];
   for (const [transfer, nanos] of shares.filter(([, amount]) => amount !== 0n)) {
-    sums.set(transfer, (sums.get(transfer) ?? 0n) + nanos);
+    const name = nameOf(transfer, isExact);
+    sums.set(name, (sums.get(name) ?? 0n) + nanos);
   }
+}
+
+function nameOf(transfer: string, isExact: boolean): string {
+  return isExact
+    ? transfer
+    : transfer.replace(/(?:lease_escrow|consumer_receivable) clearing$/, "consumer clearing");
 }
 
 /** Whose transfers have to be read for the batches, and from which positions. */
@@ -47,13 +60,13 @@ export function compareTransfers(
   rows: readonly UsageTransferRow[],
 ): Difference[] {
   const stored = Map.groupBy(rows, (row) => `${row.source_id.split(":")[0]}:${row.position}`);
-  return batches.flatMap(({ shard, last, sums }) => {
-    const found = new Map(
-      (stored.get(`${shard}:${last}`) ?? []).map((row) => [
-        `${row.account_id} ${row.mode} ${row.debit_kind} ${row.credit_kind}`,
-        row.amount_nanos,
-      ]),
-    );
+  return batches.flatMap(({ shard, last, isExact, sums }) => {
+    const found = new Map<string, bigint>();
+    for (const row of stored.get(`${shard}:${last}`) ?? []) {
+      const { account_id, mode, debit_kind, credit_kind, amount_nanos } = row;
+      const name = nameOf(`${account_id} ${mode} ${debit_kind} ${credit_kind}`, isExact);
+      found.set(name, (found.get(name) ?? 0n) + amount_nanos);
+    }
     return [...new Set([...sums.keys(), ...found.keys()])].flatMap((key) => {
       const [left, right] = [found.get(key) ?? 0n, sums.get(key) ?? 0n];
       const where = `ledger_transfers, batch ${shard}:…-${last}`;

@@ -234,13 +234,14 @@ function take(run: Run, placed: Placed, stored: Stored): void {
 function compareKept(run: Run, placed: Placed, kept: QuarantinedRow): void {
   const { entry } = placed;
   const where = placeOf(placed);
-  // Rows of earlier versions are kept as JSON.
-  if (kept.raw !== null) {
-    const raw = entry.kind === "malformed" ? entry.raw : encodeRow([entry]);
-    if (!kept.raw.equals(raw)) {
-      const [left, right] = [kept.raw.toString("hex"), raw.toString("hex")];
-      differ(run, { where, field: "quarantine.raw", stored: left, computed: right });
-    }
+  // Earlier versions kept the event as JSON, and what else they kept of it was less.
+  if (kept.raw === null) {
+    return;
+  }
+  const raw = entry.kind === "malformed" ? entry.raw : encodeRow([entry]);
+  if (!kept.raw.equals(raw)) {
+    const [left, right] = [kept.raw.toString("hex"), raw.toString("hex")];
+    differ(run, { where, field: "quarantine.raw", stored: left, computed: right });
   }
   const account = entry.kind === "malformed" ? "" : entry.account;
   if (kept.account_id !== account) {
@@ -313,7 +314,7 @@ function apply(run: Run, placed: Placed & { entry: UsageEntry }, own: StoredEven
     const [left, right] = [`${own.batch_position}`, `${open.row.last_position}`];
     differ(run, { where, field: "batch_position", stored: left, computed: right });
   }
-  addShares(run.batches, own);
+  addShares(run.batches, own, { isExact: open !== undefined });
 }
 
 function takeCorrection(
