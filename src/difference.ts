@@ -197,7 +197,11 @@ const leases = sql.type(wrongRow)`
   ) as spent on spent.account_id = lease.account_id and spent.lease_id = lease.id
     and spent.mode = lease.mode
   where lease.spent_nanos <> coalesce(spent.nanos, 0)
-    and lease.created_at > (select min(applied_at) from projections)
+    and not exists (
+      select from usage_events as event
+      where event.account_id = lease.account_id and event.lease_id = lease.id
+        and event.position < (select min(first_position) from projections)
+    )
     and not exists (select from usage_partition_totals)
   order by lease.account_id, lease.id limit 1
 `;

@@ -324,7 +324,7 @@ const tampers: { what: string; sql: string; where: RegExp; field: RegExp }[] = [
       ["key_id", "'other'"],
       ["endpoint", "'other'"],
       ["status_code", "404"],
-      ["occurred_at", "occurred_at + interval '1 µs'"],
+      ["occurred_at", "occurred_at + interval '1 microsecond'"],
       ["booked_month", "booked_month + 31"],
       ["charged_before_nanos", "5"],
       ["lease_id", "'other'"],
@@ -343,7 +343,7 @@ const tampers: { what: string; sql: string; where: RegExp; field: RegExp }[] = [
     what: "usage_events.leased_nanos",
     sql: "update usage_events set leased_nanos = 0 where ordinal = 0",
     where: /^ledger_transfers, batch 0:…-2$/,
-    field: /lease_escrow clearing$/,
+    field: /clearing$/,
   },
   {
     what: "usage_events.owed_nanos",
@@ -429,8 +429,8 @@ const tampers: { what: string; sql: string; where: RegExp; field: RegExp }[] = [
   {
     what: "a row of usage_journal that is gone",
     sql: "delete from usage_journal where position = 1",
-    where: /^2\.0|^1$/,
-    field: /row|quarantine/,
+    where: /^1$/,
+    field: /^row$/,
   },
   ...["events", "duplicates", "charged_live_nanos", "charged_test_nanos", "fee_nanos"].map(
     (column) => ({
@@ -543,19 +543,25 @@ test("whatever is tampered with is named as the first difference, with both valu
   for (const table of tables) {
     await superuser.query(`create table kept_${table} as table ${table}`);
   }
+  const unnamed: object[] = [];
   for (const { what, sql, where, field } of tampers) {
     const { rowCount } = await superuser.query(sql);
     expect(rowCount, what).toBe(1);
-    const found = must((await firstDifference(books)) ?? undefined);
-
-    expect(found.where, what).toMatch(where);
-    expect(found.field, what).toMatch(field);
-    expect(found.stored, what).not.toBe(found.computed);
+    const found = await firstDifference(books);
+    if (
+      found === null ||
+      !where.test(found.where) ||
+      !field.test(found.field) ||
+      found.stored === found.computed
+    ) {
+      unnamed.push({ what, found });
+    }
     for (const table of tables.filter((name) => sql.includes(name))) {
       await superuser.query(`delete from ${table}`);
       await superuser.query(`insert into ${table} select * from kept_${table}`);
     }
   }
+  expect(unnamed).toEqual([]);
   expect(await firstDifference(books)).toBeNull();
 });
 

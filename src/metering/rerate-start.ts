@@ -3,7 +3,7 @@ import { z } from "zod";
 import type { Tx } from "../db/pool.ts";
 import { grossKey, type Totals } from "./rerate-event.ts";
 
-const startRow = z.object({ after: z.bigint() });
+const startRow = z.object({ after: z.bigint(), archived: z.bigint() });
 
 const grossRow = z.object({
   shard: z.number(),
@@ -18,16 +18,20 @@ const chargedRow = z.object({ account_id: z.string(), mode: z.string(), charged:
 /**
  * Where re-rating begins: after the rows that are removed, with the totals that there were then.
  *
- * Those are the totals of today less the events after the removed rows.
+ * Those are the totals of today less the events after the removed rows. Rows are removed that are archived; those up
+ * to `archived` are.
  */
-export async function loadStart(tx: Tx): Promise<{ after: bigint; totals: Totals }> {
-  const { after } = await tx.one(sql.type(startRow)`
-    select coalesce((select min(position) - 1 from usage_journal), position) as after
+export async function loadStart(
+  tx: Tx,
+): Promise<{ after: bigint; archived: bigint; totals: Totals }> {
+  const { after, archived } = await tx.one(sql.type(startRow)`
+    select coalesce((select min(position) - 1 from usage_journal), position) as after,
+      coalesce((select max(last_position) from journal_archives), 0)::int8 as archived
     from journal_head
   `);
   const totals: Totals = { gross: new Map(), charged: new Map() };
   if (after === 0n) {
-    return { after, totals };
+    return { after, archived, totals };
   }
   const gross = await tx.any(sql.type(grossRow)`
     select total.shard, total.account_id as developer, total.mode,
@@ -53,5 +57,5 @@ export async function loadStart(tx: Tx): Promise<{ after: bigint; totals: Totals
   for (const { account_id, mode, charged: nanos } of charged) {
     totals.charged.set(`${account_id} ${mode}`, nanos);
   }
-  return { after, totals };
+  return { after, archived, totals };
 }

@@ -98,6 +98,9 @@ export async function rerate(tx: Tx): Promise<Rerated> {
     isWhole: start.after === 0n,
     next: start.after + 1n,
   };
+  if (start.after > start.archived) {
+    differ(run, { where: `${start.archived + 1n}`, field: "row", stored: "none", computed: "one" });
+  }
   while (run.next <= upTo) {
     const rows = await readJournal(tx, { after: run.next - 1n, upTo });
     const last = rows.at(-1)?.position;
