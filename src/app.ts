@@ -73,10 +73,13 @@ import { createAddressPolicy } from "./lib/address.ts";
 import { createRateOverrides, type Subject } from "./limits/overrides.ts";
 import { limitService } from "./limits/service.ts";
 import type { Logger } from "./log.ts";
-import { createLoops, type Loops, projectShards, type Uses, writeUses } from "./loops.ts";
+import { createLoops, type Loops, type Uses, writeUses } from "./loops.ts";
 import { createMailer } from "./mailer.ts";
 import { balancesAt } from "./metering/balance-at.ts";
+import { shardCount } from "./metering/entry.ts";
 import { createJournal, getWatermark } from "./metering/journal.ts";
+import { createProjectorMetrics } from "./metering/projector-metrics.ts";
+import { type Projectors, startProjectors } from "./metering/projectors.ts";
 import { meteringService } from "./metering/service.ts";
 import type { Metrics } from "./metrics.ts";
 import { metricsAllowed } from "./metrics.ts";
@@ -137,6 +140,7 @@ export function createApp(deps: AppDeps): App {
   const uses = { tokens: createLastUses(), services: createLastUses() };
   const loops = createLoops(deps, { useLog, uses });
   const limits = createRateLimits(deps);
+  let projectors: Projectors | undefined;
   let boundPort = config.server.port;
   const parts = {
     readiness,
@@ -145,6 +149,7 @@ export function createApp(deps: AppDeps): App {
     uses,
     holder,
     limiter: limits.limiter,
+    wakeProjectors: () => projectors?.wake(),
     ownPorts: () => ownPorts,
     boundPort: () => boundPort,
   };
@@ -175,6 +180,16 @@ export function createApp(deps: AppDeps): App {
       boundPort = bound.port;
       ownPorts.push(bound.port);
       loops.start();
+      projectors = startProjectors({
+        db,
+        progress: { note: () => {} },
+        shards: shardCount,
+        holder,
+        debtLimitNanos: config.debtLimitNanos,
+        now,
+        onError: (err) => log.warn("Cannot finish a round of a projector", { err }),
+        metrics: createProjectorMetrics(metrics.registry),
+      });
       return bound;
     },
     routes: () => edge.routes(),
@@ -190,7 +205,7 @@ export function createApp(deps: AppDeps): App {
       const inTime = () => performance.now() < deadline;
       while (inTime() && (await useLog.flush())) {}
       while (inTime() && (await db.systemTransaction((tx) => drainAll(tx, holder, now())))) {}
-      while (inTime() && (await projectShards(db, now))) {}
+      await projectors?.stop({ deadlineMs: Math.max(0, deadline - performance.now()) });
     },
   };
 }
@@ -210,6 +225,7 @@ interface Parts {
   uses: Uses;
   limiter: Limiter;
   holder: string;
+  wakeProjectors: () => void;
   ownPorts: () => readonly number[];
   /** Known once the server listens. */
   boundPort: () => number;
@@ -229,7 +245,7 @@ function build(deps: AppDeps, parts: Parts) {
   const sessions = rememberSessions({ db, trust });
   const { boundPort } = parts;
   const auth = authMounts({ ...deps, mail, sessions, passwords, lockout, boundPort });
-  const journal = createJournal({ db, onAppended: () => parts.loops.wake("projector") });
+  const journal = createJournal({ db, onAppended: parts.wakeProjectors });
   const { limiter } = parts;
   const quotas = createQuotas({ db, now });
   const verifier = createVerifier({ db, trust, limiter, quotas, useLog: parts.useLog, now });

@@ -63,11 +63,11 @@ async function checkOnce({
     async (tx) => {
       await readSnapshot(tx);
       const rerated = await rerate(tx);
-      const { charged } = rerated;
+      const journalOf = (mode: Mode) => rerated.charged[mode] + rerated.corrected[mode];
       return {
         watermark: (await getWatermark(tx)).applied,
-        live: { ...(await readSums(tx, "live", rerated.after)), journal: charged.live },
-        test: { ...(await readSums(tx, "test", rerated.after)), journal: charged.test },
+        live: { ...(await readSums(tx, "live", rerated.after)), journal: journalOf("live") },
+        test: { ...(await readSums(tx, "test", rerated.after)), journal: journalOf("test") },
         payouts: await readPayouts(tx),
         hashes: await readHashes(tx),
         difference: await findDifference(tx, rerated),
@@ -143,6 +143,12 @@ const sumsRow = z.object({
 
 type Sums = z.infer<typeof sumsRow> & { journal: bigint };
 
+/** What a correction moves of a consumer. */
+const consumerKinds = sql.fragment`('consumer', 'consumer_receivable')`;
+
+/** What a correction moves of a developer: what was paid out already is owed back. */
+const developerKinds = sql.fragment`('payable', 'developer_receivable')`;
+
 /** The journal's rows up to `after` are removed: their sum is that of their archives. */
 function readSums(tx: Tx, mode: Mode, after: bigint): Promise<z.infer<typeof sumsRow>> {
   return tx.one(sql.type(sumsRow)`
@@ -171,19 +177,26 @@ function readSums(tx: Tx, mode: Mode, after: bigint): Promise<z.infer<typeof sum
       ) as drift,
       (select coalesce(sum(held), 0)::int8 from balances where kind = 'clearing') as clearing,
       (
-        select coalesce(sum(amount_nanos), 0)::int8 from transfers
-        where source_type = 'usage' and credit_kind = 'clearing'
+        select coalesce(sum(case when credit_kind = 'clearing' then amount_nanos else -amount_nanos end), 0)::int8
+        from transfers
+        where (source_type = 'usage' and credit_kind = 'clearing')
+          or (source_type = 'correction' and (debit_kind in ${consumerKinds} or credit_kind in ${consumerKinds}))
       ) as charges,
       (
-        select coalesce(sum(amount_nanos), 0)::int8 from transfers
-        where source_type = 'usage' and credit_kind = 'payable'
+        select coalesce(sum(case when debit_kind = 'clearing' then amount_nanos else -amount_nanos end), 0)::int8
+        from transfers
+        where (source_type = 'usage' and credit_kind = 'payable')
+          or (source_type = 'correction' and (debit_kind in ${developerKinds} or credit_kind in ${developerKinds}))
       ) as developer_credits,
       (select coalesce(sum(held), 0)::int8 from balances where kind = 'platform_fee') as fees,
       (
         select coalesce(sum(amount_nanos), 0)::int8 from transfers
         where source_type = 'payout' and credit_kind = 'chain'
       ) as paid,
-      (select coalesce(sum(held), 0)::int8 from balances where kind = 'payable') as payable,
+      (
+        select coalesce(sum(held), 0)::int8 from balances
+        where kind in ('payable', 'developer_receivable')
+      ) as payable,
       (select coalesce(sum(held), 0)::int8 from balances where kind = 'in_flight') as in_flight,
       (select coalesce(-sum(held), 0)::int8 from balances where kind = 'chain') as chain,
       (select coalesce(sum(held), 0)::int8 from balances where kind = 'lease_escrow') as escrow,
@@ -196,6 +209,8 @@ function readSums(tx: Tx, mode: Mode, after: bigint): Promise<z.infer<typeof sum
           select charged_nanos as nanos from usage_events where mode = ${mode}
           union all
           select charged_nanos from usage_partition_totals where mode = ${mode}
+          union all
+          select delta_nanos from usage_corrections where mode = ${mode}
         ) as kept
       ) as events,
       (

@@ -2,8 +2,8 @@ import { type QuerySqlToken, sql } from "slonik";
 import { z } from "zod";
 import type { Tx } from "./db/pool.ts";
 import { platformAccountId } from "./ledger/store.ts";
-import type { Rerated } from "./metering/rerate.ts";
 import type { Difference } from "./metering/rerate-event.ts";
+import type { Rerated } from "./metering/rerate-run.ts";
 
 /**
  * Find the first row that is not what it was made of: events of the journal, totals and roll-ups of the events,
@@ -18,6 +18,7 @@ export async function findDifference(tx: Tx, rerated: Rerated): Promise<Differen
   const looks = [
     () => findStray(tx, rerated),
     () => compareTotals(tx, rerated),
+    () => findWrong(tx, corrections),
     () => findWrong(tx, usageRollups),
     () => findWrong(tx, revenueRollups),
     () => findWrong(tx, balances),
@@ -47,7 +48,8 @@ async function findStray(tx: Tx, { counts, after }: Rerated): Promise<Difference
       (select count(*) from usage_quarantine where position > ${after}) as quarantined,
       (select count(*) from usage_corrections where position > ${after}) as corrections,
       (
-        select count(*) from ledger_transfers where source_type = 'usage' and position > ${after}
+        select count(*) from ledger_transfers where source_type = 'usage'
+          and (position > ${after} or ${after} = 0)
       ) as transfers
   `);
   const tables = [
@@ -159,6 +161,32 @@ const revenueRollups = sql.type(wrongRow)`
     is distinct from (coalesce(made.calls, 0), coalesce(made.errors, 0), coalesce(made.nanos, 0))
     and not exists (select from usage_partition_totals)
   order by bucket, account_id, mode, api_id, booked_month, endpoint, consumer_account_id limit 1
+`;
+
+/** What a correction takes from its consumer it gives to the developer and the platform, whatever kinds that moves. */
+const corrections = sql.type(wrongRow)`
+  select concat_ws(' ', 'ledger_transfers, correction', id, account_id, mode) as "where",
+    'amount_nanos' as field, coalesce(moved.net, 0)::text as stored,
+    coalesce(made.net, 0)::text as computed
+  from (
+    select account_id, mode, id, sum(net) as net
+    from (
+      select account_id, mode, id, delta_nanos as net from usage_corrections
+      union all
+      select developer_account_id, mode, id, delta_fee_nanos - delta_nanos from usage_corrections
+      union all
+      select ${platformAccountId}, mode, id, -delta_fee_nanos from usage_corrections
+    ) as sides
+    group by account_id, mode, id
+  ) as made
+  full join (
+    select account_id, mode, source_id as id,
+      sum(case when credit_kind = 'clearing' then amount_nanos else -amount_nanos end) as net
+    from ledger_transfers where source_type = 'correction'
+    group by account_id, mode, source_id
+  ) as moved using (account_id, mode, id)
+  where coalesce(moved.net, 0) <> coalesce(made.net, 0)
+  order by id, account_id, mode limit 1
 `;
 
 const balances = sql.type(wrongRow)`

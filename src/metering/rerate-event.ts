@@ -1,4 +1,5 @@
 import { shareFloor } from "../lib/money.ts";
+import { bookedMonth } from "./booked-month.ts";
 import { bodyHash, monthOf, statusOf, type UsageEntry } from "./entry.ts";
 import { type Rated, rateEntry } from "./rate.ts";
 import type { StoredEvent } from "./rerate-store.ts";
@@ -59,27 +60,8 @@ export function rateInPlace(
     rated,
     feeNanos: shareFloor(total, basisPoints) - shareFloor(gross, basisPoints),
     chargedBefore,
-    bookedMonth: bookedMonthOf(entry.timeMicros, { position, closed }),
+    bookedMonth: bookedMonth(monthOf(entry.timeMicros), position, closed),
   };
-}
-
-/** The month that an event is billed in: its own, or the first after it that was open at its position. */
-export function bookedMonthOf(
-  micros: bigint,
-  { position, closed }: { position: bigint; closed: ReadonlyMap<string, bigint> },
-): string {
-  let month = monthOf(micros);
-  // Ends: only closed months are passed by.
-  while ((closed.get(month) ?? position) < position) {
-    month = monthAfter(month);
-  }
-  return month;
-}
-
-/** The month after one, both as their first days. */
-export function monthAfter(month: string): string {
-  const [year = 0, number = 0] = month.split("-").map(Number);
-  return new Date(Date.UTC(year, number, 1)).toISOString().slice(0, 10);
 }
 
 /** The first field in which a stored event is not what the journal gives. Null when all are the same. */

@@ -104,7 +104,7 @@ const storedColumns = sql.fragment`
   event.batch_position, event.body_hash, event.data
 `;
 
-/** Find the events that have one of the identities, of the month itself or the two before. */
+/** Find the events that have one of the identities, of the month itself, the two before or the one after. */
 export function findHolders(
   tx: Tx,
   identities: readonly Received[],
@@ -115,7 +115,7 @@ export function findHolders(
     from (
       select distinct account_id, key collate "C" as key, (month - ago * interval '1 month')::date as month
       from ${sql.unnest(rows, ["text", "text", "date"])} as asked (account_id, key, month)
-      cross join generate_series(0, 2) as ago
+      cross join generate_series(-1, 2) as ago
     ) as wanted
     join usage_events as event on event.account_id = wanted.account_id
       and event.received_month = wanted.month and event.key = wanted.key
@@ -152,13 +152,18 @@ const correctionRow = z.object({
   is_void: z.boolean(),
   reason: z.string(),
   delta_nanos: z.bigint(),
+  delta_fee_nanos: z.bigint(),
   position: z.bigint(),
   ordinal: z.number(),
   mode,
   source: z.string(),
   event_id: z.string(),
-  /** What the event was charged, with the corrections before this one. */
+  /** What the event was charged, and the platform's share of it, with the corrections before this one. */
   charged_then: z.bigint(),
+  fee_then: z.bigint(),
+  charged_first: z.bigint(),
+  fee_first: z.bigint(),
+  fee_basis_points: z.number(),
 });
 
 /** A correction that was applied, with what it corrected. */
@@ -171,18 +176,22 @@ export function findCorrections(
 ): Promise<readonly CorrectionRow[]> {
   const rows = named.map(({ account, id }) => [account, id]);
   return tx.any(sql.type(correctionRow)`
-    select done.account_id, done.id, done.is_void, done.reason, done.delta_nanos, done.position,
-      done.ordinal, done.mode, event.source, event.id as event_id,
-      event.charged_nanos + (
-        select coalesce(sum(before.delta_nanos), 0)::int8 from usage_corrections as before
-        where before.account_id = done.account_id
-          and before.event_position = done.event_position
-          and before.event_ordinal = done.event_ordinal
-          and (before.position, before.ordinal) < (done.position, done.ordinal)
-      ) as charged_then
+    select done.account_id, done.id, done.is_void, done.reason, done.delta_nanos, done.delta_fee_nanos,
+      done.position, done.ordinal, done.mode, event.source, event.id as event_id,
+      event.charged_nanos + before.delta as charged_then, event.fee_nanos + before.fee as fee_then,
+      event.charged_nanos as charged_first, event.fee_nanos as fee_first, event.fee_basis_points
     from usage_corrections as done
     join usage_events as event on event.account_id = done.account_id
       and event.position = done.event_position and event.ordinal = done.event_ordinal
+    cross join lateral (
+      select coalesce(sum(earlier.delta_nanos), 0)::int8 as delta,
+        coalesce(sum(earlier.delta_fee_nanos), 0)::int8 as fee
+      from usage_corrections as earlier
+      where earlier.account_id = done.account_id
+        and earlier.event_position = done.event_position
+        and earlier.event_ordinal = done.event_ordinal
+        and (earlier.position, earlier.ordinal) < (done.position, done.ordinal)
+    ) as before
     where (done.account_id, done.id) in (select * from ${sql.unnest(rows, ["text", "text"])})
   `);
 }
@@ -217,16 +226,6 @@ export function readProjections(
       and last_position >= ${first} and first_position <= ${last}
     order by shard, last_position
   `);
-}
-
-const periodRow = z.object({ month: z.string(), closed_position: z.bigint() });
-
-/** The closed months, and the journal's position that each was closed at. */
-export async function readPeriods(tx: Tx): Promise<Map<string, bigint>> {
-  const rows = await tx.any(sql.type(periodRow)`
-    select month::text, closed_position from periods
-  `);
-  return new Map(rows.map((row) => [row.month, row.closed_position]));
 }
 
 const transferRow = z.object({

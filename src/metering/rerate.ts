@@ -1,75 +1,29 @@
 import type { Tx } from "../db/pool.ts";
-import type { Mode } from "../ledger/store.ts";
-import { decodeRow, encodeRow, type Malformed } from "./codec.ts";
+import { decodeRow } from "./codec.ts";
+import { identityKey } from "./entry.ts";
+import { accountsOf, compareProjection, compareTransfers, nothingFound } from "./rerate-batch.ts";
+import { take } from "./rerate-entry.ts";
 import {
-  bodyHash,
-  type CorrectionEntry,
-  type Entry,
-  identityKey,
-  type UsageEntry,
-} from "./entry.ts";
-import { ratingLine } from "./rate.ts";
-import {
-  accountsOf,
-  addFound,
-  addShares,
-  type Batches,
-  compareProjection,
-  compareTransfers,
-  type Found,
-  nothingFound,
-} from "./rerate-batch.ts";
-import { compareEvent, type Difference, rateInPlace, type Totals } from "./rerate-event.ts";
+  differ,
+  isCorrection,
+  isUsage,
+  type Placed,
+  placeOf,
+  type Rerated,
+  type Run,
+  type Stored,
+} from "./rerate-run.ts";
 import { loadStart } from "./rerate-start.ts";
 import {
-  type CorrectionRow,
   findCorrections,
   findHolders,
   findUsageTransfers,
-  type ProjectionRow,
-  type QuarantinedRow,
   readCursors,
   readJournal,
-  readPeriods,
   readProjections,
   readQuarantined,
-  type StoredEvent,
 } from "./rerate-store.ts";
-
-/** What rating the journal again came to. */
-export interface Rerated {
-  /** The first place where the tables are not what the journal gives. */
-  difference: Difference | null;
-  /** The journal was rated after this position. Rows up to it are removed. */
-  after: bigint;
-  upTo: bigint;
-  charged: Record<Mode, bigint>;
-  /** What corrections added to the charges. */
-  corrected: Record<Mode, bigint>;
-  counts: { events: bigint; quarantined: bigint; corrections: bigint; transfers: bigint };
-  totals: Totals;
-}
-
-/** An entry of the journal in its place. */
-interface Placed {
-  entry: Entry | Malformed;
-  shard: number;
-  position: bigint;
-  ordinal: number;
-  /** The month that the journal received it in, as its first day. */
-  month: string;
-}
-
-interface Run extends Rerated {
-  cursors: ReadonlyMap<number, bigint>;
-  closed: ReadonlyMap<string, bigint>;
-  batches: Batches;
-  /** The batch of each shard that the run is in, and what it found of it. */
-  open: Map<number, { row: ProjectionRow; found: Found }>;
-  hashes: Map<number, Buffer>;
-  isWhole: boolean;
-  next: bigint;
-}
+import { findClosedMonths } from "./totals.ts";
 
 /**
  * Rate all of the journal again, and compare what comes out with events, quarantine, corrections, batches and
@@ -91,7 +45,7 @@ export async function rerate(tx: Tx): Promise<Rerated> {
     counts: { events: 0n, quarantined: 0n, corrections: 0n, transfers: 0n },
     totals: start.totals,
     cursors,
-    closed: await readPeriods(tx),
+    closed: await findClosedMonths(tx, "0001-01-01"),
     batches: new Map(),
     open: new Map(),
     hashes: new Map(),
@@ -114,19 +68,6 @@ export async function rerate(tx: Tx): Promise<Rerated> {
   closeProjections(run, null);
   await closeBatches(tx, run, null);
   return run;
-}
-
-/** Only the first counts. */
-function differ(run: Run, difference: Difference | null): void {
-  run.difference ??= difference;
-}
-
-/** What is stored of the entries of some rows. */
-interface Stored {
-  holders: ReadonlyMap<string, StoredEvent[]>;
-  quarantined: ReadonlyMap<string, QuarantinedRow>;
-  corrections: ReadonlyMap<string, CorrectionRow>;
-  projections: ReadonlyMap<number, ProjectionRow[]>;
 }
 
 async function takeRows(
@@ -200,157 +141,6 @@ async function readStored(
     corrections: new Map(corrected.map((row) => [`${row.account_id} ${row.id}`, row])),
     projections: Map.groupBy(projections, (row) => row.shard),
   };
-}
-
-function isUsage(entry: Entry | Malformed): entry is UsageEntry {
-  return entry.kind === "usage" || entry.kind === "replay";
-}
-
-function isCorrection(entry: Entry | Malformed): entry is CorrectionEntry {
-  return entry.kind === "void" || entry.kind === "adjust";
-}
-
-function placeOf({ position, ordinal }: { position: bigint; ordinal: number }): string {
-  return `${position}.${ordinal}`;
-}
-
-function take(run: Run, placed: Placed, stored: Stored): void {
-  const { entry } = placed;
-  const kept = stored.quarantined.get(placeOf(placed));
-  if (isUsage(entry)) {
-    takeUsage(run, { ...placed, entry }, stored);
-    return;
-  }
-  if (kept !== undefined) {
-    compareKept(run, placed, kept);
-    return;
-  }
-  if (isCorrection(entry)) {
-    const row = stored.corrections.get(`${entry.account} ${entry.correctionId}`);
-    takeCorrection(run, { ...placed, entry }, row);
-    return;
-  }
-  differ(run, { where: placeOf(placed), field: "quarantine", stored: "no", computed: "malformed" });
-}
-
-/** What was not applied is kept as it came. */
-function compareKept(run: Run, placed: Placed, kept: QuarantinedRow): void {
-  const { entry } = placed;
-  const where = placeOf(placed);
-  // Earlier versions kept the event as JSON, and what else they kept of it was less.
-  if (kept.raw === null) {
-    return;
-  }
-  const raw = entry.kind === "malformed" ? entry.raw : encodeRow([entry]);
-  if (!kept.raw.equals(raw)) {
-    const [left, right] = [kept.raw.toString("hex"), raw.toString("hex")];
-    differ(run, { where, field: "quarantine.raw", stored: left, computed: right });
-  }
-  const account = entry.kind === "malformed" ? "" : entry.account;
-  if (kept.account_id !== account) {
-    const [left, right] = [kept.account_id, account];
-    differ(run, { where, field: "quarantine.account_id", stored: left, computed: right });
-  }
-  if (isUsage(entry) && kept.charged_nanos !== entry.chargedNanos) {
-    const [left, right] = [`${kept.charged_nanos}`, `${entry.chargedNanos}`];
-    differ(run, { where, field: "quarantine.charged_nanos", stored: left, computed: right });
-  }
-}
-
-function takeUsage(run: Run, placed: Placed & { entry: UsageEntry }, stored: Stored): void {
-  const { entry, position, ordinal, month } = placed;
-  const where = placeOf(placed);
-  const kept = stored.quarantined.get(where);
-  const key = `${entry.account} ${identityKey(entry.source, entry.id)}`;
-  // Whoever came in an earlier month than the two before is another event.
-  const holders = (stored.holders.get(key) ?? []).filter(
-    (row) => row.received_month <= month && row.received_month >= monthsBefore(month, 2),
-  );
-  const own = holders.find((row) => row.position === position && row.ordinal === ordinal);
-  const earlier = holders.find(
-    (row) => row.position < position || (row.position === position && row.ordinal < ordinal),
-  );
-  if (own !== undefined) {
-    const other = kept === undefined ? earlier && placeOf(earlier) : "quarantine";
-    if (other !== undefined) {
-      differ(run, { where, field: "applied", stored: `and ${other}`, computed: "once" });
-    }
-    apply(run, placed, own);
-    return;
-  }
-  if (kept !== undefined) {
-    compareKept(run, placed, kept);
-    return;
-  }
-  if (earlier?.body_hash.equals(bodyHash(entry))) {
-    const open = run.open.get(placed.shard);
-    if (open !== undefined) {
-      open.found.duplicates += 1;
-    }
-    return;
-  }
-  // Nothing says what became of it: it should have been applied.
-  differ(run, { where, field: "applied", stored: "no", computed: "yes" });
-  apply(run, placed, null);
-}
-
-function apply(run: Run, placed: Placed & { entry: UsageEntry }, own: StoredEvent | null): void {
-  const { entry, shard, position, month } = placed;
-  const { totals, closed } = run;
-  const placing = rateInPlace(entry, { totals, shard, position, closed });
-  const { feeNanos, bookedMonth, rated } = placing;
-  const { chargedNanos } = rated;
-  run.charged[entry.mode] += chargedNanos;
-  const open = run.open.get(shard);
-  if (open !== undefined) {
-    const line = ratingLine({ entry, feeNanos, bookedMonth });
-    addFound(open.found, { mode: entry.mode, chargedNanos, feeNanos, line });
-  }
-  if (own === null) {
-    return;
-  }
-  run.counts.events += 1n;
-  const where = placeOf(placed);
-  const wrong = compareEvent(own, { entry, placing, shard, month });
-  differ(run, wrong === null ? null : { where, ...wrong });
-  if (open !== undefined && own.batch_position !== open.row.last_position) {
-    const [left, right] = [`${own.batch_position}`, `${open.row.last_position}`];
-    differ(run, { where, field: "batch_position", stored: left, computed: right });
-  }
-  addShares(run.batches, own, { isExact: open !== undefined });
-}
-
-function takeCorrection(
-  run: Run,
-  placed: Placed & { entry: CorrectionEntry },
-  row: CorrectionRow | undefined,
-): void {
-  const { entry } = placed;
-  const where = placeOf(placed);
-  if (row === undefined) {
-    differ(run, { where, field: "corrected", stored: "no", computed: entry.correctionId });
-    return;
-  }
-  run.counts.corrections += 1n;
-  run.corrected[row.mode] += row.delta_nanos;
-  const fields: [string, unknown, unknown][] = [
-    ["place", placeOf(row), where],
-    ["source", row.source, entry.source],
-    ["id", row.event_id, entry.id],
-    ["is_void", row.is_void, entry.kind === "void"],
-    ["reason", row.reason, entry.reason],
-    ["delta_nanos", row.delta_nanos, entry.adjustedNanos - row.charged_then],
-  ];
-  const wrong = fields.find(([, left, right]) => left !== right);
-  if (wrong !== undefined) {
-    const field = `correction.${wrong[0]}`;
-    differ(run, { where, field, stored: String(wrong[1]), computed: String(wrong[2]) });
-  }
-}
-
-function monthsBefore(month: string, months: number): string {
-  const [year = 0, number = 0] = month.split("-").map(Number);
-  return new Date(Date.UTC(year, number - 1 - months, 1)).toISOString().slice(0, 10);
 }
 
 /** Find the batch that a row was applied in. Rows of earlier versions have none. */
