@@ -1,11 +1,15 @@
+import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
+import { Registry } from "prom-client";
 import { describe, expect, test } from "vitest";
 import type { Tx } from "../src/db/pool.ts";
 import { encodeRow } from "../src/metering/codec.ts";
 import { shardCount, shardOf, type UsageEntry } from "../src/metering/entry.ts";
 import { projectShard } from "../src/metering/projector.ts";
+import { createProjectorMetrics } from "../src/metering/projector-metrics.ts";
+import { startProjectors } from "../src/metering/projectors.ts";
 import { claimShard, releaseShard, renewShard } from "../src/metering/shard-lease.ts";
-import { must } from "./support/app.ts";
+import { must, until } from "./support/app.ts";
 import {
   holdShard,
   newAccountId,
@@ -270,6 +274,74 @@ describe("an event's identity", () => {
   });
 });
 
+test("an event is stored letter by letter, whatever is in it", async () => {
+  await using books = await openBooks();
+  const [account, developer] = [newAccountId(0), newAccountId()];
+  const texts = [
+    "NULL",
+    "null",
+    "{}",
+    '"',
+    "\\",
+    '\\"',
+    " a ",
+    ",",
+    "a\nb",
+    "\u{1f418}",
+    "\\x00",
+    "''",
+    "{NULL}",
+  ];
+
+  await books.journal.append(
+    texts.map((text) =>
+      usage({ account, developer, source: text, id: text, endpoint: text, data: text }),
+    ),
+  );
+  await books.project();
+
+  const { rows } = await books.superuser.query(
+    "select source, id, endpoint, data from usage_events order by position, ordinal",
+  );
+  expect(rows).toEqual(
+    texts.map((text) => ({ source: text, id: text, endpoint: text, data: text })),
+  );
+});
+
+test("a process goes on by itself once what failed passes, and counts what it did", async () => {
+  await using books = await openBooks();
+  const [account, developer] = [newAccountId(0), newAccountId()];
+  const registry = new Registry();
+  const errors: unknown[] = [];
+  await failInserts(books, "53100");
+  const event = usage({ account, developer });
+  await books.journal.append([event, event, { ...event, endpoint: "GET /other" }]);
+
+  const projectors = startProjectors({
+    db: books.db,
+    progress: { note: () => {} },
+    shards: shardCount,
+    holder: randomUUID(),
+    debtLimitNanos: 100_000_000_000n,
+    now: () => new Date(),
+    onError: (error) => errors.push(error),
+    metrics: createProjectorMetrics(registry),
+  });
+  await until(() => errors.length >= 3);
+  await books.superuser.query("drop trigger fail on usage_rollups");
+  await until(async () => (await behind(books)) === 0n);
+  const lines = await registry.metrics();
+  await projectors.stop();
+
+  expect(await totals(books)).toEqual(Array(6).fill(1_000n));
+  expect(lines).toContain('callora_projected_entries_total{shard="0",outcome="applied"} 1');
+  expect(lines).toContain('callora_projected_entries_total{shard="0",outcome="duplicate"} 1');
+  expect(lines).toContain('callora_projected_entries_total{shard="0",outcome="quarantined"} 1');
+  expect(lines).toMatch(/callora_projector_failures_total\{shard="0"\} [3-9]/);
+  expect(lines).toContain('callora_projector_held{shard="1"} 1');
+  expect(await books.sum("select count(holder) as sum from projector_cursors")).toBe(0n);
+});
+
 test("an event of a closed month is billed in the next open one, and shown in its own time", async () => {
   await using books = await openBooks();
   const [account, developer] = [newAccountId(0), newAccountId()];
@@ -345,6 +417,16 @@ describe("two shards", () => {
 
     expect(round).toMatchObject({ outcome: "more", position: 2n, counts: { events: 1 } });
     expect(await behind(books)).toBe(2n);
+  });
+
+  test("pass by each other's rows, at once or when there is time for it", async () => {
+    await using books = await openBooks();
+    await books.journal.append([usage({ account: newAccountId(1), developer: newAccountId() })]);
+
+    const idle = await projectOnce(books.db, 0, { passesBy: false });
+    expect(idle).toMatchObject({ outcome: "idle", position: 0n });
+    const passing = await projectOnce(books.db, 0, { passesBy: true });
+    expect(passing).toMatchObject({ outcome: "more", position: 1n });
   });
 });
 

@@ -14,6 +14,8 @@ import {
 const claimMs = 1_000;
 /** A shard where nothing happens is held on to this often. */
 const beatMs = 1_500;
+/** Positions of other shards are passed by this often. */
+const passMs = 500;
 const pollMsMin = 25;
 const pollMsMax = 250;
 const backOffMsMin = 50;
@@ -81,6 +83,7 @@ function startShard(deps: Deps, shard: number) {
   const state: State = {
     lease: null,
     beatAt: 0,
+    passAt: 0,
     pollMs: pollMsMin,
     backOffMs: backOffMsMin,
     entries: entriesMin,
@@ -115,6 +118,8 @@ interface State {
   lease: ShardLease | null;
   /** When to give a sign of life. */
   beatAt: number;
+  /** When to pass by positions of other shards. */
+  passAt: number;
   pollMs: number;
   backOffMs: number;
   entries: number;
@@ -154,11 +159,13 @@ async function project(deps: Deps, lease: ShardLease, state: State): Promise<num
   const { db, metrics, progress } = deps;
   const begun = performance.now();
   const { debtLimitNanos } = deps;
-  const options = { entriesMax: state.entries, debtLimitNanos, now: deps.now() };
+  const passesBy = begun >= state.passAt;
+  const options = { entriesMax: state.entries, debtLimitNanos, passesBy, now: deps.now() };
   const round = await db.systemTransaction((tx) => projectShard(tx, lease, options));
   if (round.outcome === "more") {
     const seconds = (performance.now() - begun) / 1_000;
     state.beatAt = performance.now() + beatMs;
+    state.passAt = performance.now() + passMs;
     state.pollMs = pollMsMin;
     state.entries = nextEntries(state.entries, round);
     metrics.applied(lease.shard, { ...round, seconds });
