@@ -15,6 +15,7 @@ import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
 import { HealthService } from "../gen/callora/health/v1/health_service_pb.ts";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { RouterKeyService } from "../gen/callora/keys/v1/router_key_service_pb.ts";
+import { LedgerService } from "../gen/callora/ledger/v1/ledger_service_pb.ts";
 import { LimitService } from "../gen/callora/limits/v1/limit_service_pb.ts";
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
 import { Access, RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
@@ -66,6 +67,7 @@ import { keyService } from "./keys/service.ts";
 import { findKey } from "./keys/store.ts";
 import { createUseLog, type UseLog } from "./keys/use-log.ts";
 import { createVerifier } from "./keys/verify.ts";
+import { ledgerService } from "./ledger/service.ts";
 import { platformAccountId } from "./ledger/store.ts";
 import { createAddressPolicy } from "./lib/address.ts";
 import { createRateOverrides, type Subject } from "./limits/overrides.ts";
@@ -73,8 +75,9 @@ import { limitService } from "./limits/service.ts";
 import type { Logger } from "./log.ts";
 import { createLoops, type Loops, type Uses, writeUses } from "./loops.ts";
 import { createMailer } from "./mailer.ts";
+import { balancesAt } from "./metering/balance-at.ts";
 import { shardCount } from "./metering/entry.ts";
-import { createJournal } from "./metering/journal.ts";
+import { createJournal, getWatermark } from "./metering/journal.ts";
 import { createProjectorMetrics } from "./metering/projector-metrics.ts";
 import { type Projectors, startProjectors } from "./metering/projectors.ts";
 import { meteringService } from "./metering/service.ts";
@@ -290,6 +293,7 @@ function build(deps: AppDeps, parts: Parts) {
   });
   const existsAccount = async (tx: Parameters<typeof existingAccounts>[0], id: string) =>
     (await existingAccounts(tx, [id])).has(id);
+  const watermark = async (tx: Tx) => (await getWatermark(tx)).applied;
   const { platformFeeBasisPoints: feeBasisPoints } = config;
   const services: ServiceEntry[] = [
     entry(HealthService, healthService({ readiness: parts.readiness, version: deps.version })),
@@ -313,7 +317,8 @@ function build(deps: AppDeps, parts: Parts) {
         now,
       }),
     ),
-    entry(CreditService, creditService({ db, existsAccount, now })),
+    entry(CreditService, creditService({ db, existsAccount, watermark, now })),
+    entry(LedgerService, ledgerService({ db, balancesAt, watermark })),
     entry(MeteringService, meteringService({ db, journal, existingAccounts, now })),
     entry(AnalyticsService, analyticsService({ db, secretKey: deps.secretKey, now })),
     entry(AuditService, auditService({ db })),
@@ -323,6 +328,7 @@ function build(deps: AppDeps, parts: Parts) {
       settlementService({
         db,
         network,
+        watermark,
         checkConservation: () => checkConservation({ db, network }),
         wake: () => parts.loops.wake("settlement"),
         now,
