@@ -16,6 +16,7 @@ import { HealthService } from "../gen/callora/health/v1/health_service_pb.ts";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { RouterKeyService } from "../gen/callora/keys/v1/router_key_service_pb.ts";
 import { LimitService } from "../gen/callora/limits/v1/limit_service_pb.ts";
+import { MeterService } from "../gen/callora/metering/v1/meter_service_pb.ts";
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
 import { Access, RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
@@ -74,6 +75,7 @@ import type { Logger } from "./log.ts";
 import { createLoops, type Loops, projectShards, type Uses, writeUses } from "./loops.ts";
 import { createMailer } from "./mailer.ts";
 import { createJournal } from "./metering/journal.ts";
+import { meterService } from "./metering/meter-service.ts";
 import { meteringService } from "./metering/service.ts";
 import type { Metrics } from "./metrics.ts";
 import { metricsAllowed } from "./metrics.ts";
@@ -287,6 +289,7 @@ function build(deps: AppDeps, parts: Parts) {
     ),
     entry(CreditService, creditService({ db, existsAccount, now })),
     entry(MeteringService, meteringService({ db, journal, existingAccounts, now })),
+    entry(MeterService, meterService({ db, wakeBuilder: () => parts.loops.wake("meters"), now })),
     entry(AnalyticsService, analyticsService({ db, secretKey: deps.secretKey, now })),
     entry(AuditService, auditService({ db })),
     entry(LimitService, limitService({ db, overrides, existsSubject, now })),

@@ -13,6 +13,7 @@ import type { UseLog } from "./keys/use-log.ts";
 import { type Loop, startLoop } from "./lib/loop.ts";
 import type { Logger } from "./log.ts";
 import { shardCount } from "./metering/entry.ts";
+import { buildNextMeter } from "./metering/meter-build.ts";
 import { projectNext } from "./metering/projector.ts";
 import type { Metrics } from "./metrics.ts";
 import { settleNext } from "./settlement/loop.ts";
@@ -28,7 +29,7 @@ interface Deps {
 }
 
 /** What a loop does. */
-type LoopName = "projector" | "settlement" | "credentials" | "housekeeping" | "key uses";
+type LoopName = "projector" | "meters" | "settlement" | "credentials" | "housekeeping" | "key uses";
 
 /** The background work. */
 export interface Loops {
@@ -84,6 +85,7 @@ export function createLoops(
   return {
     start() {
       run("projector", 1_000, () => projectShards(db, now));
+      run("meters", 1_000, () => db.systemTransaction(buildNextMeter));
       run("key uses", 5_000, () => useLog.flush());
       run("settlement", 500, () => settleNext({ db, network, now }));
       run("credentials", 5_000, () => resealNext(reseal, now()));

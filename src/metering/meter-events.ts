@@ -1,6 +1,7 @@
 import { sql } from "slonik";
 import { z } from "zod";
 import type { Queries, Tx } from "../db/pool.ts";
+import { timeText } from "./entry.ts";
 import type { MeteredEvent, MeterSide } from "./meter-reading.ts";
 
 /** Events that one statement reads. */
@@ -76,9 +77,9 @@ function listConsumerEvents(
   return db.any(sql.type(eventRow)`
     select ${eventColumns} from usage_events as events
     where account_id = ${accountId} and mode = ${mode}
-      and occurred_at >= ${timeOf(BigInt(startMs) * 1_000n)}::timestamptz
+      and occurred_at >= ${timeText(BigInt(startMs) * 1_000n)}::timestamptz
       and (occurred_at, position, ordinal)
-        < (${timeOf(timeMicros)}::timestamptz, ${position}::int8, ${ordinal}::int4)
+        < (${timeText(timeMicros)}::timestamptz, ${position}::int8, ${ordinal}::int4)
     order by occurred_at desc, position desc, ordinal desc
     limit ${pageEventsMax}
   `);
@@ -95,14 +96,14 @@ function listDeveloperEvents(
     from (
       select distinct consumer_account_id from revenue_rollups
       where account_id = ${accountId} and mode = 'live'
-        and bucket > ${timeOf(BigInt(startMs) * 1_000n)}::timestamptz - interval '15 minutes'
-        and bucket < ${timeOf(BigInt(endMs) * 1_000n)}::timestamptz
+        and bucket > ${timeText(BigInt(startMs) * 1_000n)}::timestamptz - interval '15 minutes'
+        and bucket < ${timeText(BigInt(endMs) * 1_000n)}::timestamptz
     ) as consumers
     join usage_events as events on events.account_id = consumers.consumer_account_id
     where events.developer_account_id = ${accountId} and events.mode = 'live' and ${mode} = 'live'
-      and events.occurred_at >= ${timeOf(BigInt(startMs) * 1_000n)}::timestamptz
+      and events.occurred_at >= ${timeText(BigInt(startMs) * 1_000n)}::timestamptz
       and (events.occurred_at, events.position, events.ordinal)
-        < (${timeOf(timeMicros)}::timestamptz, ${position}::int8, ${ordinal}::int4)
+        < (${timeText(timeMicros)}::timestamptz, ${position}::int8, ${ordinal}::int4)
     order by events.occurred_at desc, events.position desc, events.ordinal desc
     limit ${pageEventsMax}
   `);
@@ -135,13 +136,6 @@ export async function listServed(
     limit ${pageEventsMax}
   `);
   return rows.map(toEvent);
-}
-
-/** A time in microseconds since 1970 as SQL takes it. */
-export function timeOf(micros: bigint): string {
-  const ms = Number(micros / 1_000n);
-  const rest = (micros % 1_000n).toString().padStart(3, "0");
-  return new Date(ms).toISOString().replace("Z", `${rest}Z`);
 }
 
 function toEvent(row: z.infer<typeof eventRow>): KeptEvent {

@@ -31,25 +31,31 @@ const meterColumns = sql.fragment`
   account_id, id, slug, aggregation, value_path, groups, filters, side, state, created_at
 `;
 
-/** Insert a meter that is still to be built. Throws UniqueIntegrityConstraintViolationError when the slug is taken. */
+const idRow = z.object({ id: z.string() });
+
+/** Insert a meter that is still to be built. False when the account has one of that slug. */
 export async function insertMeter(
   tx: Tx,
-  meter: MeterDefinition & { accountId: string; id: string; slug: string; now: Date },
-): Promise<void> {
-  const { accountId, id, slug, aggregation, valuePath, groups, filters, side, now } = meter;
-  await tx.query(sql.type(nothing)`
+  meter: MeterDefinition & { accountId: string; id: string; slug: string },
+  now: Date,
+): Promise<boolean> {
+  const { accountId, id, slug, aggregation, valuePath, groups, filters, side } = meter;
+  const row = await tx.maybeOne(sql.type(idRow)`
     insert into meters (
       account_id, id, slug, aggregation, value_path, groups, filters, side, created_at
     ) values (
       ${accountId}, ${id}, ${slug}, ${aggregation}, ${valuePath}, ${JSON.stringify(groups)}::jsonb,
       ${JSON.stringify(filters)}::jsonb, ${side}, ${now.toISOString()}
     )
+    on conflict (account_id, slug) where state <> 'deleted' do nothing
+    returning id
   `);
+  return row !== null;
 }
 
 const countRow = z.object({ count: z.number() });
 
-/** How many meters the account has, those of one slug apart. */
+/** How many meters the account has. */
 export async function countMeters(db: Queries, accountId: string): Promise<number> {
   const { count } = await db.one(sql.type(countRow)`
     select count(*)::int4 as count from meters
@@ -66,18 +72,6 @@ export function findMeter(db: Queries, accountId: string, id: string): Promise<M
   `);
 }
 
-/** Find the account's meter of a slug. */
-export function findMeterBySlug(
-  db: Queries,
-  accountId: string,
-  slug: string,
-): Promise<MeterRow | null> {
-  return db.maybeOne(sql.type(meterRow)`
-    select ${meterColumns} from meters
-    where account_id = ${accountId} and slug = ${slug} and state <> 'deleted'
-  `);
-}
-
 /** List the account's meters, newest first, before the given id (empty: from the newest). */
 export function listMeters(
   db: Queries,
@@ -89,8 +83,6 @@ export function listMeters(
     order by id desc limit ${limit}
   `);
 }
-
-const idRow = z.object({ id: z.string() });
 
 /** Mark a meter as deleted. False when the account has none of that id. */
 export async function deleteMeter(tx: Tx, accountId: string, id: string): Promise<boolean> {

@@ -2,7 +2,7 @@ import { sql } from "slonik";
 import { z } from "zod";
 import { nothing, type Queries, type Tx } from "../db/pool.ts";
 import { formatDecimal } from "../lib/decimal.ts";
-import { timeOf } from "./meter-events.ts";
+import { timeText } from "./entry.ts";
 import { otherGroupsKey, type Sums } from "./meter-fold.ts";
 
 /** Groups that a meter keeps apart. What comes in others is counted together. */
@@ -226,7 +226,7 @@ function toRow(sum: MeterSum): (string | number | null)[] {
     decimalOf(least),
     decimalOf(greatest),
     decimalOf(latest?.value ?? null),
-    latest === null ? null : timeOf(latest.timeMicros),
+    latest === null ? null : timeText(latest.timeMicros),
     latest === null ? null : latest.position.toString(),
     latest?.ordinal ?? null,
   ];

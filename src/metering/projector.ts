@@ -4,6 +4,7 @@ import { closeDrainedLeases, findFence, spendLeases } from "../credits/leases.ts
 import { nothing, type Tx } from "../db/pool.ts";
 import { decodeRow, encodeRow } from "./codec.ts";
 import type { UsageEntry } from "./entry.ts";
+import { addMeters } from "./meter-rollup.ts";
 import { insertQuarantine, type Quarantined } from "./quarantine.ts";
 import { type Charge, chargeEvents } from "./rating.ts";
 import { addRollups } from "./rollup.ts";
@@ -121,6 +122,7 @@ async function applyRows(
   await markRepeats(tx, repeats, shard);
   const entries = fresh.map((one) => one.entry);
   await addRollups(tx, entries);
+  await addMeters(tx, { applied: fresh, voided: [] });
   await chargeEvents(tx, { charges: await findPayers(tx, entries), ...batch }, now);
 }
 

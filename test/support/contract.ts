@@ -7,7 +7,6 @@ import type { DescMethod, DescService } from "@bufbuild/protobuf";
 export const unbuiltServices: readonly string[] = [
   "callora.ledger.v1.LedgerService",
   "callora.metering.v1.CorrectionService",
-  "callora.metering.v1.MeterService",
 ];
 
 /** Every method of our contract that is served, whatever was added since. */
