@@ -201,11 +201,6 @@ function offsetAt(format: Intl.DateTimeFormat, timeMs: number): number {
   return sign === "-" ? -offsetMs : offsetMs;
 }
 
-/** Whether a time is a whole quarter of an hour. */
-export function isQuarter(timeMs: number): boolean {
-  return timeMs % quarterMs === 0;
-}
-
 /** The quarter of an hour that a time lies in. */
 export function quarterOf(timeMs: number): number {
   return Math.floor(timeMs / quarterMs) * quarterMs;
