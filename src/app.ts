@@ -17,6 +17,7 @@ import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { RouterKeyService } from "../gen/callora/keys/v1/router_key_service_pb.ts";
 import { LedgerService } from "../gen/callora/ledger/v1/ledger_service_pb.ts";
 import { LimitService } from "../gen/callora/limits/v1/limit_service_pb.ts";
+import { MeterService } from "../gen/callora/metering/v1/meter_service_pb.ts";
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
 import { Access, RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
@@ -78,6 +79,7 @@ import { createMailer } from "./mailer.ts";
 import { balancesAt } from "./metering/balance-at.ts";
 import { shardCount } from "./metering/entry.ts";
 import { createJournal, getWatermark } from "./metering/journal.ts";
+import { meterService } from "./metering/meter-service.ts";
 import { createProjectorMetrics } from "./metering/projector-metrics.ts";
 import { type Projectors, startProjectors } from "./metering/projectors.ts";
 import { meteringService } from "./metering/service.ts";
@@ -320,6 +322,7 @@ function build(deps: AppDeps, parts: Parts) {
     entry(CreditService, creditService({ db, existsAccount, watermark, now })),
     entry(LedgerService, ledgerService({ db, balancesAt, watermark })),
     entry(MeteringService, meteringService({ db, journal, existingAccounts, now })),
+    entry(MeterService, meterService({ db, wakeBuilder: () => parts.loops.wake("meters"), now })),
     entry(AnalyticsService, analyticsService({ db, secretKey: deps.secretKey, now })),
     entry(AuditService, auditService({ db })),
     entry(LimitService, limitService({ db, overrides, findSubjectId, now })),
