@@ -1,7 +1,8 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import { expect, test } from "vitest";
-import { createAppendQueue, type QueueLimits, type Receipt } from "./append-queue.ts";
+import { createAppendQueue, type QueueLimits } from "./append-queue.ts";
 import type { Entry, UsageEntry } from "./entry.ts";
+import type { Receipt } from "./journal.ts";
 
 const limits: QueueLimits = {
   entriesMax: 10,

@@ -1,5 +1,6 @@
 import { unavailable } from "../rpc/errors.ts";
 import type { Entry, Place } from "./entry.ts";
+import type { Receipt } from "./journal.ts";
 
 /** How much may wait for a commit, and for how long. What goes beyond is refused, never lost. */
 export interface QueueLimits {
@@ -11,16 +12,6 @@ export interface QueueLimits {
   commitEntriesMax: number;
   /** Most bytes of a commit, unless one append has more. */
   commitBytesMax: number;
-}
-
-/** Where entries stand that are durable. */
-export interface Receipt {
-  /** The last position of them. */
-  position: bigint;
-  /** Of each, in the order given. */
-  places: readonly Place[];
-  /** A position up to which everything was applied when they were written. */
-  applied: bigint;
 }
 
 /** Appends entries, those of the same moment in one commit. */
