@@ -475,15 +475,14 @@ plain(
     await books.project();
 
     const gross = charges.reduce((sum, { charged: nanos }) => sum + BigInt(nanos), 0n);
-    const fee = shares.reduce((sum, share) => {
-      const ofShare = charges.filter(({ feeBasisPoints }) => feeBasisPoints === share);
-      return (
-        sum +
-        shareFloor(
-          ofShare.reduce((all, c) => all + BigInt(c.charged), 0n),
-          share,
-        )
-      );
+    // Each shard has a running total of its own.
+    const sums = Map.groupBy(
+      charges,
+      ({ account, feeBasisPoints }) => `${shardOf(account, shardCount)} ${feeBasisPoints}`,
+    );
+    const fee = [...sums.values()].reduce((sum, ofOne) => {
+      const total = ofOne.reduce((all, one) => all + BigInt(one.charged), 0n);
+      return sum + shareFloor(total, ofOne[0]?.feeBasisPoints ?? 0);
     }, 0n);
     for (const developer of developers) {
       expect(await books.held(developer, "payable"), `seed ${seed}`).toBe(gross - fee);
