@@ -21,6 +21,7 @@ import { Access, RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
 import { externalReader } from "./accounts/external.ts";
 import { createJwtKeeper } from "./accounts/jwt.ts";
+import { rememberAccounts } from "./accounts/known.ts";
 import { createLastUses } from "./accounts/last-uses.ts";
 import { createLockout } from "./accounts/lockout.ts";
 import type { Mailer } from "./accounts/mail.ts";
@@ -39,6 +40,7 @@ import { analyticsService } from "./analytics/service.ts";
 import { auditService } from "./audit/service.ts";
 import { insertAudit } from "./audit/store.ts";
 import { authMounts } from "./auth-mounts.ts";
+import { rememberPrices } from "./catalog/prices.ts";
 import { catalogService } from "./catalog/service.ts";
 import { existsPublishedApi } from "./catalog/store.ts";
 import type { Config } from "./config.ts";
@@ -73,7 +75,10 @@ import { limitService } from "./limits/service.ts";
 import type { Logger } from "./log.ts";
 import { createLoops, type Loops, projectShards, type Uses, writeUses } from "./loops.ts";
 import { createMailer } from "./mailer.ts";
+import { createProgress, type Progress } from "./metering/applied.ts";
+import { shardCount } from "./metering/entry.ts";
 import { createJournal } from "./metering/journal.ts";
+import { listCursors } from "./metering/outcomes.ts";
 import { meteringService } from "./metering/service.ts";
 import type { Metrics } from "./metrics.ts";
 import { metricsAllowed } from "./metrics.ts";
@@ -87,6 +92,7 @@ import { openPolicy } from "./rpc/policy.ts";
 import { createSteps } from "./rpc/steps.ts";
 import { settlementService } from "./settlement/service.ts";
 import type { StellarNetwork } from "./stellar/network.ts";
+import { usageMount } from "./usage-mount.ts";
 
 /** What the app is built from. Opened and closed by whoever builds it. */
 export interface AppDeps {
@@ -134,8 +140,14 @@ export function createApp(deps: AppDeps): App {
   const uses = { tokens: createLastUses(), services: createLastUses() };
   const loops = createLoops(deps, { useLog, uses });
   const limits = createRateLimits(deps);
+  const progress = createProgress({
+    shards: shardCount,
+    readCursors: () => db.systemStatement(listCursors),
+    onError: (err) => log.warn("Cannot ask how far the journal is applied", { err }),
+  });
   let boundPort = config.server.port;
   const parts = {
+    progress,
     readiness,
     loops,
     useLog,
@@ -207,6 +219,7 @@ interface Parts {
   uses: Uses;
   limiter: Limiter;
   holder: string;
+  progress: Progress;
   ownPorts: () => readonly number[];
   /** Known once the server listens. */
   boundPort: () => number;
@@ -226,6 +239,7 @@ function build(deps: AppDeps, parts: Parts) {
   const sessions = rememberSessions({ db, trust });
   const { boundPort } = parts;
   const auth = authMounts({ ...deps, mail, sessions, passwords, lockout, boundPort });
+  const { progress } = parts;
   const journal = createJournal({ db, onAppended: () => parts.loops.wake("projector") });
   const { limiter } = parts;
   const quotas = createQuotas({ db, now });
@@ -263,6 +277,15 @@ function build(deps: AppDeps, parts: Parts) {
   const existsAccount = async (tx: Parameters<typeof existingAccounts>[0], id: string) =>
     (await existingAccounts(tx, [id])).has(id);
   const { platformFeeBasisPoints: feeBasisPoints } = config;
+  const door = {
+    db,
+    journal,
+    progress,
+    shards: shardCount,
+    prices: rememberPrices({ db, trust }),
+    findStrangers: rememberAccounts({ db }),
+    now,
+  };
   const services: ServiceEntry[] = [
     entry(HealthService, healthService({ readiness: parts.readiness, version: deps.version })),
     entry(
@@ -286,7 +309,7 @@ function build(deps: AppDeps, parts: Parts) {
       }),
     ),
     entry(CreditService, creditService({ db, existsAccount, now })),
-    entry(MeteringService, meteringService({ db, journal, existingAccounts, now })),
+    entry(MeteringService, meteringService(door)),
     entry(AnalyticsService, analyticsService({ db, secretKey: deps.secretKey, now })),
     entry(AuditService, auditService({ db })),
     entry(LimitService, limitService({ db, overrides, existsSubject, now })),
@@ -311,7 +334,13 @@ function build(deps: AppDeps, parts: Parts) {
     watchKey: (key, onRefused) => verifier.watch(key, onRefused),
     now,
   });
-  const mounts = [gatewayMount(gateway), metricsMount(deps), startPage(), ...auth.mounts];
+  const mounts = [
+    gatewayMount(gateway),
+    usageMount(door),
+    metricsMount(deps),
+    startPage(),
+    ...auth.mounts,
+  ];
   return { services, steps, mounts };
 }
 

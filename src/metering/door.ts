@@ -38,6 +38,8 @@ export interface Taken {
 export interface TakeOptions {
   /** Take what is right, and leave the rest. Otherwise all are refused for one. */
   partial: boolean;
+  /** What the sender calls the fields of an event, where that is something else. */
+  names?: Readonly<Record<string, string>>;
 }
 
 /**
@@ -49,7 +51,7 @@ export interface TakeOptions {
 export async function takeEvents(
   deps: DoorDeps,
   candidates: readonly Candidate[],
-  { partial }: TakeOptions,
+  { partial, names = {} }: TakeOptions,
 ): Promise<Taken> {
   const shapes = candidates.map((one) => ("event" in one ? checkShape(one.event) : one.violations));
   const known = await findKnown(
@@ -59,7 +61,7 @@ export async function takeEvents(
     ),
   );
   const entries: UsageEntry[] = [];
-  const violations = candidates.map((one, index) => {
+  const findWrong = (one: Candidate, index: number) => {
     const wrong = shapes[index] ?? [];
     if (!("event" in one) || wrong.length > 0) {
       return wrong;
@@ -70,7 +72,10 @@ export async function takeEvents(
       entries.push(toEntry(one.event, price, known.now));
     }
     return unknown;
-  });
+  };
+  const violations = candidates.map((one, index) =>
+    findWrong(one, index).map((wrong) => ({ ...wrong, field: names[wrong.field] ?? wrong.field })),
+  );
   if (!partial) {
     refuseAll(violations);
   }
@@ -92,16 +97,17 @@ function refuseAll(violations: readonly (readonly Violation[])[]): void {
   }
 }
 
-/** What the events are checked against. Not a promise when memory knows it all. */
+/** What the events are checked against. */
 async function findKnown(deps: DoorDeps, events: readonly UsageEvent[]): Promise<Known> {
   const accountIds = new Set(events.map(({ accountId }) => accountId));
   const apiIds = [...new Set(events.map(({ apiId }) => apiId))];
-  const strangers = deps.findStrangers([...accountIds]);
-  const found = apiIds.map((apiId) => deps.prices.get(apiId));
-  const prices = found.some((price) => price instanceof Promise) ? await Promise.all(found) : found;
+  const [strangers, prices] = await Promise.all([
+    deps.findStrangers([...accountIds]),
+    Promise.all(apiIds.map((apiId) => deps.prices.get(apiId))),
+  ]);
   return {
-    strangers: strangers instanceof Promise ? await strangers : strangers,
-    prices: new Map(apiIds.map((apiId, index) => [apiId, prices[index] as PriceRow | null])),
+    strangers,
+    prices: new Map(apiIds.map((apiId, index) => [apiId, prices[index] ?? null])),
     now: deps.now(),
   };
 }
@@ -110,15 +116,15 @@ async function findKnown(deps: DoorDeps, events: readonly UsageEvent[]): Promise
 export async function recordEvents(
   deps: DoorDeps,
   candidates: readonly Candidate[],
-  { partial, waitMs, signal }: TakeOptions & { waitMs: number; signal: AbortSignal },
+  { waitMs, signal, ...options }: TakeOptions & { waitMs: number; signal: AbortSignal },
 ): Promise<MessageInitShape<typeof RecordUsageResponseSchema>> {
-  const taken = await takeEvents(deps, candidates, { partial });
+  const taken = await takeEvents(deps, candidates, options);
   const { entries, receipt } = taken;
   const { position, places } = receipt;
   if (waitMs === 0 || entries.length === 0) {
     const watermark = entries.length === 0 ? await readApplied(deps) : receipt.applied;
     const outcomes = entries.map(() => "accepted" as const);
-    return { position, results: partial ? toResults(taken, outcomes) : [], watermark };
+    return { position, results: options.partial ? toResults(taken, outcomes) : [], watermark };
   }
   const recorded = entries.flatMap((entry, index) => {
     const place = places[index];
