@@ -16,11 +16,11 @@ const nowSeconds = BigInt(now.getTime() / 1_000);
 const day = 86_400n;
 
 const price = {
-  id: api,
-  account_id: account,
-  price_version: 3,
-  call_nanos: 1_000n,
-  fee_basis_points: 250,
+  apiId: api,
+  developerId: account,
+  version: 3,
+  unitNanos: 1_000n,
+  feeBasisPoints: 250,
 };
 
 function event(more: Partial<UsageEvent> = {}): UsageEvent {
@@ -49,7 +49,7 @@ const edges = {
   ),
 } satisfies Partial<Record<keyof UsageEvent, unknown[]>>;
 
-test("the check by hand finds what the contract's rules find", () => {
+test("the check by hand finds what the contract's rules find", { timeout: 60_000 }, () => {
   const validator = createValidator();
   const seed = Math.floor(Math.random() * 2 ** 32);
   const random = seeded(seed);
@@ -109,14 +109,10 @@ test.for([
   [{ source: "gateway" }, "source"],
   [{ accountId: `acc_${"1".repeat(26)}` }, "account_id"],
   [{ apiId: `api_${"1".repeat(26)}` }, "api_id"],
-  [{ apiId: `api_${"2".repeat(26)}` }, "api_id"],
 ] as const)("an event is compared with what there is: %#", ([more, field]) => {
   const known = {
     strangers: new Set([`acc_${"1".repeat(26)}`]),
-    prices: new Map([
-      [api, price],
-      [`api_${"1".repeat(26)}`, null],
-    ]),
+    prices: new Map([[api, price]]),
     now,
   };
 

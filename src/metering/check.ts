@@ -1,8 +1,7 @@
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import type { UsageEvent } from "../../gen/callora/metering/v1/metering_service_pb.ts";
-import type { PriceRow } from "../catalog/store.ts";
 import type { Violation } from "../rpc/errors.ts";
-import { gatewaySource, type UsageEntry } from "./entry.ts";
+import { gatewaySource, type Pinned, type UsageEntry } from "./entry.ts";
 import { dataProblem } from "./event-data.ts";
 
 /** How late an event may come, and how far ahead a sender's clock may be. */
@@ -13,8 +12,8 @@ const earlySecondsMax = 5 * 60;
 export interface Known {
   /** Account ids of which there is no account. */
   strangers: ReadonlySet<string>;
-  /** By the API's id. Null: there is no such API. */
-  prices: ReadonlyMap<string, PriceRow | null>;
+  /** By the API's id. One that is not there is of no API. */
+  prices: ReadonlyMap<string, Pinned>;
   now: Date;
 }
 
@@ -107,7 +106,7 @@ export function checkKnown(event: UsageEvent, known: Known): Violation[] {
   if (known.strangers.has(event.accountId)) {
     violations.push({ field: "account_id", description: "no such account" });
   }
-  if ((known.prices.get(event.apiId) ?? null) === null) {
+  if (!known.prices.has(event.apiId)) {
     violations.push({ field: "api_id", description: "no such API" });
   }
   if (event.time !== undefined && !isInTime(event.time, known.now)) {
@@ -123,20 +122,14 @@ function isInTime({ seconds, nanos }: Timestamp, now: Date): boolean {
 }
 
 /** The journal's entry of a checked event. One without a time counts when it came in. */
-export function toEntry(event: UsageEvent, price: PriceRow, now: Date): UsageEntry {
+export function toEntry(event: UsageEvent, price: Pinned, now: Date): UsageEntry {
   const { time, statusCode } = event;
   return {
     kind: "usage",
     account: event.accountId,
     source: event.source,
     id: event.id,
-    price: {
-      apiId: price.id,
-      developerId: price.account_id,
-      version: price.price_version,
-      unitNanos: price.call_nanos,
-      feeBasisPoints: price.fee_basis_points,
-    },
+    price,
     endpoint: event.endpoint,
     status: statusCode,
     timeMicros: time === undefined ? BigInt(now.getTime()) * 1_000n : microsOf(time),
@@ -144,7 +137,7 @@ export function toEntry(event: UsageEvent, price: PriceRow, now: Date): UsageEnt
     mode: event.test ? "test" : "live",
     data: event.data,
     units: event.units,
-    chargedNanos: statusCode >= 500 ? 0n : price.call_nanos,
+    chargedNanos: statusCode >= 500 ? 0n : price.unitNanos,
     lease: null,
     keyId: null,
     requestId: "",

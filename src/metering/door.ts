@@ -10,7 +10,7 @@ import type { Memory } from "../db/memory.ts";
 import type { MaybePromise } from "../lib/maybe-promise.ts";
 import { invalidArgument, type Violation } from "../rpc/errors.ts";
 import { checkKnown, checkShape, type Known, toEntry } from "./check.ts";
-import type { UsageEntry } from "./entry.ts";
+import type { Pinned, UsageEntry } from "./entry.ts";
 import { getWatermark, type Journal, type Receipt } from "./journal.ts";
 import { type Outcome, type OutcomeDeps, waitForOutcomes } from "./outcomes.ts";
 
@@ -66,9 +66,9 @@ export async function takeEvents(
     if (!("event" in one) || wrong.length > 0) {
       return wrong;
     }
-    const price = known.prices.get(one.event.apiId) ?? null;
+    const price = known.prices.get(one.event.apiId);
     const unknown = checkKnown(one.event, known);
-    if (unknown.length === 0 && price !== null) {
+    if (unknown.length === 0 && price !== undefined) {
       entries.push(toEntry(one.event, price, known.now));
     }
     return unknown;
@@ -107,8 +107,18 @@ async function findKnown(deps: DoorDeps, events: readonly UsageEvent[]): Promise
   ]);
   return {
     strangers,
-    prices: new Map(apiIds.map((apiId, index) => [apiId, prices[index] ?? null])),
+    prices: new Map(prices.flatMap((row) => (row === null ? [] : [[row.id, toPinned(row)]]))),
     now: deps.now(),
+  };
+}
+
+function toPinned(row: PriceRow): Pinned {
+  return {
+    apiId: row.id,
+    developerId: row.account_id,
+    version: row.price_version,
+    unitNanos: row.call_nanos,
+    feeBasisPoints: row.fee_basis_points,
   };
 }
 
