@@ -1,0 +1,201 @@
+import { chmod, mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import pg from "pg";
+import { type EmbeddedPostgres, startEmbedded } from "../../src/db/embedded.ts";
+import { migrateUp } from "../../src/db/migrate.ts";
+import { migrationsDirectory } from "../../src/db/migration-files.ts";
+import type { Urls } from "./cluster.ts";
+import type { LoadJob } from "./load-client.ts";
+import type { Market } from "./load-events.ts";
+import { readLoadLogs } from "./load-log.ts";
+import { makeMarket } from "./load-market.ts";
+import { judge, type Verdict } from "./load-oracle.ts";
+import { type LoadProcess, startLoad } from "./load-process.ts";
+import { makeDataDir, type Run, start } from "./process.ts";
+
+/** A server in a process of its own, which is started again on its port whenever it ends. */
+export interface Supervised extends AsyncDisposable {
+  readonly url: string;
+  readonly starts: number;
+  signal(name: NodeJS.Signals): void;
+  /** What the last run has said. */
+  words(): string;
+}
+
+/** A market on a PostgreSQL of its own that is durable, for servers and clients that faults befall. */
+export interface Proving extends AsyncDisposable {
+  readonly urls: Urls;
+  readonly market: Market;
+  readonly postgres: EmbeddedPostgres;
+  /** Start a server; `databaseUrls` may lead to the database by another way. */
+  serve(databaseUrls?: Urls): Promise<Supervised>;
+  load(job: Pick<LoadJob, "urls" | "seed"> & Partial<LoadJob>): LoadProcess;
+  /** Put bytes that make no sense into the journal, past the door. */
+  putMalformed(): Promise<void>;
+  /** Wait until the journal is applied to its end, and judge; as if `tampering`, a statement, had been run before. */
+  judge(tampering?: string): Promise<Verdict>;
+  /** A session that may do what no role of the server may. */
+  superuser<T>(work: (client: pg.Client) => Promise<T>): Promise<T>;
+}
+
+const applyMsMax = 60_000;
+
+/** Open a market. `parent`: where the database lives; a directory on the disk unless given. */
+export async function openProving({ parent = tmpdir() } = {}): Promise<Proving> {
+  const directory = await mkdtemp(join(parent, "callora-faults-"));
+  // PostgreSQL's own user has to pass through when the tests run as root.
+  await chmod(directory, 0o711);
+  const stops: (() => PromiseLike<unknown>)[] = [
+    () => rm(directory, { recursive: true, force: true, maxRetries: 10 }),
+  ];
+  const close = async () => {
+    for (const stop of stops.toReversed()) {
+      await stop();
+    }
+  };
+  try {
+    // It dies as often as a test wants it to.
+    const restartsPerMinuteMax = Number.POSITIVE_INFINITY;
+    const postgres = await startEmbedded({ dataDir: directory, restartsPerMinuteMax });
+    stops.push(() => postgres.stop());
+    await migrateUp(postgres.urls.owner, { directory: migrationsDirectory });
+    const database = new URL(postgres.urls.superuser);
+    database.pathname = new URL(postgres.urls.owner).pathname;
+    const urls = { ...postgres.urls, superuser: database.href };
+    const market = await makeMarket(urls, { consumers: 8, creditNanos: 5_000_000_000n });
+    return proving({ urls, market, postgres, directory, stops, close });
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+function proving(world: {
+  urls: Urls;
+  market: Market;
+  postgres: EmbeddedPostgres;
+  directory: string;
+  stops: (() => PromiseLike<unknown>)[];
+  close: () => Promise<void>;
+}): Proving {
+  const { urls, market, postgres, directory, stops, close } = world;
+  const logs: string[] = [];
+  let malformed = 0;
+
+  async function superuser<T>(work: (client: pg.Client) => Promise<T>): Promise<T> {
+    const client = new pg.Client({ connectionString: urls.superuser, statement_timeout: 60_000 });
+    client.on("error", () => {});
+    await client.connect();
+    try {
+      return await work(client);
+    } finally {
+      await client.end();
+    }
+  }
+
+  return {
+    urls,
+    market,
+    postgres,
+    superuser,
+    async serve(databaseUrls = urls) {
+      const dir = await makeDataDir();
+      stops.push(() => dir[Symbol.asyncDispose]());
+      const server = await supervise(dir.path, databaseUrls);
+      stops.push(() => server[Symbol.asyncDispose]());
+      return server;
+    },
+    load(job) {
+      const logFile = join(directory, `load-${logs.length}.log`);
+      logs.push(logFile);
+      const process = startLoad({
+        market,
+        logFile,
+        workers: 4,
+        batchMax: 40,
+        pauseMs: 10,
+        ...job,
+      });
+      stops.push(() => process[Symbol.asyncDispose]());
+      return process;
+    },
+    async putMalformed() {
+      await superuser((client) => client.query(malformedRow));
+      malformed += 1;
+    },
+    async judge(tampering = "") {
+      await superuser(untilApplied);
+      const history = readLoadLogs(logs);
+      return superuser(async (client) => {
+        await client.query(`begin; set local session_replication_role = replica; ${tampering}`);
+        const verdict = await judge(client, { market, history, malformed });
+        await client.query("rollback");
+        return verdict;
+      });
+    },
+    [Symbol.asyncDispose]: close,
+  };
+}
+
+const malformedRow = `
+  with head as (update journal_heads set position = position + 1 where shard = 0 returning position)
+  insert into usage_journal (shard, position, events) select 0, position, '"no event"' from head
+`;
+
+async function untilApplied(client: pg.Client): Promise<void> {
+  const deadline = performance.now() + applyMsMax;
+  for (;;) {
+    const { rows } = await client.query(
+      `select (select max(position) from usage_journal) as durable,
+         (select min(position) from projector_cursors) as applied`,
+    );
+    const [{ durable, applied }] = rows;
+    if (BigInt(applied) >= BigInt(durable ?? 0)) {
+      return;
+    }
+    if (performance.now() > deadline) {
+      throw new Error(`the journal is applied to ${applied} of ${durable} after ${applyMsMax} ms`);
+    }
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
+async function supervise(dataDir: string, urls: Urls): Promise<Supervised> {
+  const env = {
+    DATABASE_URL: urls.app,
+    DATABASE_WORKER_URL: urls.worker,
+    DATABASE_MIGRATE_URL: urls.owner,
+    CALLORA_ADMIN_PASSWORD: "a password for the admin",
+  };
+  let run: Run = start(dataDir, env);
+  let [starts, isClosing] = [1, false];
+  const url = await run.url();
+  const ended = keep();
+
+  async function keep(): Promise<void> {
+    for (;;) {
+      await run.exited;
+      if (isClosing) {
+        return;
+      }
+      run = start(dataDir, { ...env, PORT: new URL(url).port });
+      starts += 1;
+    }
+  }
+
+  return {
+    url,
+    get starts() {
+      return starts;
+    },
+    signal: (name) => run.kill(name),
+    words: () => run.stdout + run.stderr,
+    async [Symbol.asyncDispose]() {
+      isClosing = true;
+      run.kill("SIGCONT");
+      run.kill("SIGTERM");
+      await ended;
+    },
+  };
+}
