@@ -1,10 +1,15 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect, test } from "vitest";
+import { until } from "./support/app.ts";
+import { openBlackHole } from "./support/black-hole.ts";
 import { openProving, type Proving, type Supervised } from "./support/faults.ts";
 import { seeded } from "./support/seeded.ts";
+import { mountSmallDisk } from "./support/small-disk.ts";
 
 const kills = Number(process.env.CALLORA_KILLS ?? 30);
 const seed = Number(process.env.CALLORA_SEED ?? Math.floor(Math.random() * 2 ** 31));
+/** Half a minute in the long run. */
+const awayMs = kills >= 300 ? 30_000 : 6_000;
 /** How long everything may take to work again after a fault. */
 const recoverMsMax = 30_000;
 
@@ -54,6 +59,60 @@ test("whatever is killed, what was acknowledged counts once", {
   expect(verdict.problems, `seed ${seed}`).toEqual([]);
   expect(verdict.acknowledged).toBeGreaterThan(kills * 10);
   expect(verdict.duplicates).toBeGreaterThan(0);
+});
+
+test("a database that is away is waited for or refused, never taken for there", {
+  timeout: 120_000 + awayMs,
+}, async () => {
+  await using proving = await openProving();
+  await using way = await openBlackHole(proving.urls.app);
+  const { superuser, app, worker, owner } = proving.urls;
+  const server = await proving.serve({
+    superuser,
+    app: way.through(app),
+    worker: way.through(worker),
+    owner: way.through(owner),
+  });
+  const load = proving.load({ urls: [server.url], seed });
+  await load.acknowledgement(recoverMsMax);
+
+  way.swallow();
+  // What was committed may still be on its way to the client.
+  await sleep(200);
+  const before = load.progress();
+  await sleep(awayMs);
+  const after = load.progress();
+  way.release();
+
+  expect(after.acknowledged).toBe(before.acknowledged);
+  expect(after.failed).toBeGreaterThan(before.failed);
+  await load.acknowledgement(recoverMsMax);
+  await load.finish();
+  const verdict = await proving.judge();
+  expect(verdict.problems, `seed ${seed}`).toEqual([]);
+  expect(server.starts).toBe(1);
+});
+
+test("a full disk loses nothing that was acknowledged", { timeout: 120_000 }, async ({ skip }) => {
+  const mounted = await mountSmallDisk({ megabytes: 400 });
+  if (typeof mounted === "string") {
+    return skip(`Cannot mount a small disk: ${mounted}`);
+  }
+  await using disk = mounted;
+  await using proving = await openProving({ parent: disk.path });
+  const server = await proving.serve();
+  const load = proving.load({ urls: [server.url], seed });
+  await load.acknowledgement(recoverMsMax);
+
+  await disk.fill();
+  const before = load.progress();
+  await until(() => load.progress().failed > before.failed + 4);
+  await disk.free();
+
+  await load.acknowledgement(recoverMsMax);
+  await load.finish();
+  const verdict = await proving.judge();
+  expect(verdict.problems, `seed ${seed}`).toEqual([]);
 });
 
 test("what is lost, doubled or changed is found", { timeout: 60_000 }, async () => {

@@ -35,6 +35,7 @@ export interface Proving extends AsyncDisposable {
   putMalformed(): Promise<void>;
   /** Wait until the journal is applied to its end, and judge; as if `tampering`, a statement, had been run before. */
   judge(tampering?: string): Promise<Verdict>;
+  watermark(): Promise<{ durable: bigint; applied: bigint }>;
   /** A session that may do what no role of the server may. */
   superuser<T>(work: (client: pg.Client) => Promise<T>): Promise<T>;
 }
@@ -46,9 +47,11 @@ export async function openProving({ parent = tmpdir() } = {}): Promise<Proving> 
   const directory = await mkdtemp(join(parent, "callora-faults-"));
   // PostgreSQL's own user has to pass through when the tests run as root.
   await chmod(directory, 0o711);
-  const stops: (() => PromiseLike<unknown>)[] = [
-    () => rm(directory, { recursive: true, force: true, maxRetries: 10 }),
-  ];
+  // Apart from the database, whose disk may be full.
+  const logDirectory = await mkdtemp(join(tmpdir(), "callora-load-"));
+  const stops: (() => PromiseLike<unknown>)[] = [directory, logDirectory].map(
+    (path) => () => rm(path, { recursive: true, force: true, maxRetries: 10 }),
+  );
   const close = async () => {
     for (const stop of stops.toReversed()) {
       await stop();
@@ -64,7 +67,7 @@ export async function openProving({ parent = tmpdir() } = {}): Promise<Proving> 
     database.pathname = new URL(postgres.urls.owner).pathname;
     const urls = { ...postgres.urls, superuser: database.href };
     const market = await makeMarket(urls, { consumers: 8, creditNanos: 5_000_000_000n });
-    return proving({ urls, market, postgres, directory, stops, close });
+    return proving({ urls, market, postgres, logDirectory, stops, close });
   } catch (error) {
     await close();
     throw error;
@@ -75,11 +78,11 @@ function proving(world: {
   urls: Urls;
   market: Market;
   postgres: EmbeddedPostgres;
-  directory: string;
+  logDirectory: string;
   stops: (() => PromiseLike<unknown>)[];
   close: () => Promise<void>;
 }): Proving {
-  const { urls, market, postgres, directory, stops, close } = world;
+  const { urls, market, postgres, logDirectory, stops, close } = world;
   const logs: string[] = [];
   let malformed = 0;
 
@@ -107,7 +110,7 @@ function proving(world: {
       return server;
     },
     load(job) {
-      const logFile = join(directory, `load-${logs.length}.log`);
+      const logFile = join(logDirectory, `load-${logs.length}.log`);
       logs.push(logFile);
       const process = startLoad({
         market,
@@ -120,6 +123,7 @@ function proving(world: {
       stops.push(() => process[Symbol.asyncDispose]());
       return process;
     },
+    watermark: () => superuser(readWatermark),
     async putMalformed() {
       await superuser((client) => client.query(malformedRow));
       malformed += 1;
@@ -146,12 +150,8 @@ const malformedRow = `
 async function untilApplied(client: pg.Client): Promise<void> {
   const deadline = performance.now() + applyMsMax;
   for (;;) {
-    const { rows } = await client.query(
-      `select (select max(position) from usage_journal) as durable,
-         (select min(position) from projector_cursors) as applied`,
-    );
-    const [{ durable, applied }] = rows;
-    if (BigInt(applied) >= BigInt(durable ?? 0)) {
+    const { durable, applied } = await readWatermark(client);
+    if (applied >= durable) {
       return;
     }
     if (performance.now() > deadline) {
@@ -159,6 +159,14 @@ async function untilApplied(client: pg.Client): Promise<void> {
     }
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
+}
+
+async function readWatermark(client: pg.Client): Promise<{ durable: bigint; applied: bigint }> {
+  const { rows } = await client.query<{ durable: string; applied: string }>(
+    `select (select coalesce(max(position), 0) from usage_journal) as durable,
+       (select min(position) from projector_cursors) as applied`,
+  );
+  return { durable: BigInt(rows[0]?.durable ?? 0), applied: BigInt(rows[0]?.applied ?? 0) };
 }
 
 async function supervise(dataDir: string, urls: Urls): Promise<Supervised> {

@@ -79,6 +79,7 @@ async function run(job: LoadJob): Promise<void> {
       await client.recordUsage({ events: events.map((event) => toEvent(job.market, event)) });
     } catch {
       progress.failed += 1;
+      process.send?.(progress);
       // Some are never sent again: whether they count, nobody knows.
       if (random() >= givenUp) {
         waiting.push(events);
