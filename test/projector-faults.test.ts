@@ -1,0 +1,32 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import { expect, test } from "vitest";
+import { openProving } from "./support/faults.ts";
+
+const seed = Number(process.env.CALLORA_SEED ?? Math.floor(Math.random() * 2 ** 31));
+/** Longer than a projector's lease. */
+const stoppedMs = 7_000;
+const recoverMsMax = 30_000;
+
+test("a projector that is stopped past its lease is taken over, and applies nothing when it wakes", {
+  timeout: 120_000,
+}, async () => {
+  await using proving = await openProving();
+  const servers = [await proving.serve(), await proving.serve()];
+  const load = proving.load({ urls: servers.map(({ url }) => url), seed });
+
+  // One of the two applies the events.
+  for (const server of servers) {
+    await load.acknowledgement(recoverMsMax);
+    server.signal("SIGSTOP");
+    const { durable } = await proving.watermark();
+    await sleep(stoppedMs);
+    const { applied } = await proving.watermark();
+    server.signal("SIGCONT");
+
+    expect(applied).toBeGreaterThanOrEqual(durable);
+  }
+  await load.acknowledgement(recoverMsMax);
+  await load.finish();
+
+  expect((await proving.judge()).problems, `seed ${seed}`).toEqual([]);
+});
