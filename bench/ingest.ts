@@ -16,15 +16,15 @@ const lagRate = 10_000;
 export async function ingestBench({ quick }: { quick: boolean }): Promise<Figure[]> {
   await using world = await openWorld();
   await makePeerTable(world.client);
-  const rounds = quick ? 3 : 5;
-  const lot: Lot = { count: quick ? 50_000 : 200_000, duplicatesPercent: 2, ids: "v7" };
+  const rounds = quick ? 2 : 5;
+  const lot: Lot = { count: quick ? 40_000 : 200_000, duplicatesPercent: 2, ids: "v7" };
   // The first calls of a process are slow.
-  await world.send({ lot: { ...lot, count: 20_000 }, batch, inFlight, rate: 0 });
+  await world.send({ lot: { ...lot, count: 10_000 }, batch, inFlight, rate: 0 });
   await world.untilApplied();
   return [
     ...(await measureBatches(world, lot, rounds)),
-    ...(await measureSingles(world, quick ? 20_000 : 100_000, rounds)),
-    await measureLag(world, quick ? 5 : 20),
+    ...(await measureSingles(world, quick ? 10_000 : 100_000, rounds)),
+    await measureLag(world, quick ? 4 : 20),
   ];
 }
 

@@ -54,6 +54,10 @@ export async function openWorld(): Promise<World> {
     DATABASE_WORKER_URL: urls.worker,
     DATABASE_MIGRATE_URL: urls.owner,
   });
+  const endServer = () => server.kill("SIGKILL");
+  // The server has a group of its own: it would outlive a bench that is told to stop.
+  const stop = () => process.exit(1);
+  process.once("exit", endServer).once("SIGINT", stop).once("SIGTERM", stop);
   const url = await server.url();
   return {
     market,
@@ -82,6 +86,7 @@ export async function openWorld(): Promise<World> {
     async [Symbol.asyncDispose]() {
       server.kill("SIGTERM");
       await server.exited;
+      process.off("exit", endServer).off("SIGINT", stop).off("SIGTERM", stop);
       await client.end();
       await dataDir[Symbol.asyncDispose]();
       await postgres.stop();
