@@ -11,6 +11,7 @@ import { migrationsDirectory } from "../../src/db/migration-files.ts";
 import type { Market } from "../../test/support/load-events.ts";
 import { makeMarket } from "../../test/support/load-market.ts";
 import { makeDataDir, start } from "../../test/support/process.ts";
+import { readWatermark } from "../../test/support/watermark.ts";
 import type { Job, Outcome } from "./load.ts";
 
 const execute = promisify(execFile);
@@ -72,7 +73,7 @@ export async function openWorld(): Promise<World> {
       const { stdout } = await execute(process.execPath, [script, JSON.stringify(whole)], options);
       return JSON.parse(stdout);
     },
-    applied: async () => (await readWatermark(client)).applied,
+    applied: async () => Number((await readWatermark(client)).applied),
     async untilApplied() {
       for (;;) {
         const { durable, applied } = await readWatermark(client);
@@ -93,14 +94,6 @@ export async function openWorld(): Promise<World> {
       await rm(directory, { recursive: true });
     },
   };
-}
-
-async function readWatermark(client: pg.Client): Promise<{ durable: number; applied: number }> {
-  const { rows } = await client.query<{ durable: string; applied: string }>(
-    `select (select coalesce(max(position), 0) from usage_journal) as durable,
-       (select min(position) from projector_cursors) as applied`,
-  );
-  return { durable: Number(rows[0]?.durable), applied: Number(rows[0]?.applied) };
 }
 
 async function checkSums(client: pg.Client): Promise<void> {

@@ -13,6 +13,7 @@ import { makeMarket } from "./load-market.ts";
 import { judge, type Verdict } from "./load-oracle.ts";
 import { type LoadProcess, startLoad } from "./load-process.ts";
 import { makeDataDir, type Run, start } from "./process.ts";
+import { readWatermark } from "./watermark.ts";
 
 /** A server in a process of its own, which is started again on its port whenever it ends. */
 export interface Supervised extends AsyncDisposable {
@@ -143,8 +144,9 @@ function proving(world: {
 }
 
 const malformedRow = `
-  with head as (update journal_heads set position = position + 1 where shard = 0 returning position)
-  insert into usage_journal (shard, position, events) select 0, position, '"no event"' from head
+  with head as (update journal_head set position = position + 1 returning position)
+  insert into usage_journal (position, shard, codec, body, entries)
+  select position, position % 2, 1, '\\xfffe00ff', 1 from head
 `;
 
 async function untilApplied(client: pg.Client): Promise<void> {
@@ -159,14 +161,6 @@ async function untilApplied(client: pg.Client): Promise<void> {
     }
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
-}
-
-async function readWatermark(client: pg.Client): Promise<{ durable: bigint; applied: bigint }> {
-  const { rows } = await client.query<{ durable: string; applied: string }>(
-    `select (select coalesce(max(position), 0) from usage_journal) as durable,
-       (select min(position) from projector_cursors) as applied`,
-  );
-  return { durable: BigInt(rows[0]?.durable ?? 0), applied: BigInt(rows[0]?.applied ?? 0) };
 }
 
 async function supervise(dataDir: string, urls: Urls): Promise<Supervised> {

@@ -1,4 +1,5 @@
 import type pg from "pg";
+import { decodeRow } from "../../src/metering/codec.ts";
 import { type Market, numberOf, priceOf, variantOf } from "./load-events.ts";
 import type { LoadHistory } from "./load-log.ts";
 
@@ -23,14 +24,14 @@ export async function judge(
 ): Promise<Verdict> {
   const [events, kept] = [await readEvents(client), await readQuarantine(client)];
   const problems: string[] = [];
+  const keptEvents = new Set(kept.map(({ n, variant }) => `${n}/${variant}`));
   const byNumber = new Map(events.map((event) => [event.n, event]));
   if (byNumber.size !== events.length) {
     problems.push(`${events.length - byNumber.size} identities are applied twice`);
   }
   for (const [n, variants] of history.acknowledged) {
-    for (const [variant, times] of variants) {
-      const found = times <= 0 || byNumber.get(n)?.variant === variant;
-      if (!found && !kept.some((one) => one.n === n && one.variant === variant)) {
+    for (const variant of variants.keys()) {
+      if (byNumber.get(n)?.variant !== variant && !keptEvents.has(`${n}/${variant}`)) {
         problems.push(`event ${n}/${variant} is acknowledged, and neither applied nor kept`);
       }
     }
@@ -93,15 +94,15 @@ async function readEvents(client: pg.Client): Promise<Applied[]> {
 }
 
 async function readQuarantine(client: pg.Client): Promise<Kept[]> {
-  const { rows } = await client.query(
-    `select reason, event->>'source' as source, event->>'id' as id, event->>'endpoint' as endpoint
-     from usage_quarantine`,
+  const { rows } = await client.query<{ reason: string; raw: Buffer }>(
+    "select reason, raw from usage_quarantine",
   );
-  return rows.map(({ reason, source, id, endpoint }) => ({
-    reason,
-    n: id === null ? undefined : numberOf({ source, id }),
-    variant: id === null ? undefined : variantOf(endpoint),
-  }));
+  return rows.map(({ reason, raw }) => {
+    const [entry] = reason === "MALFORMED" ? [] : decodeRow({ codec: 1, body: raw }).entries;
+    return entry !== undefined && "endpoint" in entry
+      ? { reason, n: numberOf(entry), variant: variantOf(entry.endpoint) }
+      : { reason, n: undefined, variant: undefined };
+  });
 }
 
 /** Each entry of the journal is applied, a repeat of an applied one, or kept; each acknowledgement has its entry. */
@@ -111,20 +112,19 @@ async function findUncounted(
 ): Promise<string[]> {
   const problems: string[] = [];
   const { rows } = await client.query(
-    `select coalesce(sum(case when jsonb_typeof(events) = 'array' then jsonb_array_length(events)
-       else 1 end), 0)::int as entries from usage_journal`,
+    "select coalesce(sum(entries), 0)::int as entries from usage_journal",
   );
   const counted = events.reduce((sum, one) => sum + 1 + one.duplicates, 0) + kept.length;
   if (counted !== rows[0].entries) {
     problems.push(`the journal has ${rows[0].entries} entries, of which ${counted} are counted`);
   }
-  const keptTimes = Map.groupBy(kept, ({ n }) => n);
+  const keptOf = Map.groupBy(kept, ({ n }) => n);
   for (const { n, duplicates, conflicts } of events) {
-    const times = sum(history.acknowledged.get(n)) - (keptTimes.get(n)?.length ?? 0);
-    if (1 + duplicates < times) {
+    const own = keptOf.get(n) ?? [];
+    if (1 + duplicates + own.length < sum(history.acknowledged.get(n))) {
       problems.push(`event ${n} has fewer entries than acknowledgements`);
     }
-    if (conflicts !== (keptTimes.get(n)?.length ?? 0)) {
+    if (conflicts !== own.filter(({ reason }) => reason === "CONFLICT").length) {
       problems.push(`event ${n} has ${conflicts} conflicts, but not as many are kept`);
     }
   }
