@@ -3,6 +3,7 @@ import { expect, test } from "vitest";
 import { until } from "./support/app.ts";
 import { openBlackHole } from "./support/black-hole.ts";
 import { openProving, type Proving, type Supervised } from "./support/faults.ts";
+import type { Verdict } from "./support/load-oracle.ts";
 import { seeded } from "./support/seeded.ts";
 import { mountSmallDisk } from "./support/small-disk.ts";
 
@@ -39,19 +40,20 @@ test("whatever is killed, what was acknowledged counts once", {
   await using proving = await openProving();
   const server = await proving.serve();
   const load = proving.load({ urls: [server.url], seed });
-  const struck = new Map<string, number>();
+  const struck: Strike[] = [];
 
+  await load.acknowledgement(recoverMsMax);
   for (let kill = 0; kill < kills; kill++) {
-    await load.acknowledgement(recoverMsMax);
     if (kill % 3 === 0) {
       await proving.putMalformed();
     }
     await sleep(50 + random() * 1_450);
     const fault = pickFault(random());
-    struck.set(fault.name, (struck.get(fault.name) ?? 0) + 1);
     fault.strike(proving, server);
+    const begin = performance.now();
+    await load.acknowledgement(recoverMsMax);
+    struck.push({ name: fault.name, recoverMs: performance.now() - begin });
   }
-  await load.acknowledgement(recoverMsMax);
   await load.finish();
   const verdict = await proving.judge();
 
@@ -158,10 +160,24 @@ function pickFault(chance: number) {
   return found ?? faults[0];
 }
 
-function report(struck: ReadonlyMap<string, number>, verdict: { acknowledged: number }): string {
-  const list = [...struck].map(([name, times]) => `${times} × ${name}`).join(", ");
+interface Strike {
+  name: string;
+  /** From the fault until something that was sent after it is acknowledged. */
+  recoverMs: number;
+}
+
+function report(struck: readonly Strike[], verdict: Verdict): string {
+  const lines = [...Map.groupBy(struck, ({ name }) => name)].map(([name, strikes]) => {
+    const slowest = Math.max(...strikes.map(({ recoverMs }) => recoverMs));
+    return `${strikes.length} x ${name}, recovered in at most ${Math.round(slowest)} ms`;
+  });
+  const { acknowledged, applied, duplicates, quarantined, sums, problems } = verdict;
   const bound = ((3 / kills) * 100).toFixed(1);
-  return `seed ${seed}: n = ${kills} kills (${list}); ${JSON.stringify(verdict, (_, value) =>
-    typeof value === "bigint" ? String(value) : value,
-  )}; without a loss in n, fewer than 3/n = ${bound} % of kills lose one (95 %)`;
+  return [
+    `Seed ${seed}, n = ${kills} kills:`,
+    ...lines,
+    `${acknowledged} events acknowledged, ${applied} applied, ${duplicates} duplicates, ` +
+      `${quarantined} quarantined, ${sums.events} nanos everywhere, ${problems.length} problems`,
+    `Without a loss in n kills, fewer than 3/n = ${bound} % of kills lose anything (95 %)`,
+  ].join("\n");
 }
