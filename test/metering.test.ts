@@ -490,6 +490,7 @@ plain(
     expect(await books.held(platformAccountId, "platform_fee"), `seed ${seed}`).toBe(3n * fee);
     expect(await totals(books), `seed ${seed}`).toEqual(Array(5).fill(3n * gross));
   },
+  60_000,
 );
 
 type Books = Awaited<ReturnType<typeof openBooks>>;
