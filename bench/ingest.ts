@@ -1,13 +1,18 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Figure, median, round } from "./figure.ts";
 import { type Lot, makeEvents } from "./ingest/events.ts";
+import { measureGrowth } from "./ingest/growth.ts";
 import type { Outcome } from "./ingest/load.ts";
+import { measureMeter } from "./ingest/meter.ts";
 import { copyEvents, insertEvents, insertSingles, makePeerTable } from "./ingest/peers.ts";
 import { openWorld, type World } from "./ingest/world.ts";
 
 const batch = 500;
 const inFlight = 8;
 const lagRate = 10_000;
+/** Single events that are made for each second: more than there is time for. */
+const singlesMax = 20_000;
+const peerSingles = 2_000;
 
 /**
  * How many events a second are taken durably and applied, one by one and in batches, and how long that takes. All
@@ -23,8 +28,15 @@ export async function ingestBench({ quick }: { quick: boolean }): Promise<Figure
   await world.untilApplied();
   return [
     ...(await measureBatches(world, lot, rounds)),
-    ...(await measureSingles(world, quick ? 10_000 : 100_000, rounds)),
+    ...(await measureSingles(world, { rounds, seconds: quick ? 2 : 5 })),
     await measureLag(world, quick ? 4 : 20),
+    ...(await measureMeter(world, quick ? 300_000 : 10_000_000)),
+    ...(await measureGrowth(world, {
+      small: quick ? 150_000 : 1_000_000,
+      large: quick ? 500_000 : 20_000_000,
+      lot: { ...lot, count: quick ? 10_000 : 100_000 },
+      rounds,
+    })),
   ];
 }
 
@@ -83,15 +95,18 @@ function rateFigures(
 }
 
 /** Single events, 64 calls at once. The peer commits each by itself, over as many connections as help it. */
-async function measureSingles(world: World, count: number, rounds: number): Promise<Figure[]> {
-  const lot: Lot = { count, duplicatesPercent: 0, ids: "v7" };
+async function measureSingles(
+  world: World,
+  { rounds, seconds }: { rounds: number; seconds: number },
+): Promise<Figure[]> {
+  const lot: Lot = { count: seconds * singlesMax, duplicatesPercent: 0, ids: "v7" };
   const ours: Outcome[] = [];
   const theirs: { seconds: number; p99Ms: number }[] = [];
   for (let done = 0; done < rounds; done++) {
-    ours.push(await world.send({ lot, batch: 1, inFlight: 64, rate: 0 }));
+    ours.push(await world.send({ lot, batch: 1, inFlight: 64, rate: 0, seconds }));
     await world.untilApplied();
-    const events = makeEvents(world.market, { ...lot, count: Math.round(count / 4) });
-    theirs.push(await insertSingles(world.superuserUrl, events, 32));
+    const events = makeEvents(world.market, { ...lot, count: seconds * peerSingles });
+    theirs.push(await insertSingles(world.urls.superuser, events, 32));
   }
   const peer = "a commit for each, 32 connections";
   const n = rounds;
@@ -101,7 +116,9 @@ async function measureSingles(world: World, count: number, rounds: number): Prom
       value: Math.round(median(ours.map(({ events, seconds }) => events / seconds))),
       unit: "events/s",
       peer,
-      peerValue: Math.round(median(theirs.map(({ seconds }) => count / 4 / seconds))),
+      peerValue: Math.round(
+        median(theirs.map(({ seconds: took }) => (peerSingles * seconds) / took)),
+      ),
       bar: { of: "value", limit: "at least", at: 8_000 },
       n,
     },

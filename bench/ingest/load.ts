@@ -18,6 +18,8 @@ export interface Job {
   inFlight: number;
   /** Events a second. Zero: as fast as they are acknowledged. */
   rate: number;
+  /** Single events end then, sent or not. */
+  seconds?: number;
 }
 
 /** What came of it. */
@@ -46,7 +48,10 @@ if (import.meta.main) {
 }
 
 /** Small calls, over bare sockets: the client is to cost little beside the server. */
-async function sendSingles({ port, market, inFlight }: Job, messages: Buffer[]): Promise<Outcome> {
+async function sendSingles(
+  { port, market, inFlight, seconds: most = 60 }: Job,
+  messages: Buffer[],
+): Promise<Outcome> {
   const beginMs = Date.now();
   const outcome = await runCalls(
     {
@@ -59,7 +64,7 @@ async function sendSingles({ port, market, inFlight }: Job, messages: Buffer[]):
       ],
       messages,
     },
-    { calls: messages.length, seconds: 60, rate: 0, streams: inFlight / 4 },
+    { calls: messages.length, seconds: most, rate: 0, streams: inFlight / 4 },
   );
   if (outcome.failed > 0) {
     throw new Error(`Cannot measure: ${outcome.failed} calls of ${outcome.calls} failed`);

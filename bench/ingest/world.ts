@@ -8,6 +8,7 @@ import pg from "pg";
 import { startEmbedded } from "../../src/db/embedded.ts";
 import { migrateUp } from "../../src/db/migrate.ts";
 import { migrationsDirectory } from "../../src/db/migration-files.ts";
+import type { Urls } from "../../test/support/cluster.ts";
 import type { Market } from "../../test/support/load-events.ts";
 import { makeMarket } from "../../test/support/load-market.ts";
 import { makeDataDir, start } from "../../test/support/process.ts";
@@ -22,7 +23,7 @@ export interface World extends AsyncDisposable {
   readonly url: string;
   /** A directory that PostgreSQL's user can read in. */
   readonly directory: string;
-  readonly superuserUrl: string;
+  readonly urls: Urls;
   readonly client: pg.Client;
   send(job: Omit<Job, "port" | "market">): Promise<Outcome>;
   /** Up to where the journal is applied. */
@@ -44,10 +45,9 @@ export async function openWorld(): Promise<World> {
   await migrateUp(postgres.urls.owner, { directory: migrationsDirectory });
   const database = new URL(postgres.urls.superuser);
   database.pathname = new URL(postgres.urls.owner).pathname;
-  const superuserUrl = database.href;
-  const urls = { ...postgres.urls, superuser: superuserUrl };
+  const urls = { ...postgres.urls, superuser: database.href };
   const market = await makeMarket(urls, { consumers: 101, creditNanos: 100_000_000_000_000n });
-  const client = new pg.Client({ connectionString: superuserUrl });
+  const client = new pg.Client({ connectionString: urls.superuser });
   await client.connect();
   const dataDir = await makeDataDir();
   const server = start(dataDir.path, {
@@ -64,7 +64,7 @@ export async function openWorld(): Promise<World> {
     market,
     url,
     directory,
-    superuserUrl,
+    urls,
     client,
     async send(job) {
       const script = fileURLToPath(new URL("load.ts", import.meta.url));
