@@ -38,8 +38,8 @@ test("whatever is killed, what was acknowledged counts once", {
 }, async () => {
   const random = seeded(seed);
   await using proving = await openProving();
-  const server = await proving.serve();
-  const load = proving.load({ urls: [server.url], seed });
+  const servers = [await proving.serve(), await proving.serve()] as const;
+  const load = proving.load({ urls: servers.map(({ url }) => url), seed });
   const struck: Strike[] = [];
 
   await load.acknowledgement(recoverMsMax);
@@ -49,7 +49,7 @@ test("whatever is killed, what was acknowledged counts once", {
     }
     await sleep(50 + random() * 1_450);
     const fault = pickFault(random());
-    fault.strike(proving, server);
+    fault.strike(proving, random() < 0.5 ? servers[0] : servers[1]);
     const begin = performance.now();
     await load.acknowledgement(recoverMsMax);
     struck.push({ name: fault.name, recoverMs: performance.now() - begin });
