@@ -30,3 +30,31 @@ test("a projector that is stopped past its lease is taken over, and applies noth
 
   expect((await proving.judge()).problems, `seed ${seed}`).toEqual([]);
 });
+
+test("events that cannot be applied are kept aside under load, and stop nobody", {
+  timeout: 120_000,
+}, async () => {
+  await using proving = await openProving();
+  await proving.superuser((client) =>
+    client.query("alter table usage_events add check (endpoint <> 'GET /poison')"),
+  );
+  const server = await proving.serve();
+  const load = proving.load({ urls: [server.url], seed, workers: 8, pauseMs: 1 });
+  const poisons = [
+    // What a table refuses.
+    { endpoint: "GET /poison" },
+    // Not what its price comes to.
+    { endpoint: "GET /wrong", chargedNanos: 1_001n },
+  ];
+
+  for (let round = 0; round < 5; round++) {
+    await load.acknowledgement(recoverMsMax);
+    await Promise.all(poisons.map((poison) => proving.putPoison(poison)));
+  }
+  await load.acknowledgement(recoverMsMax);
+  await load.finish();
+
+  const verdict = await proving.judge();
+  expect(verdict.problems, `seed ${seed}`).toEqual([]);
+  expect(server.starts).toBe(1);
+});

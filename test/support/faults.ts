@@ -5,6 +5,8 @@ import pg from "pg";
 import { type EmbeddedPostgres, startEmbedded } from "../../src/db/embedded.ts";
 import { migrateUp } from "../../src/db/migrate.ts";
 import { migrationsDirectory } from "../../src/db/migration-files.ts";
+import { encodeRow } from "../../src/metering/codec.ts";
+import { shardCount, shardOf, type UsageEntry } from "../../src/metering/entry.ts";
 import type { Urls } from "./cluster.ts";
 import type { LoadJob } from "./load-client.ts";
 import type { Market } from "./load-events.ts";
@@ -34,6 +36,8 @@ export interface Proving extends AsyncDisposable {
   load(job: Pick<LoadJob, "urls" | "seed"> & Partial<LoadJob>): LoadProcess;
   /** Put bytes that make no sense into the journal, past the door. */
   putMalformed(): Promise<void>;
+  /** Put an event that cannot be applied into the journal, past the door. */
+  putPoison(poison: Partial<UsageEntry>): Promise<void>;
   /** Wait until the journal is applied to its end, and judge; as if `tampering`, a statement, had been run before. */
   judge(tampering?: string): Promise<Verdict>;
   watermark(): Promise<{ durable: bigint; applied: bigint }>;
@@ -86,6 +90,7 @@ function proving(world: {
   const { urls, market, postgres, logDirectory, stops, close } = world;
   const logs: string[] = [];
   let malformed = 0;
+  let poisoned = 0;
 
   async function superuser<T>(work: (client: pg.Client) => Promise<T>): Promise<T> {
     const client = new pg.Client({ connectionString: urls.superuser, statement_timeout: 60_000 });
@@ -97,6 +102,9 @@ function proving(world: {
       await client.end();
     }
   }
+
+  const put = (body: Buffer, shard: number) =>
+    superuser((client) => client.query(putRow, [shard, body]));
 
   return {
     urls,
@@ -126,15 +134,20 @@ function proving(world: {
     },
     watermark: () => superuser(readWatermark),
     async putMalformed() {
-      await superuser((client) => client.query(malformedRow));
+      await put(Buffer.from("fffe00ff", "hex"), malformed % shardCount);
       malformed += 1;
+    },
+    async putPoison(poison) {
+      const entry = toPoison(market, poison, poisoned);
+      await put(encodeRow([entry]), shardOf(entry.account, shardCount));
+      poisoned += 1;
     },
     async judge(tampering = "") {
       await superuser(untilApplied);
       const history = readLoadLogs(logs);
       return superuser(async (client) => {
         await client.query(`begin; set local session_replication_role = replica; ${tampering}`);
-        const verdict = await judge(client, { market, history, malformed });
+        const verdict = await judge(client, { market, history, malformed, poisoned });
         await client.query("rollback");
         return verdict;
       });
@@ -143,11 +156,43 @@ function proving(world: {
   };
 }
 
-const malformedRow = `
+/** Journal it as the server does: with the head's lock. */
+const putRow = `
   with head as (update journal_head set position = position + 1 returning position)
   insert into usage_journal (position, shard, codec, body, entries)
-  select position, position % 2, 1, '\\xfffe00ff', 1 from head
+  select position, $1, 1, $2, 1 from head
 `;
+
+function toPoison({ consumers, apis }: Market, poison: Partial<UsageEntry>, n: number): UsageEntry {
+  const price = {
+    apiId: apis[0]?.id ?? "",
+    developerId: consumers[1] ?? "",
+    version: 1,
+    unitNanos: 1_000n,
+    feeBasisPoints: 0,
+  };
+  return {
+    kind: "usage",
+    account: consumers[n % consumers.length] ?? "",
+    source: "urn:poison",
+    id: String(n),
+    price,
+    endpoint: "GET /poison",
+    status: 0,
+    timeMicros: BigInt(Date.now()) * 1_000n,
+    timeUnset: false,
+    mode: "live",
+    data: "",
+    units: 0n,
+    chargedNanos: 1_000n,
+    lease: null,
+    keyId: null,
+    requestId: "",
+    replays: null,
+    keptHash: null,
+    ...poison,
+  };
+}
 
 async function untilApplied(client: pg.Client): Promise<void> {
   const deadline = performance.now() + applyMsMax;

@@ -1,9 +1,7 @@
 // A client of its own process that records usage whatever happens to the server: it notes what it sends and what was
 // acknowledged, and sends again what was not. Started by load-process.ts.
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Client, createClient } from "@connectrpc/connect";
-import { createGrpcTransport } from "@connectrpc/connect-node";
-import { MeteringService } from "../../gen/callora/metering/v1/metering_service_pb.ts";
+import { type Door, openDoors } from "./load-doors.ts";
 import { type Market, type Numbered, toEvent } from "./load-events.ts";
 import { openLoadLog } from "./load-log.ts";
 import { seeded } from "./seeded.ts";
@@ -29,9 +27,10 @@ export interface LoadProgress {
   failed: number;
 }
 
-const callTimeoutMs = 4_000;
 const drainMsMax = 60_000;
 const [duplicates, conflicts, refusals, heldBack, givenUp] = [0.02, 0.01, 0.01, 0.1, 0.02];
+/** How many batches take another way than the usual one. */
+const otherDoors = 0.3;
 
 if (import.meta.main) {
   await run(JSON.parse(process.argv[2] ?? "{}"));
@@ -40,7 +39,7 @@ if (import.meta.main) {
 async function run(job: LoadJob): Promise<void> {
   const random = seeded(job.seed);
   const log = openLoadLog(job.logFile);
-  const clients = job.urls.map((url) => clientOf(url, job.market.token));
+  const servers = job.urls.map((url) => openDoors(url, job.market.token));
   const progress: LoadProgress = { acknowledged: 0, failed: 0 };
   /** Batches that are to be sent later than others: held back, or not acknowledged. */
   const waiting: Numbered[][] = [];
@@ -71,12 +70,12 @@ async function run(job: LoadJob): Promise<void> {
     return { n: next - 1, variant: 0 };
   }
 
-  async function send(client: Client<typeof MeteringService>, events: Numbered[]): Promise<void> {
+  async function send(door: Door, events: Numbered[]): Promise<void> {
     batches += 1;
     const batch = batches;
     log.sends(batch, events);
     try {
-      await client.recordUsage({ events: events.map((event) => toEvent(job.market, event)) });
+      await door(events.map((event) => toEvent(job.market, event)));
     } catch {
       progress.failed += 1;
       process.send?.(progress);
@@ -97,14 +96,14 @@ async function run(job: LoadJob): Promise<void> {
     let until = Number.POSITIVE_INFINITY;
     while (!isStopping || (waiting.length > 0 && performance.now() < until)) {
       until = isStopping ? Math.min(until, deadline()) : until;
-      const client = pick(clients, random);
+      const { atomic, others } = pick(servers, random);
       const again = isStopping || random() < 0.5 ? waiting.shift() : undefined;
       if (again === undefined && random() < refusals) {
-        await expectRefusal(client, job.market);
+        await expectRefusal(atomic, job.market);
       } else if (again === undefined && random() < heldBack) {
         waiting.push(newBatch());
       } else {
-        await send(client, again ?? newBatch());
+        await send(random() < otherDoors ? pick(others, random) : atomic, again ?? newBatch());
       }
       await sleep(isStopping ? 0 : random() * 2 * job.pauseMs);
     }
@@ -117,14 +116,11 @@ async function run(job: LoadJob): Promise<void> {
 }
 
 /** A batch with an event of nobody is refused as a whole. Ends the process when it is not. */
-async function expectRefusal(
-  client: Client<typeof MeteringService>,
-  market: Market,
-): Promise<void> {
+async function expectRefusal(atomic: Door, market: Market): Promise<void> {
   const good = toEvent(market, { n: 0, variant: 9 });
   const bad = { ...good, accountId: `acc_${"v".repeat(26)}` };
   try {
-    await client.recordUsage({ events: [good, bad] });
+    await atomic([good, bad]);
   } catch {
     return;
   }
@@ -138,18 +134,4 @@ function pick<T>(list: readonly T[], random: () => number): T {
     throw new Error("Cannot send: there is no server");
   }
   return item;
-}
-
-function clientOf(url: string, token: string): Client<typeof MeteringService> {
-  const transport = createGrpcTransport({
-    baseUrl: url,
-    defaultTimeoutMs: callTimeoutMs,
-    interceptors: [
-      (next) => (req) => {
-        req.header.set("authorization", `Bearer ${token}`);
-        return next(req);
-      },
-    ],
-  });
-  return createClient(MeteringService, transport);
 }

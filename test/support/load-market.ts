@@ -34,6 +34,10 @@ export async function makeMarket(
     for (const api of apis) {
       await insertApi(client, api);
     }
+    await client.query("insert into debt_limits (account_id, limit_nanos) values ($1, $2)", [
+      consumers.at(-1),
+      littleNanos,
+    ]);
   } finally {
     await client.end();
   }
@@ -54,7 +58,7 @@ export async function makeMarket(
   return { consumers, apis, token, endMs: now.getTime() - 60_000 };
 }
 
-/** Enough for some of its events. */
+/** What the last consumer has, and may owe: enough for some of its events. */
 const littleNanos = 20_000_000n;
 
 async function insertApi(

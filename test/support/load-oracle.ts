@@ -17,10 +17,15 @@ export interface Verdict {
 
 const problemsMax = 20;
 
-/** Judge a database whose journal is applied to its end. `malformed`: what was put into the journal past the door. */
+/** Judge a database whose journal is applied to its end. What was put into the journal past the door: `malformed`, `poisoned`. */
 export async function judge(
   client: pg.Client,
-  { market, history, malformed }: { market: Market; history: LoadHistory; malformed: number },
+  {
+    market,
+    history,
+    malformed,
+    poisoned,
+  }: { market: Market; history: LoadHistory; malformed: number; poisoned: number },
 ): Promise<Verdict> {
   const [events, kept] = [await readEvents(client), await readQuarantine(client)];
   const problems: string[] = [];
@@ -45,9 +50,11 @@ export async function judge(
     }
   }
   problems.push(...(await findUncounted(client, { events, kept, history })));
-  const found = kept.filter(({ reason }) => reason === "MALFORMED").length;
-  if (found !== malformed) {
-    problems.push(`${found} malformed events are kept, of ${malformed}`);
+  for (const [reason, put] of Object.entries({ MALFORMED: malformed, POISONED: poisoned })) {
+    const found = kept.filter((one) => one.reason === reason).length;
+    if (found !== put) {
+      problems.push(`${found} events are kept as ${reason}, of ${put}`);
+    }
   }
   const sums = await readSums(client);
   for (const [name, sum] of Object.entries(sums)) {
@@ -99,7 +106,7 @@ async function readQuarantine(client: pg.Client): Promise<Kept[]> {
   );
   return rows.map(({ reason, raw }) => {
     const [entry] = reason === "MALFORMED" ? [] : decodeRow({ codec: 1, body: raw }).entries;
-    return entry !== undefined && "endpoint" in entry
+    return entry !== undefined && "endpoint" in entry && reason !== "POISONED"
       ? { reason, n: numberOf(entry), variant: variantOf(entry.endpoint) }
       : { reason, n: undefined, variant: undefined };
   });
