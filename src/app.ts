@@ -212,14 +212,18 @@ export function createApp(deps: AppDeps): App {
       await edge.close({ graceMs: config.server.shutdownGraceMs });
       await loops.stop();
       await limits.close();
-      await writeUses(db, uses);
       // What this process leased and did not spend goes back as soon as its events are applied. What is not done
       // in time is left to other processes, or to the next start.
       const deadline = performance.now() + closingWorkMs;
       const inTime = () => performance.now() < deadline;
-      while (inTime() && (await useLog.flush())) {}
-      while (inTime() && (await db.systemTransaction((tx) => drainAll(tx, holder, now())))) {}
-      await projectors?.stop({ deadlineMs: Math.max(0, deadline - performance.now()) });
+      try {
+        await writeUses(db, uses);
+        while (inTime() && (await useLog.flush())) {}
+        while (inTime() && (await db.systemTransaction((tx) => drainAll(tx, holder, now())))) {}
+      } finally {
+        // Without a database too: a projector that is not stopped keeps the process.
+        await projectors?.stop({ deadlineMs: Math.max(0, deadline - performance.now()) });
+      }
     },
   };
 }
