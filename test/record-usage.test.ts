@@ -364,7 +364,7 @@ plain(
       progress: createProgress({ shards: shardCount, readCursors: async () => [], onError() {} }),
       shards: shardCount,
       prices: rememberPrices({ db: counting, trust }),
-      findStrangers: rememberAccounts({ db: counting }),
+      findMissingAccounts: rememberAccounts({ db: counting }),
       now: () => new Date(),
     };
     const take = () =>

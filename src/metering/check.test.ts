@@ -111,7 +111,7 @@ test.for([
   [{ apiId: `api_${"1".repeat(26)}` }, "api_id"],
 ] as const)("an event is compared with what there is: %#", ([more, field]) => {
   const known = {
-    strangers: new Set([`acc_${"1".repeat(26)}`]),
+    missingAccounts: new Set([`acc_${"1".repeat(26)}`]),
     prices: new Map([[api, price]]),
     now,
   };

@@ -11,7 +11,7 @@ const earlySecondsMax = 5 * 60;
 /** What events are checked against. */
 export interface Known {
   /** Account ids of which there is no account. */
-  strangers: ReadonlySet<string>;
+  missingAccounts: ReadonlySet<string>;
   /** By the API's id. One that is not there is of no API. */
   prices: ReadonlyMap<string, Pinned>;
   now: Date;
@@ -103,7 +103,7 @@ export function checkKnown(event: UsageEvent, known: Known): Violation[] {
   if (event.source === gatewaySource) {
     violations.push({ field: "source", description: "is the gateway's own" });
   }
-  if (known.strangers.has(event.accountId)) {
+  if (known.missingAccounts.has(event.accountId)) {
     violations.push({ field: "account_id", description: "no such account" });
   }
   if (!known.prices.has(event.apiId)) {

@@ -115,8 +115,8 @@ function readPlace(text: string): EventRange["before"] | undefined {
       };
 }
 
-/** An applied event as its account sees it. */
-function toEvent(row: EventRow) {
+/** An applied event, as the contract has it. */
+export function toEvent(row: EventRow) {
   return {
     event: {
       source: row.source,
