@@ -7,10 +7,12 @@ import { existingAccounts } from "./store.ts";
 const accountsMax = 100_000;
 
 /** Those of the ids that are no accounts. Not a promise when memory knows them all. */
-export type FindStrangers = (accountIds: readonly string[]) => MaybePromise<ReadonlySet<string>>;
+export type FindMissingAccounts = (
+  accountIds: readonly string[],
+) => MaybePromise<ReadonlySet<string>>;
 
 /** Remember which accounts there are. None ever goes, so nobody needs to announce anything. */
-export function rememberAccounts({ db }: { db: Database }): FindStrangers {
+export function rememberAccounts({ db }: { db: Database }): FindMissingAccounts {
   const known = createLruMap<true>(accountsMax);
 
   async function ask(accountIds: string[]): Promise<ReadonlySet<string>> {

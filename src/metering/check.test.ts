@@ -111,7 +111,7 @@ test.for([
   [{ apiId: `api_${"1".repeat(26)}` }, "api_id"],
 ] as const)("an event is compared with what there is: %#", ([more, field]) => {
   const known = {
-    strangers: new Set([`acc_${"1".repeat(26)}`]),
+    missingAccounts: new Set([`acc_${"1".repeat(26)}`]),
     prices: new Map([[api, price]]),
     now,
   };
@@ -122,11 +122,26 @@ test.for([
 });
 
 test.for([
-  [0, 1_000n],
-  [499, 1_000n],
-  [500, 0n],
-] as const)("status %i costs %i", ([statusCode, charged]) => {
-  expect(toEntry(event({ statusCode }), price, now).chargedNanos).toBe(charged);
+  [{}, 1_000n],
+  [{ statusCode: 499 }, 1_000n],
+  [{ statusCode: 500 }, 0n],
+  [{ units: 7n }, 7_000n],
+  [{ units: 7n, statusCode: 599 }, 0n],
+] as const)("%o costs %i", ([more, charged]) => {
+  expect(toEntry(event(more), price, now).chargedNanos).toBe(charged);
+});
+
+test("an event may cost what the journal takes, and no more", () => {
+  const unitNanos = 1_000_000_000n;
+  const known = {
+    missingAccounts: new Set<string>(),
+    prices: new Map([[api, { ...price, unitNanos }]]),
+    now,
+  };
+  const fieldsOf = (units: bigint) => checkKnown(event({ units }), known).map(({ field }) => field);
+
+  expect(fieldsOf(999_999n)).toEqual([]);
+  expect(fieldsOf(1_000_000n)).toEqual(["units"]);
 });
 
 test("an event keeps its microseconds, and one without a time gets the door's", () => {

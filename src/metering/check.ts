@@ -3,6 +3,8 @@ import type { UsageEvent } from "../../gen/callora/metering/v1/metering_service_
 import type { Violation } from "../rpc/errors.ts";
 import { gatewaySource, type Pinned, type UsageEntry } from "./entry.ts";
 import { dataProblem } from "./event-data.ts";
+import { rateEntry } from "./rate.ts";
+import { entryLimits } from "./row-limits.ts";
 
 /** How late an event may come, and how far ahead a sender's clock may be. */
 const lateSecondsMax = 40 * 24 * 60 * 60;
@@ -11,28 +13,16 @@ const earlySecondsMax = 5 * 60;
 /** What events are checked against. */
 export interface Known {
   /** Account ids of which there is no account. */
-  strangers: ReadonlySet<string>;
+  missingAccounts: ReadonlySet<string>;
   /** By the API's id. One that is not there is of no API. */
   prices: ReadonlyMap<string, Pinned>;
   now: Date;
 }
 
-const accountId = /^acc_[0-9a-v]{26}$/;
-const apiId = /^api_[0-9a-v]{26}$/;
 const nameLengthMax = 200;
 const statusMax = 599;
 const dataBytesMax = 16_384;
 const unitsMax = 1_000_000_000_000n;
-
-/** Whether it may be the id of an account. */
-export function isAccountId(text: string): boolean {
-  return accountId.test(text);
-}
-
-/** Whether it may be the id of an API. */
-export function isApiId(text: string): boolean {
-  return apiId.test(text);
-}
 
 /**
  * What is wrong with an event by itself.
@@ -53,10 +43,10 @@ export function checkShape(event: UsageEvent): Violation[] {
   if (endpoint !== "" && !isName(endpoint)) {
     refuse("endpoint", `must be up to ${nameLengthMax} characters, without U+0000`);
   }
-  if (!isAccountId(event.accountId)) {
+  if (!entryLimits.accountId.test(event.accountId)) {
     refuse("account_id", "must be an account's id");
   }
-  if (!isApiId(event.apiId)) {
+  if (!entryLimits.apiId.test(event.apiId)) {
     refuse("api_id", "must be an API's id");
   }
   if (event.time !== undefined && !isTime(event.time)) {
@@ -103,11 +93,14 @@ export function checkKnown(event: UsageEvent, known: Known): Violation[] {
   if (event.source === gatewaySource) {
     violations.push({ field: "source", description: "is the gateway's own" });
   }
-  if (known.strangers.has(event.accountId)) {
+  if (known.missingAccounts.has(event.accountId)) {
     violations.push({ field: "account_id", description: "no such account" });
   }
-  if (!known.prices.has(event.apiId)) {
+  const price = known.prices.get(event.apiId);
+  if (price === undefined) {
     violations.push({ field: "api_id", description: "no such API" });
+  } else if (event.units * price.unitNanos > entryLimits.nanosMax) {
+    violations.push({ field: "units", description: "must not cost more than one event may" });
   }
   if (event.time !== undefined && !isInTime(event.time, known.now)) {
     const description = "must be at most 40 days ago and at most 5 minutes ahead";
@@ -123,27 +116,29 @@ function isInTime({ seconds, nanos }: Timestamp, now: Date): boolean {
 
 /** The journal's entry of a checked event. One without a time counts when it came in. */
 export function toEntry(event: UsageEvent, price: Pinned, now: Date): UsageEntry {
-  const { time, statusCode } = event;
-  return {
+  const { time } = event;
+  const entry: UsageEntry = {
     kind: "usage",
     account: event.accountId,
     source: event.source,
     id: event.id,
     price,
     endpoint: event.endpoint,
-    status: statusCode,
+    status: event.statusCode,
     timeMicros: time === undefined ? BigInt(now.getTime()) * 1_000n : microsOf(time),
     timeUnset: time === undefined,
     mode: event.test ? "test" : "live",
     data: event.data,
     units: event.units,
-    chargedNanos: statusCode >= 500 ? 0n : price.unitNanos,
+    chargedNanos: 0n,
     lease: null,
     keyId: null,
     requestId: "",
     replays: null,
     keptHash: null,
   };
+  entry.chargedNanos = rateEntry(entry).chargedNanos;
+  return entry;
 }
 
 function microsOf({ seconds, nanos }: Timestamp): bigint {

@@ -23,7 +23,7 @@ export interface DoorDeps extends OutcomeDeps {
   /** By the API's id. */
   prices: Pick<Memory<PriceRow>, "get">;
   /** Those of the ids that are no accounts. */
-  findStrangers: (accountIds: readonly string[]) => MaybePromise<ReadonlySet<string>>;
+  findMissingAccounts: (accountIds: readonly string[]) => MaybePromise<ReadonlySet<string>>;
 }
 
 /** Events that passed, and what is wrong with the others. */
@@ -101,12 +101,12 @@ function refuseAll(violations: readonly (readonly Violation[])[]): void {
 async function findKnown(deps: DoorDeps, events: readonly UsageEvent[]): Promise<Known> {
   const accountIds = new Set(events.map(({ accountId }) => accountId));
   const apiIds = [...new Set(events.map(({ apiId }) => apiId))];
-  const [strangers, prices] = await Promise.all([
-    deps.findStrangers([...accountIds]),
+  const [missingAccounts, prices] = await Promise.all([
+    deps.findMissingAccounts([...accountIds]),
     Promise.all(apiIds.map((apiId) => deps.prices.get(apiId))),
   ]);
   return {
-    strangers,
+    missingAccounts,
     prices: new Map(prices.flatMap((row) => (row === null ? [] : [[row.id, toPinned(row)]]))),
     now: deps.now(),
   };
