@@ -330,10 +330,10 @@ test("a process goes on by itself once what failed passes, and counts what it di
   const begun = performance.now();
   await until(() => {
     projectors.wake();
-    return errors.length >= 3;
+    return errors.length >= 3 && performance.now() - begun > 1_000;
   });
-  // 50 ms and 100 ms: what comes in meanwhile does not end the pause after a failure.
-  expect(performance.now() - begun).toBeGreaterThan(150);
+  // 50 ms, 100, 200, 400, 800: what comes in meanwhile does not end the pause after a failure.
+  expect(errors.length).toBeLessThanOrEqual(6);
   await books.superuser.query("drop trigger fail on usage_rollups");
   await until(async () => (await behind(books)) === 0n);
   const lines = await registry.metrics();
