@@ -26,7 +26,9 @@ type Books = Awaited<ReturnType<typeof openBooks>>;
 const seed = Number(process.env.CALLORA_TEST_SEED ?? Date.now() % 1_000_000);
 
 describe("what is refused for good", () => {
-  test(`is kept aside wherever it stands, and stops nobody (seed ${seed})`, async () => {
+  test(`is kept aside wherever it stands, and stops nobody (seed ${seed})`, {
+    timeout: 90_000,
+  }, async () => {
     await using books = await openBooks();
     await refusePoison(books);
     const random = seeded(seed);
@@ -123,7 +125,9 @@ describe("what is refused for good", () => {
     expect(await reasons(books)).toEqual(["POISONED"]);
   });
 
-  test("is undone with all the rest when the round breaks off at any statement", async () => {
+  test("is undone with all the rest when the round breaks off at any statement", {
+    timeout: 90_000,
+  }, async () => {
     await using books = await openBooks();
     await refusePoison(books);
     const [account, developer] = [newAccountId(0), newAccountId()];
