@@ -37,7 +37,7 @@ export function lookUpMethods({
   };
 }
 
-/** An applied event, as the contract has it. */
+/** An applied event as its account sees it. */
 export function toEvent(row: EventRow) {
   return {
     event: {
