@@ -221,7 +221,9 @@ test("a payout whose transaction never was is missed", async () => {
   expect(await broken(books)).toEqual(["payouts in the ledger = payouts on the chain"]);
 });
 
-test("the sums agree at every moment while calls, leases and payouts go on", async () => {
+test("the sums agree at every moment while calls, leases and payouts go on", {
+  timeout: 60_000,
+}, async () => {
   await using books = await openUsedBooks();
   const { network, paid } = books;
   const random = seeded(11);
