@@ -17,11 +17,13 @@ import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { RouterKeyService } from "../gen/callora/keys/v1/router_key_service_pb.ts";
 import { LedgerService } from "../gen/callora/ledger/v1/ledger_service_pb.ts";
 import { LimitService } from "../gen/callora/limits/v1/limit_service_pb.ts";
+import { MeterService } from "../gen/callora/metering/v1/meter_service_pb.ts";
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
 import { Access, RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
 import { externalReader } from "./accounts/external.ts";
 import { createJwtKeeper } from "./accounts/jwt.ts";
+import { rememberAccounts } from "./accounts/known.ts";
 import { createLastUses } from "./accounts/last-uses.ts";
 import { createLockout } from "./accounts/lockout.ts";
 import type { Mailer } from "./accounts/mail.ts";
@@ -32,7 +34,7 @@ import { authService } from "./accounts/service.ts";
 import { serviceTokenService } from "./accounts/service-token-service.ts";
 import { jwtReader } from "./accounts/session.ts";
 import { rememberSessions } from "./accounts/session-memory.ts";
-import { existingAccounts, getUser } from "./accounts/store.ts";
+import { existingAccounts, findPerson } from "./accounts/store.ts";
 import { serviceAuthenticator, tokenReader } from "./accounts/token-reader.ts";
 import { userService } from "./accounts/user-service.ts";
 import { createWalletAuth, deriveSigningSecret, type WalletAuth } from "./accounts/wallet.ts";
@@ -40,6 +42,7 @@ import { analyticsService } from "./analytics/service.ts";
 import { auditService } from "./audit/service.ts";
 import { insertAudit } from "./audit/store.ts";
 import { authMounts } from "./auth-mounts.ts";
+import { rememberPrices } from "./catalog/prices.ts";
 import { catalogService } from "./catalog/service.ts";
 import { existsPublishedApi } from "./catalog/store.ts";
 import type { Config } from "./config.ts";
@@ -75,9 +78,12 @@ import { limitService } from "./limits/service.ts";
 import type { Logger } from "./log.ts";
 import { createLoops, type Loops, type Uses, writeUses } from "./loops.ts";
 import { createMailer } from "./mailer.ts";
+import { createProgress, type Progress } from "./metering/applied.ts";
 import { balancesAt } from "./metering/balance-at.ts";
 import { shardCount } from "./metering/entry.ts";
 import { createJournal, getWatermark } from "./metering/journal.ts";
+import { meterService } from "./metering/meter-service.ts";
+import { listCursors } from "./metering/outcomes.ts";
 import { createProjectorMetrics } from "./metering/projector-metrics.ts";
 import { type Projectors, startProjectors } from "./metering/projectors.ts";
 import { meteringService } from "./metering/service.ts";
@@ -91,8 +97,10 @@ import { unauthenticated } from "./rpc/errors.ts";
 import type { Limiter } from "./rpc/limiter.ts";
 import { openPolicy } from "./rpc/policy.ts";
 import { createSteps } from "./rpc/steps.ts";
+import { createStrangers } from "./rpc/strangers.ts";
 import { settlementService } from "./settlement/service.ts";
 import type { StellarNetwork } from "./stellar/network.ts";
+import { usageMount } from "./usage-mount.ts";
 
 /** What the app is built from. Opened and closed by whoever builds it. */
 export interface AppDeps {
@@ -141,8 +149,14 @@ export function createApp(deps: AppDeps): App {
   const loops = createLoops(deps, { useLog, uses });
   const limits = createRateLimits(deps);
   let projectors: Projectors | undefined;
+  const progress = createProgress({
+    shards: shardCount,
+    readCursors: () => db.systemStatement(listCursors),
+    onError: (err) => log.warn("Cannot ask how far the journal is applied", { err }),
+  });
   let boundPort = config.server.port;
   const parts = {
+    progress,
     readiness,
     loops,
     useLog,
@@ -182,7 +196,7 @@ export function createApp(deps: AppDeps): App {
       loops.start();
       projectors = startProjectors({
         db,
-        progress: { note: () => {} },
+        progress,
         shards: shardCount,
         holder,
         debtLimitNanos: config.debtLimitNanos,
@@ -198,14 +212,18 @@ export function createApp(deps: AppDeps): App {
       await edge.close({ graceMs: config.server.shutdownGraceMs });
       await loops.stop();
       await limits.close();
-      await writeUses(db, uses);
       // What this process leased and did not spend goes back as soon as its events are applied. What is not done
       // in time is left to other processes, or to the next start.
       const deadline = performance.now() + closingWorkMs;
       const inTime = () => performance.now() < deadline;
-      while (inTime() && (await useLog.flush())) {}
-      while (inTime() && (await db.systemTransaction((tx) => drainAll(tx, holder, now())))) {}
-      await projectors?.stop({ deadlineMs: Math.max(0, deadline - performance.now()) });
+      try {
+        await writeUses(db, uses);
+        while (inTime() && (await useLog.flush())) {}
+        while (inTime() && (await db.systemTransaction((tx) => drainAll(tx, holder, now())))) {}
+      } finally {
+        // Without a database too: a projector that is not stopped keeps the process.
+        await projectors?.stop({ deadlineMs: Math.max(0, deadline - performance.now()) });
+      }
     },
   };
 }
@@ -226,6 +244,7 @@ interface Parts {
   limiter: Limiter;
   holder: string;
   wakeProjectors: () => void;
+  progress: Progress;
   ownPorts: () => readonly number[];
   /** Known once the server listens. */
   boundPort: () => number;
@@ -239,16 +258,26 @@ function build(deps: AppDeps, parts: Parts) {
   });
   const passwords = createPasswordHasher();
   const lockout = createLockout();
+  const strangers = createStrangers({ now });
   const { trust, mail = createMailer(deps) } = deps;
   const jwt = createJwtKeeper(deps.secretKey);
   const people = rememberPeople({ db, trust });
   const sessions = rememberSessions({ db, trust });
   const { boundPort } = parts;
-  const auth = authMounts({ ...deps, mail, sessions, passwords, lockout, boundPort });
+  const auth = authMounts({ ...deps, mail, sessions, passwords, lockout, strangers, boundPort });
+  const { progress } = parts;
   const journal = createJournal({ db, onAppended: parts.wakeProjectors });
   const { limiter } = parts;
   const quotas = createQuotas({ db, now });
-  const verifier = createVerifier({ db, trust, limiter, quotas, useLog: parts.useLog, now });
+  const verifier = createVerifier({
+    db,
+    trust,
+    limiter,
+    quotas,
+    useLog: parts.useLog,
+    strangers,
+    now,
+  });
   const overrides = createRateOverrides({ db, trust });
   const steps = createSteps({
     authenticators: [
@@ -257,19 +286,21 @@ function build(deps: AppDeps, parts: Parts) {
         db,
         trust,
         uses: parts.uses.services,
+        strangers,
         now,
         accountId: platformAccountId,
       }),
       personAuthenticator({
         readers: [
           auth.reader,
-          tokenReader({ db, trust, uses: parts.uses.tokens, now }),
+          tokenReader({ db, trust, uses: parts.uses.tokens, strangers, now }),
           jwtReader({ sessions, jwt, now }),
           externalReader({ db, issuers: config.externalIssuers, now }),
         ],
         people,
       }),
     ],
+    strangers,
     limiter,
     ownRates: createOwnRates({ overrides, people }),
     now,
@@ -283,6 +314,15 @@ function build(deps: AppDeps, parts: Parts) {
     (await existingAccounts(tx, [id])).has(id);
   const watermark = async (tx: Tx) => (await getWatermark(tx)).applied;
   const { platformFeeBasisPoints: feeBasisPoints } = config;
+  const door = {
+    db,
+    journal,
+    progress,
+    shards: shardCount,
+    prices: rememberPrices({ db, trust }),
+    findStrangers: rememberAccounts({ db }),
+    now,
+  };
   const services: ServiceEntry[] = [
     entry(HealthService, healthService({ readiness: parts.readiness, version: deps.version })),
     entry(
@@ -292,7 +332,7 @@ function build(deps: AppDeps, parts: Parts) {
     entry(UserService, userService({ db, trust, passwords, now })),
     entry(AccountService, accountService({ db, trust, mail, now })),
     entry(ServiceTokenService, serviceTokenService({ db, trust, now })),
-    entry(CatalogService, catalogService({ db, addresses, feeBasisPoints, now })),
+    entry(CatalogService, catalogService({ db, trust, addresses, feeBasisPoints, now })),
     entry(SecretService, secretService({ db, sealer: deps.sealer, now })),
     entry(KeyService, keyService({ db, trust, verifier, limiter, existsPublishedApi, now })),
     entry(
@@ -307,10 +347,11 @@ function build(deps: AppDeps, parts: Parts) {
     ),
     entry(CreditService, creditService({ db, existsAccount, watermark, now })),
     entry(LedgerService, ledgerService({ db, balancesAt, watermark })),
-    entry(MeteringService, meteringService({ db, journal, existingAccounts, now })),
+    entry(MeteringService, meteringService(door)),
+    entry(MeterService, meterService({ db, wakeBuilder: () => parts.loops.wake("meters"), now })),
     entry(AnalyticsService, analyticsService({ db, secretKey: deps.secretKey, now })),
     entry(AuditService, auditService({ db })),
-    entry(LimitService, limitService({ db, overrides, existsSubject, now })),
+    entry(LimitService, limitService({ db, overrides, findSubjectId, now })),
     entry(
       SettlementService,
       settlementService({
@@ -333,16 +374,23 @@ function build(deps: AppDeps, parts: Parts) {
     watchKey: (key, onRefused) => verifier.watch(key, onRefused),
     now,
   });
-  const mounts = [gatewayMount(gateway), metricsMount(deps), startPage(), ...auth.mounts];
+  const mounts = [
+    gatewayMount(gateway),
+    usageMount(door),
+    metricsMount(deps),
+    startPage(),
+    ...auth.mounts,
+  ];
   return { services, steps, mounts };
 }
 
-/** Whether an account has a person or a key. Throws NotFoundError for a person that it has not. */
-async function existsSubject(tx: Tx, { accountId, subjectId }: Subject): Promise<boolean> {
-  const found = subjectId.startsWith("usr_")
-    ? await getUser(tx, accountId, subjectId)
-    : await findKey(tx, accountId, subjectId);
-  return found !== null;
+/** What the limits of a person or a key of the account hang on. Null: it has no such person or key. */
+async function findSubjectId(tx: Tx, { accountId, subjectId }: Subject): Promise<string | null> {
+  if (subjectId.startsWith("usr_")) {
+    const person = await findPerson(tx, subjectId);
+    return person?.account_id === accountId ? person.id : null;
+  }
+  return (await findKey(tx, accountId, subjectId))?.family_id ?? null;
 }
 
 /** In production the key for challenges is given or there is none; elsewhere one is derived. */
