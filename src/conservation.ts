@@ -1,7 +1,7 @@
 import { sql } from "slonik";
 import { z } from "zod";
 import type { Database } from "./db/database.ts";
-import type { Tx } from "./db/pool.ts";
+import { nothing, type Tx } from "./db/pool.ts";
 import { readSnapshot } from "./db/snapshot.ts";
 import { findDifference } from "./difference.ts";
 import type { Mode } from "./ledger/store.ts";
@@ -40,10 +40,7 @@ const looksMax = 3;
  *
  * The same sums are found three ways: from the ledger's transfers, from the journal, and from the chain.
  */
-export async function checkConservation(deps: {
-  db: Database;
-  network: StellarNetwork;
-}): Promise<Conservation> {
+export async function checkConservation(deps: Deps): Promise<Conservation> {
   for (let look = 1; ; look++) {
     const result = await checkOnce(deps);
     if (result.ok || look === looksMax) {
@@ -52,16 +49,22 @@ export async function checkConservation(deps: {
   }
 }
 
-async function checkOnce({
-  db,
-  network,
-}: {
+interface Deps {
   db: Database;
   network: StellarNetwork;
-}): Promise<Conservation> {
+  /** How long each of the statements may take. Unset: as long as any. */
+  statementMs?: number;
+}
+
+async function checkOnce({ db, network, statementMs }: Deps): Promise<Conservation> {
   const { watermark, live, test, payouts, hashes, difference } = await db.systemTransaction(
     async (tx) => {
       await readSnapshot(tx);
+      if (statementMs !== undefined) {
+        await tx.query(
+          sql.type(nothing)`set local statement_timeout = ${sql.literalValue(`${statementMs}ms`)}`,
+        );
+      }
       const rerated = await rerate(tx);
       const journalOf = (mode: Mode) => rerated.charged[mode] + rerated.corrected[mode];
       return {

@@ -5,10 +5,16 @@ import { findDifference } from "../src/difference.ts";
 import { balanceOf } from "../src/ledger/balance.ts";
 import { listBalances, listEntries } from "../src/ledger/statements.ts";
 import { type Mode, platformAccountId } from "../src/ledger/store.ts";
+import { newId } from "../src/lib/id.ts";
 import { shareFloor } from "../src/lib/money.ts";
 import { balancesAt } from "../src/metering/balance-at.ts";
 import { decodeRow, encodeRow } from "../src/metering/codec.ts";
-import { shardCount, shardOf, type UsageEntry } from "../src/metering/entry.ts";
+import {
+  type CorrectionEntry,
+  shardCount,
+  shardOf,
+  type UsageEntry,
+} from "../src/metering/entry.ts";
 import { rerate } from "../src/metering/rerate.ts";
 import { must } from "./support/app.ts";
 import { newAccountId, openBooks, seeded, usage } from "./support/books.ts";
@@ -196,6 +202,53 @@ test(`balances at every position are what was granted, used and earned up to it 
     balancesAt(tx, { accountId: platformAccountId, mode: "live", position: history.head + 1n }),
   );
   await expect(beyond).rejects.toThrow(/is applied up to/);
+});
+
+test(`corrections leave all in balance, at every position (seed ${seed})`, {
+  timeout,
+}, async () => {
+  await using books = await openBooks();
+  const random = seeded(seed);
+  const { events, accounts, developers } = await makeHistory(books, random, 40);
+  for (let round = 0; round < 12; round++) {
+    const { entry } = must(events[Math.floor(random() * events.length)]);
+    const isVoid = random() < 0.4;
+    const correction: CorrectionEntry = {
+      kind: isVoid ? "void" : "adjust",
+      account: entry.account,
+      source: entry.source,
+      id: random() < 0.1 ? "unknown" : entry.id,
+      correctionId: newId("cor", new Date()),
+      adjustedNanos: isVoid ? 0n : BigInt(Math.floor(random() * 3_000)),
+      reason: "wrong",
+    };
+    await books.db.systemTransaction((tx) => books.journal.appendIn(tx, [correction]));
+    if (random() < 0.5) {
+      await books.project();
+    }
+  }
+  await books.project();
+
+  expect(await firstDifference(books), `seed ${seed}`).toBeNull();
+  const head = await books.sum("select position as sum from journal_head");
+  for (let position = head - 12n; position <= head; position++) {
+    for (const mode of modes) {
+      let clearing = 0n;
+      for (const accountId of new Set([...accounts, ...developers, platformAccountId])) {
+        const moved = await books.db.systemTransaction((tx) =>
+          balancesAt(tx, { accountId, mode, position }),
+        );
+        const { debitsNanos = 0n, creditsNanos = 0n } = moved.get("clearing") ?? {};
+        const held = [...moved.values()].map((one) => one.creditsNanos - one.debitsNanos);
+        expect(
+          sumOf(held, (nanos) => nanos),
+          `seed ${seed}, at ${position}`,
+        ).toBe(0n);
+        clearing += creditsNanos - debitsNanos;
+      }
+      expect(clearing, `seed ${seed}, at ${position}`).toBe(0n);
+    }
+  }
 });
 
 function sumOf<T>(list: readonly T[], nanos: (one: T) => bigint): bigint {

@@ -117,8 +117,13 @@ export function findHolders(
       from ${sql.unnest(rows, ["text", "text", "date"])} as asked (account_id, key, month)
       cross join generate_series(-1, 2) as ago
     ) as wanted
-    join usage_events as event on event.account_id = wanted.account_id
-      and event.received_month = wanted.month and event.key = wanted.key
+    cross join lateral (
+      select * from usage_events
+      where account_id = wanted.account_id and received_month = wanted.month
+        and key = wanted.key
+      -- One at most. The limit keeps this a look-up of each: a plan that reads whole months is never better.
+      limit 1
+    ) as event
   `);
 }
 
