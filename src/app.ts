@@ -15,6 +15,7 @@ import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
 import { HealthService } from "../gen/callora/health/v1/health_service_pb.ts";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { RouterKeyService } from "../gen/callora/keys/v1/router_key_service_pb.ts";
+import { LedgerService } from "../gen/callora/ledger/v1/ledger_service_pb.ts";
 import { LimitService } from "../gen/callora/limits/v1/limit_service_pb.ts";
 import { MeterService } from "../gen/callora/metering/v1/meter_service_pb.ts";
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
@@ -32,7 +33,7 @@ import { authService } from "./accounts/service.ts";
 import { serviceTokenService } from "./accounts/service-token-service.ts";
 import { jwtReader } from "./accounts/session.ts";
 import { rememberSessions } from "./accounts/session-memory.ts";
-import { existingAccounts, getUser } from "./accounts/store.ts";
+import { existingAccounts, findPerson } from "./accounts/store.ts";
 import { serviceAuthenticator, tokenReader } from "./accounts/token-reader.ts";
 import { userService } from "./accounts/user-service.ts";
 import { createWalletAuth, deriveSigningSecret, type WalletAuth } from "./accounts/wallet.ts";
@@ -67,15 +68,20 @@ import { keyService } from "./keys/service.ts";
 import { findKey } from "./keys/store.ts";
 import { createUseLog, type UseLog } from "./keys/use-log.ts";
 import { createVerifier } from "./keys/verify.ts";
+import { ledgerService } from "./ledger/service.ts";
 import { platformAccountId } from "./ledger/store.ts";
 import { createAddressPolicy } from "./lib/address.ts";
 import { createRateOverrides, type Subject } from "./limits/overrides.ts";
 import { limitService } from "./limits/service.ts";
 import type { Logger } from "./log.ts";
-import { createLoops, type Loops, projectShards, type Uses, writeUses } from "./loops.ts";
+import { createLoops, type Loops, type Uses, writeUses } from "./loops.ts";
 import { createMailer } from "./mailer.ts";
-import { createJournal } from "./metering/journal.ts";
+import { balancesAt } from "./metering/balance-at.ts";
+import { shardCount } from "./metering/entry.ts";
+import { createJournal, getWatermark } from "./metering/journal.ts";
 import { meterService } from "./metering/meter-service.ts";
+import { createProjectorMetrics } from "./metering/projector-metrics.ts";
+import { type Projectors, startProjectors } from "./metering/projectors.ts";
 import { meteringService } from "./metering/service.ts";
 import type { Metrics } from "./metrics.ts";
 import { metricsAllowed } from "./metrics.ts";
@@ -87,6 +93,7 @@ import { unauthenticated } from "./rpc/errors.ts";
 import type { Limiter } from "./rpc/limiter.ts";
 import { openPolicy } from "./rpc/policy.ts";
 import { createSteps } from "./rpc/steps.ts";
+import { createStrangers } from "./rpc/strangers.ts";
 import { settlementService } from "./settlement/service.ts";
 import type { StellarNetwork } from "./stellar/network.ts";
 
@@ -136,6 +143,7 @@ export function createApp(deps: AppDeps): App {
   const uses = { tokens: createLastUses(), services: createLastUses() };
   const loops = createLoops(deps, { useLog, uses });
   const limits = createRateLimits(deps);
+  let projectors: Projectors | undefined;
   let boundPort = config.server.port;
   const parts = {
     readiness,
@@ -144,6 +152,7 @@ export function createApp(deps: AppDeps): App {
     uses,
     holder,
     limiter: limits.limiter,
+    wakeProjectors: () => projectors?.wake(),
     ownPorts: () => ownPorts,
     boundPort: () => boundPort,
   };
@@ -174,6 +183,16 @@ export function createApp(deps: AppDeps): App {
       boundPort = bound.port;
       ownPorts.push(bound.port);
       loops.start();
+      projectors = startProjectors({
+        db,
+        progress: { note: () => {} },
+        shards: shardCount,
+        holder,
+        debtLimitNanos: config.debtLimitNanos,
+        now,
+        onError: (err) => log.warn("Cannot finish a round of a projector", { err }),
+        metrics: createProjectorMetrics(metrics.registry),
+      });
       return bound;
     },
     routes: () => edge.routes(),
@@ -189,7 +208,7 @@ export function createApp(deps: AppDeps): App {
       const inTime = () => performance.now() < deadline;
       while (inTime() && (await useLog.flush())) {}
       while (inTime() && (await db.systemTransaction((tx) => drainAll(tx, holder, now())))) {}
-      while (inTime() && (await projectShards(db, now))) {}
+      await projectors?.stop({ deadlineMs: Math.max(0, deadline - performance.now()) });
     },
   };
 }
@@ -209,6 +228,7 @@ interface Parts {
   uses: Uses;
   limiter: Limiter;
   holder: string;
+  wakeProjectors: () => void;
   ownPorts: () => readonly number[];
   /** Known once the server listens. */
   boundPort: () => number;
@@ -222,16 +242,25 @@ function build(deps: AppDeps, parts: Parts) {
   });
   const passwords = createPasswordHasher();
   const lockout = createLockout();
+  const strangers = createStrangers({ now });
   const { trust, mail = createMailer(deps) } = deps;
   const jwt = createJwtKeeper(deps.secretKey);
   const people = rememberPeople({ db, trust });
   const sessions = rememberSessions({ db, trust });
   const { boundPort } = parts;
-  const auth = authMounts({ ...deps, mail, sessions, passwords, lockout, boundPort });
-  const journal = createJournal({ db, onAppended: () => parts.loops.wake("projector") });
+  const auth = authMounts({ ...deps, mail, sessions, passwords, lockout, strangers, boundPort });
+  const journal = createJournal({ db, onAppended: parts.wakeProjectors });
   const { limiter } = parts;
   const quotas = createQuotas({ db, now });
-  const verifier = createVerifier({ db, trust, limiter, quotas, useLog: parts.useLog, now });
+  const verifier = createVerifier({
+    db,
+    trust,
+    limiter,
+    quotas,
+    useLog: parts.useLog,
+    strangers,
+    now,
+  });
   const overrides = createRateOverrides({ db, trust });
   const steps = createSteps({
     authenticators: [
@@ -240,19 +269,21 @@ function build(deps: AppDeps, parts: Parts) {
         db,
         trust,
         uses: parts.uses.services,
+        strangers,
         now,
         accountId: platformAccountId,
       }),
       personAuthenticator({
         readers: [
           auth.reader,
-          tokenReader({ db, trust, uses: parts.uses.tokens, now }),
+          tokenReader({ db, trust, uses: parts.uses.tokens, strangers, now }),
           jwtReader({ sessions, jwt, now }),
           externalReader({ db, issuers: config.externalIssuers, now }),
         ],
         people,
       }),
     ],
+    strangers,
     limiter,
     ownRates: createOwnRates({ overrides, people }),
     now,
@@ -264,6 +295,7 @@ function build(deps: AppDeps, parts: Parts) {
   });
   const existsAccount = async (tx: Parameters<typeof existingAccounts>[0], id: string) =>
     (await existingAccounts(tx, [id])).has(id);
+  const watermark = async (tx: Tx) => (await getWatermark(tx)).applied;
   const { platformFeeBasisPoints: feeBasisPoints } = config;
   const services: ServiceEntry[] = [
     entry(HealthService, healthService({ readiness: parts.readiness, version: deps.version })),
@@ -287,17 +319,19 @@ function build(deps: AppDeps, parts: Parts) {
         now,
       }),
     ),
-    entry(CreditService, creditService({ db, existsAccount, now })),
+    entry(CreditService, creditService({ db, existsAccount, watermark, now })),
+    entry(LedgerService, ledgerService({ db, balancesAt, watermark })),
     entry(MeteringService, meteringService({ db, journal, existingAccounts, now })),
     entry(MeterService, meterService({ db, wakeBuilder: () => parts.loops.wake("meters"), now })),
     entry(AnalyticsService, analyticsService({ db, secretKey: deps.secretKey, now })),
     entry(AuditService, auditService({ db })),
-    entry(LimitService, limitService({ db, overrides, existsSubject, now })),
+    entry(LimitService, limitService({ db, overrides, findSubjectId, now })),
     entry(
       SettlementService,
       settlementService({
         db,
         network,
+        watermark,
         checkConservation: () => checkConservation({ db, network }),
         wake: () => parts.loops.wake("settlement"),
         now,
@@ -318,12 +352,13 @@ function build(deps: AppDeps, parts: Parts) {
   return { services, steps, mounts };
 }
 
-/** Whether an account has a person or a key. Throws NotFoundError for a person that it has not. */
-async function existsSubject(tx: Tx, { accountId, subjectId }: Subject): Promise<boolean> {
-  const found = subjectId.startsWith("usr_")
-    ? await getUser(tx, accountId, subjectId)
-    : await findKey(tx, accountId, subjectId);
-  return found !== null;
+/** What the limits of a person or a key of the account hang on. Null: it has no such person or key. */
+async function findSubjectId(tx: Tx, { accountId, subjectId }: Subject): Promise<string | null> {
+  if (subjectId.startsWith("usr_")) {
+    const person = await findPerson(tx, subjectId);
+    return person?.account_id === accountId ? person.id : null;
+  }
+  return (await findKey(tx, accountId, subjectId))?.family_id ?? null;
 }
 
 /** In production the key for challenges is given or there is none; elsewhere one is derived. */

@@ -17,6 +17,7 @@ import { fetchMount } from "./edge/fetch-mount.ts";
 import type { Mount } from "./edge/mount.ts";
 import type { Logger } from "./log.ts";
 import { ownOrigins, ownUrl } from "./own-origins.ts";
+import type { Strangers } from "./rpc/strangers.ts";
 
 interface Deps {
   config: Config;
@@ -27,6 +28,7 @@ interface Deps {
   passwords: PasswordHasher;
   mail: Mailer;
   lockout: Lockout;
+  strangers: Strangers;
   log: Logger;
   now: () => Date;
   /** The port that the server listens on. Asked for when the first request comes. */
@@ -35,7 +37,7 @@ interface Deps {
 
 /** The routes of better-auth, and who their session cookie stands for. */
 export function authMounts(deps: Deps): { mounts: Mount[]; reader: CredentialReader } {
-  const { config, db, trust, sessions, lockout, now, boundPort } = deps;
+  const { config, db, trust, sessions, lockout, strangers, now, boundPort } = deps;
   const requests = createAuthRequests();
   const url = () => ownUrl(config, boundPort());
   const secret = authSecret(deps.secretKey);
@@ -63,7 +65,7 @@ export function authMounts(deps: Deps): { mounts: Mount[]; reader: CredentialRea
     }),
   );
   const isSecure = () => url().startsWith("https:");
-  return { mounts, reader: cookieReader({ sessions, secret, isSecure, origins, now }) };
+  return { mounts, reader: cookieReader({ sessions, secret, isSecure, origins, strangers, now }) };
 }
 
 function toAuthDeps(

@@ -70,6 +70,7 @@ test("an empty environment makes a development server on loopback with the embed
       webAuthSecret: undefined,
     },
     platformFeeBasisPoints: 1000,
+    debtLimitNanos: 100_000_000_000n,
     gateway: { allowPrivateUpstreams: ["127.0.0.0/8", "::1/128"], upstreamTimeoutMs: 30_000 },
   });
 });
@@ -338,6 +339,9 @@ test("TLS is on with a certificate and its key, each from its file", async () =>
 
   expect(readConfig({ TLS_CERT: cert, TLS_KEY: key }).server.tls).toEqual(identity);
   expect(readConfig({ TLS_CERT: "", TLS_KEY: "" }).server.tls).toBeUndefined();
+  expect(
+    readConfig({ TLS_CERT: cert, TLS_KEY: key, TLS_CLIENT_CA: cert }).server.tls?.clientCa,
+  ).toBe(identity.cert);
 });
 
 test("what is wrong with the files for TLS is said by name, and no path is quoted", async () => {
@@ -345,6 +349,9 @@ test("what is wrong with the files for TLS is said by name, and no path is quote
 
   expect(problemsOf({ TLS_CERT: cert })).toEqual(["TLS_KEY: must be set when TLS_CERT is"]);
   expect(problemsOf({ TLS_KEY: key })).toEqual(["TLS_CERT: must be set when TLS_KEY is"]);
+  expect(problemsOf({ TLS_CLIENT_CA: cert })).toEqual([
+    "TLS_CERT: must be set when TLS_CLIENT_CA is",
+  ]);
   expect(problemsOf({ TLS_CERT: path.join(folder, "none"), TLS_KEY: key })).toEqual([
     "TLS_CERT: must be the path of a file that can be read (ENOENT)",
   ]);

@@ -36,7 +36,9 @@ export interface Config {
     /** Networks whose word about the client's address counts. */
     readonly trustedProxies: readonly string[];
     /** A certificate chain and its key, as PEM. Undefined: the port speaks HTTP in the clear. */
-    readonly tls: { readonly cert: string; readonly key: string } | undefined;
+    readonly tls:
+      | { readonly cert: string; readonly key: string; readonly clientCa: string | undefined }
+      | undefined;
     /** How long calls in flight may go on after the server was told to stop. */
     readonly shutdownGraceMs: number;
     /** The origin under which people reach the server. Undefined: the one that it listens on. */
@@ -96,6 +98,8 @@ export interface Config {
     readonly webAuthSecret: string | undefined;
   };
   readonly platformFeeBasisPoints: number;
+  /** What a consumer may owe of whom nothing else was said. */
+  readonly debtLimitNanos: bigint;
   readonly gateway: {
     /** Networks that an API's upstream may be in although their addresses are private. */
     readonly allowPrivateUpstreams: readonly string[];
@@ -126,6 +130,7 @@ const variables = {
   TRUSTED_PROXIES: networks(),
   TLS_CERT: pemFile("certificate"),
   TLS_KEY: pemFile("private key"),
+  TLS_CLIENT_CA: pemFile("certificate"),
   CALLORA_DATA_DIR: text(),
   CALLORA_ADMIN_USERNAME: text(/^[A-Za-z0-9._@+-]{1,64}$/, "up to 64 letters, digits and ._@+-"),
   CALLORA_ADMIN_PASSWORD: longText(15),
@@ -155,6 +160,7 @@ const variables = {
   STELLAR_WEB_AUTH_SECRET: stellarKey("S"),
   EXTERNAL_ISSUERS: externalIssuers(),
   PLATFORM_FEE_BASIS_POINTS: wholeNumber(0, 10_000, 1000),
+  DEBT_LIMIT_NANOS: wholeNumber(0, Number.MAX_SAFE_INTEGER, 100_000_000_000),
   GATEWAY_ALLOW_PRIVATE_UPSTREAMS: networks(),
   GATEWAY_UPSTREAM_TIMEOUT_MS: wholeNumber(1, 600_000, 30_000),
 } satisfies Record<string, z.ZodType>;
@@ -279,7 +285,14 @@ function rules(values: Partial<Values>): [Name, string][] {
   return problems;
 }
 
-function tlsRules({ TLS_CERT: cert, TLS_KEY: key }: Partial<Values>): [Name, string][] {
+function tlsRules({
+  TLS_CERT: cert,
+  TLS_KEY: key,
+  TLS_CLIENT_CA: clientCa,
+}: Partial<Values>): [Name, string][] {
+  if (clientCa !== undefined && cert === undefined && key === undefined) {
+    return [["TLS_CERT", "must be set when TLS_CLIENT_CA is"]];
+  }
   if (cert === undefined || key === undefined) {
     const missing = cert === undefined ? "TLS_CERT" : "TLS_KEY";
     const other = cert === undefined ? "TLS_KEY" : "TLS_CERT";
@@ -367,7 +380,7 @@ function toConfig(values: Values): Config {
       tls:
         values.TLS_CERT === undefined || values.TLS_KEY === undefined
           ? undefined
-          : { cert: values.TLS_CERT, key: values.TLS_KEY },
+          : { cert: values.TLS_CERT, key: values.TLS_KEY, clientCa: values.TLS_CLIENT_CA },
       shutdownGraceMs: values.SHUTDOWN_GRACE_MS,
       publicUrl: values.PUBLIC_URL,
       devUserHeader: values.CALLORA_DEV_USER_HEADER,
@@ -400,6 +413,7 @@ function toConfig(values: Values): Config {
       webAuthSecret: values.STELLAR_WEB_AUTH_SECRET,
     },
     platformFeeBasisPoints: values.PLATFORM_FEE_BASIS_POINTS,
+    debtLimitNanos: BigInt(values.DEBT_LIMIT_NANOS),
     gateway: {
       allowPrivateUpstreams:
         values.GATEWAY_ALLOW_PRIVATE_UPSTREAMS ?? (isDevelopment ? loopbackNetworks : []),

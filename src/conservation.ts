@@ -1,11 +1,14 @@
 import { sql } from "slonik";
 import { z } from "zod";
 import type { Database } from "./db/database.ts";
-import { nothing, type Tx } from "./db/pool.ts";
+import type { Tx } from "./db/pool.ts";
+import { readSnapshot } from "./db/snapshot.ts";
+import { findDifference } from "./difference.ts";
 import type { Mode } from "./ledger/store.ts";
 import { nanosPerStroop } from "./lib/money.ts";
 import { getWatermark } from "./metering/journal.ts";
-import { sumJournal } from "./metering/journal-sum.ts";
+import { rerate } from "./metering/rerate.ts";
+import type { Difference } from "./metering/rerate-event.ts";
 import { treasuryStroops } from "./settlement/treasury.ts";
 import type { StellarNetwork } from "./stellar/network.ts";
 
@@ -21,6 +24,8 @@ export interface Check {
 export interface Conservation {
   ok: boolean;
   checks: Check[];
+  /** The first row that is not what the journal, or what it was made of, gives. Null: all are. */
+  difference: Difference | null;
   watermark: bigint;
 }
 
@@ -54,17 +59,21 @@ async function checkOnce({
   db: Database;
   network: StellarNetwork;
 }): Promise<Conservation> {
-  const { watermark, live, test, payouts, hashes } = await db.systemTransaction(async (tx) => {
-    await tx.query(sql.type(nothing)`set transaction isolation level repeatable read, read only`);
-    const journal = await sumJournal(tx);
-    return {
-      watermark: (await getWatermark(tx)).applied,
-      live: { ...(await readSums(tx, "live")), journal: journal.live },
-      test: { ...(await readSums(tx, "test")), journal: journal.test },
-      payouts: await readPayouts(tx),
-      hashes: await readHashes(tx),
-    };
-  });
+  const { watermark, live, test, payouts, hashes, difference } = await db.systemTransaction(
+    async (tx) => {
+      await readSnapshot(tx);
+      const rerated = await rerate(tx);
+      const journalOf = (mode: Mode) => rerated.charged[mode] + rerated.corrected[mode];
+      return {
+        watermark: (await getWatermark(tx)).applied,
+        live: { ...(await readSums(tx, "live", rerated.after)), journal: journalOf("live") },
+        test: { ...(await readSums(tx, "test", rerated.after)), journal: journalOf("test") },
+        payouts: await readPayouts(tx),
+        hashes: await readHashes(tx),
+        difference: await findDifference(tx, rerated),
+      };
+    },
+  );
   const { treasuryNanos, payments } = await readChain(network);
   const sumOf = (state: "paid" | "open") =>
     payments.reduce((sum, { hash, nanos }) => (hashes.get(hash) === state ? sum + nanos : sum), 0n);
@@ -80,7 +89,8 @@ async function checkOnce({
       treasuryNanos + sumOf("open"),
     ),
   ];
-  return { ok: checks.every(({ ok }) => ok), checks, watermark };
+  const ok = difference === null && checks.every((one) => one.ok);
+  return { ok, checks, difference, watermark };
 }
 
 function ledgerChecks(sums: Sums, suffix: string): Check[] {
@@ -92,7 +102,11 @@ function ledgerChecks(sums: Sums, suffix: string): Check[] {
       sums.charges,
       sums.developer_credits + sums.fees,
     ),
-    check(`charges in the journal = consumer charges${suffix}`, sums.journal, sums.charges),
+    check(
+      `charges in the journal = consumer charges${suffix}`,
+      sums.archived + sums.journal,
+      sums.charges,
+    ),
     check(`charges of events = consumer charges${suffix}`, sums.events, sums.charges),
     check(`charges in usage roll-ups = consumer charges${suffix}`, sums.usage, sums.charges),
     check(`revenue in roll-ups = consumer charges${suffix}`, sums.revenue, sums.charges),
@@ -122,13 +136,21 @@ const sumsRow = z.object({
   escrow: z.bigint(),
   leases: z.bigint(),
   events: z.bigint(),
+  archived: z.bigint(),
   usage: z.bigint(),
   revenue: z.bigint(),
 });
 
 type Sums = z.infer<typeof sumsRow> & { journal: bigint };
 
-function readSums(tx: Tx, mode: Mode): Promise<z.infer<typeof sumsRow>> {
+/** What a correction moves of a consumer. */
+const consumerKinds = sql.fragment`('consumer', 'consumer_receivable')`;
+
+/** What a correction moves of a developer: what was paid out already is owed back. */
+const developerKinds = sql.fragment`('payable', 'developer_receivable')`;
+
+/** The journal's rows up to `after` are removed: their sum is that of their archives. */
+function readSums(tx: Tx, mode: Mode, after: bigint): Promise<z.infer<typeof sumsRow>> {
   return tx.one(sql.type(sumsRow)`
     with transfers as (
       select * from ledger_transfers where mode = ${mode}
@@ -155,19 +177,26 @@ function readSums(tx: Tx, mode: Mode): Promise<z.infer<typeof sumsRow>> {
       ) as drift,
       (select coalesce(sum(held), 0)::int8 from balances where kind = 'clearing') as clearing,
       (
-        select coalesce(sum(amount_nanos), 0)::int8 from transfers
-        where source_type = 'usage' and credit_kind = 'clearing'
+        select coalesce(sum(case when credit_kind = 'clearing' then amount_nanos else -amount_nanos end), 0)::int8
+        from transfers
+        where (source_type = 'usage' and credit_kind = 'clearing')
+          or (source_type = 'correction' and (debit_kind in ${consumerKinds} or credit_kind in ${consumerKinds}))
       ) as charges,
       (
-        select coalesce(sum(amount_nanos), 0)::int8 from transfers
-        where source_type = 'usage' and credit_kind = 'payable'
+        select coalesce(sum(case when debit_kind = 'clearing' then amount_nanos else -amount_nanos end), 0)::int8
+        from transfers
+        where (source_type = 'usage' and credit_kind = 'payable')
+          or (source_type = 'correction' and (debit_kind in ${developerKinds} or credit_kind in ${developerKinds}))
       ) as developer_credits,
       (select coalesce(sum(held), 0)::int8 from balances where kind = 'platform_fee') as fees,
       (
         select coalesce(sum(amount_nanos), 0)::int8 from transfers
         where source_type = 'payout' and credit_kind = 'chain'
       ) as paid,
-      (select coalesce(sum(held), 0)::int8 from balances where kind = 'payable') as payable,
+      (
+        select coalesce(sum(held), 0)::int8 from balances
+        where kind in ('payable', 'developer_receivable')
+      ) as payable,
       (select coalesce(sum(held), 0)::int8 from balances where kind = 'in_flight') as in_flight,
       (select coalesce(-sum(held), 0)::int8 from balances where kind = 'chain') as chain,
       (select coalesce(sum(held), 0)::int8 from balances where kind = 'lease_escrow') as escrow,
@@ -176,8 +205,20 @@ function readSums(tx: Tx, mode: Mode): Promise<z.infer<typeof sumsRow>> {
         where mode = ${mode} and state <> 'closed'
       ) as leases,
       (
-        select coalesce(sum(charged_nanos), 0)::int8 from usage_events where mode = ${mode}
+        select coalesce(sum(nanos), 0)::int8 from (
+          select charged_nanos as nanos from usage_events where mode = ${mode}
+          union all
+          select charged_nanos from usage_partition_totals where mode = ${mode}
+          union all
+          select delta_nanos from usage_corrections where mode = ${mode}
+        ) as kept
       ) as events,
+      (
+        select coalesce(sum(
+          case ${mode} when 'live' then charged_live_nanos else charged_test_nanos end
+        ), 0)::int8
+        from journal_archives where last_position <= ${after}
+      ) as archived,
       (
         select coalesce(sum(charged_nanos), 0)::int8 from usage_rollups where mode = ${mode}
       ) as usage,

@@ -12,9 +12,7 @@ import { deleteOldAnswers } from "./db/once.ts";
 import type { UseLog } from "./keys/use-log.ts";
 import { type Loop, startLoop } from "./lib/loop.ts";
 import type { Logger } from "./log.ts";
-import { shardCount } from "./metering/entry.ts";
 import { buildNextMeter } from "./metering/meter-build.ts";
-import { projectNext } from "./metering/projector.ts";
 import type { Metrics } from "./metrics.ts";
 import { settleNext } from "./settlement/loop.ts";
 import type { StellarNetwork } from "./stellar/network.ts";
@@ -29,7 +27,7 @@ interface Deps {
 }
 
 /** What a loop does. */
-type LoopName = "projector" | "meters" | "settlement" | "credentials" | "housekeeping" | "key uses";
+type LoopName = "meters" | "settlement" | "credentials" | "housekeeping" | "key uses";
 
 /** The background work. */
 export interface Loops {
@@ -55,15 +53,6 @@ export async function writeUses(db: Database, { tokens, services }: Uses): Promi
   }
 }
 
-/** Apply the next rows of each shard. True: there may be more. */
-export async function projectShards(db: Database, now: () => Date): Promise<boolean> {
-  let isMore = false;
-  for (let shard = 0; shard < shardCount; shard++) {
-    isMore = (await db.systemTransaction((tx) => projectNext(tx, shard, now()))) || isMore;
-  }
-  return isMore;
-}
-
 /** Make the loops of the background work. They run once started. */
 export function createLoops(
   { db, sealer, network, log, metrics, now }: Deps,
@@ -84,7 +73,6 @@ export function createLoops(
   }
   return {
     start() {
-      run("projector", 1_000, () => projectShards(db, now));
       run("meters", 1_000, () => db.systemTransaction(buildNextMeter));
       run("key uses", 5_000, () => useLog.flush());
       run("settlement", 500, () => settleNext({ db, network, now }));

@@ -82,6 +82,22 @@ test("a token ends with its time", async ({ app }) => {
   await expect(app.client(AuthService, token).getMe({})).rejects.toMatchObject(refused);
 });
 
+test("ended tokens hide none that is good for something", async ({ app }) => {
+  const { accountId, userId, token } = await newPerson(app.db);
+  await asSuperuser(app, (client) =>
+    client.query(`
+      insert into api_tokens (account_id, id, user_id, name, expire_at)
+      select '${accountId}', 'tok_v' || lpad(n::text, 25, '0'), '${userId}', 'short', now()
+      from generate_series(1, 201) as n
+    `),
+  );
+
+  const { tokens, total } = await app.client(AuthService, token).listTokens({});
+
+  expect(tokens.map(({ name }) => name)).toContain("test");
+  expect([tokens.length, total]).toEqual([200, 202]);
+});
+
 test("when a token was last used is written down soon", async ({ app }) => {
   const me = await newPerson(app.db);
   const auth = app.client(AuthService, me.token);

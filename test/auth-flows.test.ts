@@ -395,6 +395,19 @@ async function actionsOf(app: App, userId: string): Promise<unknown[]> {
   return rows.map(({ action, detail }) => (detail === "" ? action : `${action} ${detail}`));
 }
 
+test("new backup codes are in the audit log", async ({ app }) => {
+  const { visitor, userId } = await signUp(app);
+  await enableTotp(visitor);
+
+  const made = await visitor.post("/api/auth/two-factor/generate-backup-codes", { password });
+
+  expect(made.status).toBe(200);
+  expect((await actionsOf(app, userId)).slice(2)).toEqual([
+    "user.totp_enable",
+    "user.backup_codes",
+  ]);
+});
+
 test("the audit log has every change, in order", async ({ app }) => {
   const { visitor, email, userId } = await signUp(app);
   await visit(app).get(pathOf(await mailedLink(app, { to: email, subject: verifySubject })));

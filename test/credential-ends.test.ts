@@ -5,6 +5,7 @@ import { insertMember } from "../src/accounts/member-store.ts";
 import { must, startTestApp } from "./support/app.ts";
 import { newPerson } from "./support/people.ts";
 import { callora, makeDataDir } from "./support/process.ts";
+import { asSuperuser } from "./support/superuser.ts";
 import { makeToken } from "./support/tokens.ts";
 import { mailedLink, newEmail, type Visitor, visit } from "./support/visitor.ts";
 
@@ -88,6 +89,27 @@ test("deactivating ends all that a person can call with, and activating brings n
   await users.updateUser({ userId, isActive: true });
   expect(await statuses(app, person)).toEqual(refused);
   expect(await signIn(app, email)).toMatch(/^eyJ/);
+});
+
+test("a person who made any number of short-lived tokens can be deactivated", async ({ app }) => {
+  const person = await newcomer(app);
+  const { accountId, userId } = person;
+  await asSuperuser(app, (client) =>
+    client.query(`
+      with made as (
+        insert into api_tokens (account_id, id, user_id, name, expire_at)
+        select '${accountId}', 'tok_' || lpad(n::text, 26, '0'), '${userId}', 'short', now()
+        from generate_series(1, 10001) as n
+        returning account_id, id
+      )
+      insert into api_token_directory (token_hash, account_id, token_id)
+      select sha256(id::bytea), account_id, id from made
+    `),
+  );
+
+  await app.client(UserService, (await app.admin()).token).deactivateUser({ userId });
+
+  expect(await statuses(app, person)).toEqual(refused);
 });
 
 test("a password that is reset by mail ends sessions of both kinds, and leaves API tokens", async ({

@@ -118,6 +118,40 @@ test("all keys of a rotation are revoked with those of their API", async ({ app 
   }
 });
 
+test("while a replaced key is accepted no other is made for its API", async ({ app }) => {
+  const { keys, apiId } = await owner(app);
+  const first = await keys.createKey({ apiId });
+  const keyId = must(first.key).id;
+  const { key } = await keys.rotateKey({ keyId, overlap: anHour });
+  await keys.revokeKey({ keyId: must(key).id });
+
+  const refused = { code: Code.AlreadyExists, message: expect.stringContaining("not revoked") };
+  await expect(keys.createKey({ apiId })).rejects.toMatchObject(refused);
+
+  await keys.revokeKey({ keyId });
+  await expect(keys.createKey({ apiId })).resolves.toBeDefined();
+});
+
+test("however often a key was replaced, it is revoked with its API", async ({ app }) => {
+  const { accountId, keys, apiId, verify } = await owner(app);
+  const { secret, key } = await keys.createKey({ apiId });
+  await asSuperuser(app, (client) =>
+    client.query(`
+      insert into api_keys (
+        account_id, id, family_id, user_id, api_id, mode, prefix, key_hash, rotated_to, rotate_until
+      )
+      select '${accountId}', 'key_' || lpad(n::text, 26, '0'), '${key?.id}', 'x', '${apiId}',
+        'live', 'x', sha256(n::text::bytea), '${key?.id}', now()
+      from generate_series(1, 10001) as n
+    `),
+  );
+
+  const revoked = await keys.revokeKeyForApi({ apiId });
+
+  expect(revoked.keys.map(({ id }) => id)).toEqual([key?.id]);
+  expect((await verify({ secret })).code).toBe(VerifyCode.DISABLED);
+});
+
 test("a key whose time is over is not replaced", async ({ app }) => {
   const { keys } = await owner(app);
   const keyId = must((await keys.createKey({})).key).id;

@@ -1,7 +1,9 @@
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { Code, createClient } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { expect } from "vitest";
 import { AnalyticsService } from "../gen/callora/analytics/v1/analytics_service_pb.ts";
+import { QuotaRefill } from "../gen/callora/keys/v1/key_pb.ts";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { RouterKeyService } from "../gen/callora/keys/v1/router_key_service_pb.ts";
 import { VerifyCode, type VerifyKeyResponse } from "../gen/callora/keys/v1/verification_pb.ts";
@@ -206,6 +208,22 @@ test("a key is seen by its account and by the platform, and by nobody else", asy
   });
 });
 
+test("an account that verifies keys is told what is left of its limit", async ({ app }) => {
+  const me = await newPerson(app.db);
+  const { secret } = await app.client(KeyService, me.token).createKey({});
+  const headers = { authorization: `Bearer ${me.token}`, "content-type": "application/json" };
+
+  const response = await fetch(`${app.url}/v1/keys:verify`, {
+    method: "POST",
+    headers,
+    body: JSON.stringify({ secret }),
+  });
+
+  expect(await response.json()).toMatchObject({ code: "VERIFY_CODE_VALID" });
+  expect(response.headers.get("x-ratelimit-limit")).toBe("200");
+  expect(response.headers.get("x-ratelimit-remaining")).toBe("199");
+});
+
 test("the gateway counts uses, limits and addresses of a key, and charges none that it refuses", async () => {
   await using app = await startTestApp({ GATEWAY_ALLOW_PRIVATE_UPSTREAMS: "127.0.0.0/8" });
   await using upstream = await startUpstream();
@@ -217,14 +235,16 @@ test("the gateway counts uses, limits and addresses of a key, and charges none t
     await app.api(developer, { upstreamUrl: upstream.url, callNanos: 1_000_000n }),
   ];
   const keys = app.client(KeyService, me.token);
+  let retryAfter: string | null = null;
   const call = async (secret: string, api = apis[0]) => {
     const response = await fetch(`${app.url}/v1/call/${must(api).slug}/x`, {
       headers: { "x-api-key": secret },
     });
     const text = await response.text();
+    retryAfter = response.headers.get("retry-after");
     return `${response.status} ${/"reason":\s*"(\w+)"/.exec(text)?.[1] ?? ""}`.trim();
   };
-  const used = await keys.createKey({ quota: { usesMax: 2n } });
+  const used = await keys.createKey({ quota: { usesMax: 2n, refill: QuotaRefill.DAILY } });
   const limited = await keys.createKey({ rateLimitPerMinute: 1 });
   const elsewhere = await keys.createKey({ allowedCidrs: ["192.0.2.0/24"] });
   const here = await keys.createKey({ allowedCidrs: ["127.0.0.0/8"] });
@@ -232,6 +252,7 @@ test("the gateway counts uses, limits and addresses of a key, and charges none t
   expect(await call(used.secret)).toBe("200");
   expect(await call(used.secret, apis[1])).toBe("200");
   expect(await call(used.secret)).toBe("429 KEY_USAGE_EXCEEDED");
+  expect(Number(retryAfter)).toBeGreaterThan(0);
   expect(await call(limited.secret)).toBe("200");
   expect(await call(limited.secret)).toBe("429 RATE_LIMITED");
   expect(await call(elsewhere.secret)).toBe("401 CREDENTIALS_REQUIRED");
@@ -277,6 +298,28 @@ test("an open stream of a revoked key is cut, and what it had is charged", async
   };
   await expect.poll(chargedNanos).toBe(1_000_000n);
   await kept.cancel();
+});
+
+test("an open stream is cut when its key's time is over", async () => {
+  await using app = await startTestApp({ GATEWAY_ALLOW_PRIVATE_UPSTREAMS: "127.0.0.0/8" });
+  await using upstream = await startUpstream((_request, response) => {
+    response.write("first");
+  });
+  const me = await newPerson(app.db);
+  await app.grant(me.accountId, 10_000_000n);
+  const api = await app.api(await newPerson(app.db, "developer"), { upstreamUrl: upstream.url });
+  const keys = app.client(KeyService, me.token);
+  const expireAtMs = Date.now() + 2_000;
+  const { secret } = await keys.createKey({ expireTime: timestampFromMs(expireAtMs) });
+  const { body } = await fetch(`${app.url}/v1/call/${api.slug}/x`, {
+    headers: { "x-api-key": secret },
+  });
+  const reader = must(body).getReader();
+  await reader.read();
+
+  await expect(reader.read()).rejects.toThrow();
+
+  expect(Date.now()).toBeGreaterThanOrEqual(expireAtMs);
 });
 
 test("no secret is in the log, the audit log, or what is kept for retries", async () => {

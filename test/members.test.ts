@@ -7,6 +7,7 @@ import {
   MemberRole as ShownRole,
 } from "../gen/callora/accounts/v1/account_service_pb.ts";
 import { AuthService } from "../gen/callora/accounts/v1/auth_service_pb.ts";
+import { UserService } from "../gen/callora/accounts/v1/user_service_pb.ts";
 import { CatalogService } from "../gen/callora/catalog/v1/catalog_service_pb.ts";
 import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
 import { insertMember } from "../src/accounts/member-store.ts";
@@ -243,6 +244,37 @@ test("nobody changes their own role", async ({ app }) => {
 
     await expect(outcome).rejects.toMatchObject({ code: Code.PermissionDenied });
   }
+});
+
+test("an admin does not end an owner's invitation by another to the address", async ({ app }) => {
+  const owner = await newPerson(app.db);
+  const admin = await newMember(app, owner.accountId, "admin");
+  const guest = await newPerson(app.db);
+  const email = `${randomUUID()}@x.example`;
+  const invite = (by: SignedIn, role: ShownRole) =>
+    acting(app, AccountService, by, owner.accountId).createInvitation({ email, role });
+  await invite(owner, ShownRole.OWNER);
+
+  const refusal = { code: Code.PermissionDenied };
+  await expect(invite(admin, ShownRole.VIEWER)).rejects.toMatchObject(refusal);
+
+  const token = tokenTo(app, email);
+  const accepted = app.client(AccountService, guest.token).acceptInvitation({ token });
+  await expect(accepted).resolves.toMatchObject({ account: { role: ShownRole.OWNER } });
+});
+
+test("an owner who was deactivated does not let the last one go", async ({ app }) => {
+  const { accountId, userId } = await newPerson(app.db);
+  const owner = await newMember(app, accountId, "owner");
+  const accounts = acting(app, AccountService, owner, accountId);
+  const users = app.client(UserService, (await app.admin()).token);
+  await users.deactivateUser({ userId });
+  const refused = { code: Code.FailedPrecondition };
+
+  await expect(accounts.removeMember({ userId: owner.userId })).rejects.toMatchObject(refused);
+
+  await users.updateUser({ userId, isActive: true });
+  await expect(accounts.removeMember({ userId: owner.userId })).resolves.toBeDefined();
 });
 
 test("everybody may leave, but not their own account, and not as the last owner", async ({

@@ -8,10 +8,19 @@ import { type MeterQuery, queryEvents, queryRollups } from "../src/metering/mete
 import type { Aggregation, MeterDefinition, MeterSide } from "../src/metering/meter-reading.ts";
 import { addMeters } from "../src/metering/meter-rollup.ts";
 import { deleteMeter, findMeter, insertMeter } from "../src/metering/meter-store.ts";
-import { projectNext } from "../src/metering/projector.ts";
+import { projectShard } from "../src/metering/projector.ts";
+import { releaseShard } from "../src/metering/shard-lease.ts";
 import { type WindowSize, windowsOf, zoneClock } from "../src/metering/window.ts";
 import { must, until } from "./support/app.ts";
-import { newAccountId, newApiId, openBooks, seeded, usage } from "./support/books.ts";
+import {
+  holdShard,
+  newAccountId,
+  newApiId,
+  openBooks,
+  roundOptions,
+  seeded,
+  usage,
+} from "./support/books.ts";
 import { type ModelEvent, modelValues } from "./support/meter-model.ts";
 
 type Books = Awaited<ReturnType<typeof openBooks>>;
@@ -99,7 +108,12 @@ function startHistory(books: Books, random: () => number, dayMs: number) {
     },
 
     async project(shard: number) {
-      return books.db.systemTransaction((tx) => projectNext(tx, shard, new Date()));
+      // Whoever begins to build a meter holds all shards for a moment.
+      const lease = await holdShard(books.db, shard);
+      if (lease !== null) {
+        await books.db.systemTransaction((tx) => projectShard(tx, lease, roundOptions()));
+        await books.db.systemTransaction((tx) => releaseShard(tx, lease));
+      }
     },
 
     /** Take back an event that is applied. */
@@ -384,8 +398,9 @@ test("an event that goes while another shard adds to the same sums takes only it
   const applied = Promise.withResolvers<void>();
   const gate = Promise.withResolvers<void>();
 
+  const lease = must(await holdShard(books.db, 1));
   const other = books.db.systemTransaction(async (tx) => {
-    await projectNext(tx, 1, new Date());
+    await projectShard(tx, lease, roundOptions());
     applied.resolve();
     await gate.promise;
   });

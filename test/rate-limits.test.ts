@@ -83,6 +83,39 @@ test("a key's own rate counts for that key alone", async ({ app, limits }) => {
   expect(limitOf(await callGateway(app, otherSecret))).toBe("100");
 });
 
+test("a rotation sheds neither a key's own rate nor what was counted", async ({ app, limits }) => {
+  const owner = await app.person();
+  const first = await makeKey(app, owner);
+  const rotate = async ({ keyId }: { keyId: string }) => {
+    const { key, secret } = await app.client(KeyService, owner.token).rotateKey({ keyId });
+    return { keyId: must(key).id, secret };
+  };
+  const whose = { accountId: owner.accountId, rateClass: RateClass.V1 };
+  const left = async (secret: string) => {
+    const { headers } = await callGateway(app, secret);
+    return [headers.get("x-ratelimit-limit"), headers.get("x-ratelimit-remaining")];
+  };
+
+  const { override } = await limits.setRateOverride({
+    ...whose,
+    subjectId: first.keyId,
+    perMinute: 1,
+    burst: 7,
+  });
+  const before = await left(first.secret);
+  const second = await rotate(first);
+  const after = await left(second.secret);
+  const third = await rotate(second);
+  await limits.deleteRateOverride({ ...whose, subjectId: third.keyId });
+
+  expect(override?.subjectId).toBe(first.keyId);
+  expect([before, after]).toEqual([
+    ["7", "6"],
+    ["7", "5"],
+  ]);
+  expect((await left(third.secret))[0]).toBe("100");
+});
+
 test("the overrides are listed by account, page by page, over REST too", async ({
   app,
   limits,

@@ -35,7 +35,15 @@ function allSteps(): Steps {
   const keys = new Map<string, Principal>([
     [
       `Bearer ${bearer}`,
-      { kind: "key", id: "key_1", accountId: "acc_1", apiId: "api_1", mode: "live", scopes: [] },
+      {
+        kind: "key",
+        id: "key_1",
+        familyId: "key_1",
+        accountId: "acc_1",
+        apiId: "api_1",
+        mode: "live",
+        scopes: [],
+      },
     ],
   ]);
   let nowMs = Date.now();

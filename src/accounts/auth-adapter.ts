@@ -23,6 +23,8 @@ import {
 } from "./auth-store.ts";
 import { type AuthRow, type AuthTable, authTable } from "./auth-tables.ts";
 import { lateTransaction, type Statements, singleStatements } from "./late-transaction.ts";
+import { maySignIn } from "./sign-in.ts";
+import { findPerson, lockPerson } from "./store.ts";
 import { hashToken } from "./token.ts";
 import { createUser } from "./users.ts";
 
@@ -107,6 +109,9 @@ function writingModels(deps: Deps, { write }: Statements) {
   async function remove({ model, where }: Target): Promise<readonly AuthRow[]> {
     const table = authTable(model);
     return write(async (tx) => {
+      if (table === "sessions") {
+        await lockOwner(tx, where);
+      }
       const rows = await deleteAuthRows(tx, table, toConditions(where));
       await tell(deps, tx, { table, kind: "delete", rows, set: {} });
       return rows.map((row) => toShown(request(), table, row));
@@ -130,6 +135,9 @@ function writingModels(deps: Deps, { write }: Statements) {
         remember(request(), String(data.token));
       }
       return write(async (tx) => {
+        if (table === "sessions") {
+          await refuseLateSignIn(tx, request(), String(data.user_id));
+        }
         const row =
           table === "users"
             ? await insertPerson(tx, data, deps.now())
@@ -171,6 +179,30 @@ function refuseIdentityChange(table: AuthTable, set: Rows): void {
         throw new Error(`Cannot change the ${name} of a person here`);
       }
     }
+  }
+}
+
+/** Whoever ends all sessions of a person waits for the sign-ins that are under way, and the other way round. */
+async function lockOwner(tx: Tx, where: readonly CleanedWhere[]): Promise<void> {
+  const userId = where.find(({ field }) => field === "user_id")?.value;
+  const person = typeof userId === "string" ? await findPerson(tx, userId) : null;
+  if (person !== null) {
+    await lockPerson(tx, { accountId: person.account_id, userId: person.id });
+  }
+}
+
+async function refuseLateSignIn(
+  tx: Tx,
+  { passwordHash }: AuthRequest,
+  userId: string,
+): Promise<void> {
+  const person = await findPerson(tx, userId);
+  const owner = { accountId: person?.account_id ?? "", userId };
+  if (!(await maySignIn(tx, { ...owner, passwordHash }))) {
+    throw new APIError("UNAUTHORIZED", {
+      code: "INVALID_EMAIL_OR_PASSWORD",
+      message: "Invalid email or password",
+    });
   }
 }
 

@@ -87,11 +87,15 @@ function passwordRecord(userId: string, path: string): AuthRecord | undefined {
     : { userId, action, resource: `user:${userId}`, detail: "" };
 }
 
-function factorRecord({ kind, row, set }: AuthChange): AuthRecord | undefined {
+function factorRecord({ kind, row, set, path }: AuthChange): AuthRecord | undefined {
   const userId = text(row.user_id);
-  return kind === "update" && set.verified === true
-    ? { userId, action: "user.totp_enable", resource: `user:${userId}`, detail: "" }
-    : undefined;
+  const record = { userId, resource: `user:${userId}`, detail: "" };
+  if (kind === "update" && set.verified === true) {
+    return { ...record, action: "user.totp_enable" };
+  }
+  // All codes are replaced. One that is used up is no change: the sign-in tells of it.
+  const isReplaced = path === "/two-factor/generate-backup-codes" && "backup_codes" in set;
+  return isReplaced ? { ...record, action: "user.backup_codes" } : undefined;
 }
 
 const signInPaths: ReadonlySet<string> = new Set([

@@ -6,7 +6,10 @@ export interface AuthMails {
   resetPassword(to: string, url: string): Promise<void>;
 }
 
-/** Write the mails. Each holds one link, which works once and for an hour. */
+/**
+ * Write the mails. Each holds one link, which works for an hour: that for a password once; that which confirms an
+ * address for the address, whoever has it by then, since whoever opens it reads its mail.
+ */
 export function createAuthMails(mailer: Mailer): AuthMails {
   return {
     verifyAddress: (to, url) =>

@@ -20,6 +20,8 @@ export interface AuthRequest {
   tokens: Map<string, string>;
   /** Whether the request brought a session that lasts. */
   hasSession: boolean;
+  /** The hash of the password that the request signs in by. Undefined: it does not, or was not right so far. */
+  passwordHash: string | undefined;
   /** The last announcement that the reply has to wait for. */
   epoch: bigint;
   /** What broke, and must not be shown. */
@@ -37,5 +39,5 @@ export function createAuthRequests(): AuthRequests {
 /** What is known of a request where there is none. */
 export function noRequest(): AuthRequest {
   const about = { ip: "", requestId: "", path: "", tokens: new Map<string, string>() };
-  return { ...about, hasSession: false, epoch: 0n, failure: undefined };
+  return { ...about, hasSession: false, passwordHash: undefined, epoch: 0n, failure: undefined };
 }

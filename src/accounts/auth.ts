@@ -113,6 +113,7 @@ function authOptions(deps: AuthDeps): BetterAuthOptions {
 function passwordOptions({
   passwords,
   mails,
+  requests,
 }: AuthDeps): Pick<BetterAuthOptions, "emailAndPassword" | "emailVerification"> {
   return {
     emailAndPassword: {
@@ -124,7 +125,14 @@ function passwordOptions({
       sendResetPassword: ({ user, url }) => mails.resetPassword(user.email, url),
       password: {
         hash: (password) => passwords.hash(password),
-        verify: ({ password, hash }) => passwords.verify(password, hash),
+        async verify({ password, hash }) {
+          const isRight = await passwords.verify(password, hash);
+          const request = requests.getStore();
+          if (isRight && request?.path === "/sign-in/email") {
+            request.passwordHash = hash;
+          }
+          return isRight;
+        },
       },
     },
     emailVerification: {

@@ -1,5 +1,6 @@
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { bearerToken } from "../rpc/credentials.ts";
+import type { Strangers } from "../rpc/strangers.ts";
 import { isFromOwnPage, isJson } from "./own-pages.ts";
 import type { CredentialReader } from "./people.ts";
 import type { Sessions } from "./session-memory.ts";
@@ -26,6 +27,7 @@ export function cookieReader({
   secret,
   isSecure,
   origins,
+  strangers,
   now,
 }: {
   sessions: Sessions;
@@ -34,12 +36,14 @@ export function cookieReader({
   isSecure: () => boolean;
   /** The origins of our own pages. */
   origins: () => ReadonlySet<string>;
+  strangers?: Pick<Strangers, "check">;
   now: () => Date;
 }): CredentialReader {
   return ({ header, exchange }) => {
     if (header.get("authorization") !== null) {
       const token = bearerToken(header) ?? "";
-      return tokenPattern.test(token) ? sessions.findByToken(token, now()) : undefined;
+      const beforeLoad = () => strangers?.check(exchange);
+      return tokenPattern.test(token) ? sessions.findByToken(token, now(), beforeLoad) : undefined;
     }
     const cookies = header.get("cookie");
     if (cookies === null) {

@@ -3,7 +3,7 @@ import type { Announcer } from "../db/trust.ts";
 import { announceSessions } from "./announce-sessions.ts";
 import { deleteSignInTokens } from "./login-store.ts";
 import { revokeSessions } from "./session-store.ts";
-import type { UserRow } from "./store.ts";
+import { lockPerson, type UserRow } from "./store.ts";
 import { revokeTokens } from "./token-store.ts";
 
 /**
@@ -16,6 +16,7 @@ export async function endCredentials(
   { user, now }: { user: Pick<UserRow, "account_id" | "id">; now: Date },
 ): Promise<bigint> {
   const owner = { accountId: user.account_id, userId: user.id, now };
+  await lockPerson(tx, owner);
   const sessionIds = await revokeSessions(tx, owner);
   const tokens = await revokeTokens(tx, owner);
   await deleteSignInTokens(tx, user.id);

@@ -22,14 +22,15 @@ const invitationColumns = sql.fragment`
 
 const isOpen = sql.fragment`invitations.accepted_at is null and invitations.revoked_at is null`;
 
-/** End the account's open invitation to an address, if there is one. */
-export async function endInvitation(
+/** End the account's open invitation to an address, which may be past its time. Null: there is none. */
+export function endInvitation(
   tx: Tx,
   { accountId, email, now }: { accountId: string; email: string; now: Date },
-): Promise<void> {
-  await tx.query(sql.type(nothing)`
+): Promise<InvitationRow | null> {
+  return tx.maybeOne(sql.type(invitationRow)`
     update invitations set revoked_at = ${now.toISOString()}
     where account_id = ${accountId} and email = lower(${email}) and ${isOpen}
+    returning ${invitationColumns}
   `);
 }
 

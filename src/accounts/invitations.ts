@@ -107,7 +107,10 @@ async function createInvitation(
       const account = await getAccount(tx, accountId, actor);
       refuse(grantProblem(account.role, role), `invite a ${role}`);
       const { email } = req;
-      await endInvitation(tx, { accountId, email, now: now() });
+      const ended = await endInvitation(tx, { accountId, email, now: now() });
+      if (ended !== null && ended.expire_at > now().getTime()) {
+        refuse(grantProblem(account.role, ended.role), "take the invitation back");
+      }
       await refuseTooMany(tx, accountId, now());
       const id = newId("inv", now());
       const expireAt = new Date(now().getTime() + invitationMs);

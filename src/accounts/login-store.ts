@@ -29,6 +29,15 @@ export function findLogin(db: Queries, name: string): Promise<LoginRow | null> {
   `);
 }
 
+/** The hash of a person's password. Null: they have none. */
+export async function findPasswordHash(tx: Tx, userId: string): Promise<string | null> {
+  const row = await tx.maybeOne(sql.type(loginRow.pick({ password_hash: true }))`
+    select password_hash from sign_in_methods
+    where provider_id = 'credential' and provider_account_id = ${userId}
+  `);
+  return row?.password_hash ?? null;
+}
+
 /** Set a person's password, whether there was one or not. */
 export async function upsertPassword(
   tx: Tx,

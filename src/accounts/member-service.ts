@@ -90,7 +90,7 @@ function memberHandlers({
       const { accountId, actor } = tenant;
       const { userId } = req;
       const to = toRole(req.role);
-      const epoch = await db.tenantTransaction(tenant, async (tx, audit) => {
+      const epoch = await db.platformTransaction(tenant, async (tx, audit) => {
         const { by, of } = await lockMembers(tx, { accountId, actor, userId });
         const change = { by: { id: actor, role: by }, of: { id: userId, role: of }, to };
         refuse(memberChangeProblem(change), `make the member ${to}`);
@@ -111,7 +111,7 @@ function memberHandlers({
       if (userId === actor && accountId === homeAccountId) {
         throw homeAccount();
       }
-      const epoch = await db.tenantTransaction(tenant, async (tx, audit) => {
+      const epoch = await db.platformTransaction(tenant, async (tx, audit) => {
         const { by, of } = await lockMembers(tx, { accountId, actor, userId });
         refuse(userId === actor ? null : grantProblem(by, of), "remove the member");
         await keepOwner(tx, { accountId, userId, of, to: null });
@@ -142,7 +142,10 @@ async function lockMembers(
   return { by, of };
 }
 
-/** Throws when the account would be left without an owner. Under the lock of the account. */
+/**
+ * Throws when the account would be left without an owner who may sign in. Under the lock of the account, and for all
+ * accounts: whether somebody may sign in is in an account of their own.
+ */
 async function keepOwner(
   tx: Tx,
   change: { accountId: string; userId: string; of: Role; to: Role | null },

@@ -115,16 +115,19 @@ export async function findMemberRole(
   return row?.role ?? null;
 }
 
-/** Whether the account has an owner besides somebody. */
+/** Whether the account has an owner besides somebody who may sign in. Acts for all accounts. */
 export async function existsOtherOwner(
   db: Queries,
   accountId: string,
   userId: string,
 ): Promise<boolean> {
   const row = await db.maybeOne(sql.type(z.object({ user_id: z.string() }))`
-    select user_id from members
-    where account_id = ${accountId} and user_id <> ${userId} and role = 'owner'
-      and removed_at is null
+    select members.user_id
+    from members
+    join person_directory on person_directory.user_id = members.user_id
+    join users on users.account_id = person_directory.account_id and users.id = members.user_id
+    where members.account_id = ${accountId} and members.user_id <> ${userId}
+      and members.role = 'owner' and members.removed_at is null and users.active
     limit 1
   `);
   return row !== null;

@@ -1,20 +1,15 @@
-import {
-  Code,
-  type ConnectError,
-  type HandlerContext,
-  type ServiceImpl,
-} from "@connectrpc/connect";
+import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import type { AuthService } from "../../gen/callora/accounts/v1/auth_service_pb.ts";
 import { getLastAuditId } from "../audit/store.ts";
 import type { Database } from "../db/database.ts";
 import { callOf } from "../rpc/call.ts";
-import { invalidArgument, permissionDenied, reasoned } from "../rpc/errors.ts";
+import { invalidArgument, permissionDenied } from "../rpc/errors.ts";
 import { isAdminRole, requireUser, tenantFor, type UserPrincipal } from "../rpc/principal.ts";
 import type { Lockout } from "./lockout.ts";
 import type { PasswordHasher } from "./password.ts";
 import { type SessionDeps, sessionHandlers, signIn } from "./sessions.ts";
 import { toUser } from "./shown.ts";
-import { checkPassword } from "./sign-in.ts";
+import { checkPassword, wrongCredentials } from "./sign-in.ts";
 import { findPerson, getUser } from "./store.ts";
 import { tokenHandlers } from "./tokens.ts";
 import { type WalletDeps, walletHandlers } from "./wallet-login.ts";
@@ -80,14 +75,9 @@ async function passwordSignIn(
     throw permissionDenied("SECOND_FACTOR_REQUIRED", message);
   }
   const { account_id: accountId, id } = user;
-  return { user, ...(await signIn(deps, ctx, { accountId, userId: id, method: "password" })) };
-}
-
-function wrongCredentials(): ConnectError {
-  return reasoned(Code.Unauthenticated, {
-    reason: "CREDENTIALS_INVALID",
-    message: "Cannot sign in: the username or the password is wrong",
-  });
+  const passwordHash = user.password_hash ?? undefined;
+  const person = { accountId, userId: id, method: "password", passwordHash } as const;
+  return { user, ...(await signIn(deps, ctx, person)) };
 }
 
 /** Write down that the caller, or whom an admin names, has signed in elsewhere. Returns the record's id. */

@@ -17,8 +17,12 @@ const sessionsMax = 50_000;
 export interface Sessions {
   /** Undefined when there is none of the id, or it is over. Whether its person may call is another question. */
   find(id: string, now: Date): MaybePromise<SignedIn | undefined>;
-  /** Find the session that a token of better-auth opens. */
-  findByToken(token: string, now: Date): MaybePromise<SignedIn | undefined>;
+  /** Find the session that a token of better-auth opens. What `beforeLoad` throws is thrown instead of a look-up. */
+  findByToken(
+    token: string,
+    now: Date,
+    beforeLoad?: () => void,
+  ): MaybePromise<SignedIn | undefined>;
 }
 
 /**
@@ -46,8 +50,8 @@ export function rememberSessions({ db, trust }: { db: Database; trust: Trust }):
     );
   return {
     find,
-    findByToken: (token, now) =>
-      andThen(ids.get(hashToken(token).toString("hex")), (id) =>
+    findByToken: (token, now, beforeLoad) =>
+      andThen(ids.get(hashToken(token).toString("hex"), beforeLoad), (id) =>
         id === null ? undefined : find(id, now),
       ),
   };

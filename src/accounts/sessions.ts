@@ -8,6 +8,7 @@ import { type JwtKeeper, jwtSeconds } from "./jwt.ts";
 import { openSession } from "./session.ts";
 import { listSessions, revokeSession, type SessionRow } from "./session-store.ts";
 import { toSession } from "./shown.ts";
+import { maySignIn, wrongCredentials } from "./sign-in.ts";
 
 /** What signing in and out needs. */
 export interface SessionDeps {
@@ -17,16 +18,28 @@ export interface SessionDeps {
   now: () => Date;
 }
 
-/** Sign a person in, whom something has proved to be it. Returns the token and how long it lasts. */
+/**
+ * Sign a person in, whom something has proved to be it: a password with a hash, if there is one. Returns the token and
+ * how long it lasts. Throws UNAUTHENTICATED with reason CREDENTIALS_INVALID when that was changed meanwhile.
+ */
 export async function signIn(
   { db, jwt, now }: SessionDeps,
   ctx: HandlerContext,
-  person: { accountId: string; userId: string; method: SessionRow["method"] },
+  person: {
+    accountId: string;
+    userId: string;
+    method: SessionRow["method"];
+    passwordHash?: string | undefined;
+  },
 ): Promise<{ token: string; tokenType: string; expiresIn: number }> {
-  const { accountId, userId, method } = person;
+  const { accountId, userId, method, passwordHash } = person;
   const tenant = tenantFor(ctx, { accountId, actor: userId });
   const at = now();
-  const sessionId = await db.tenantTransaction(tenant, (tx, audit) => {
+  // Passwords belong to no account.
+  const sessionId = await db.platformTransaction(tenant, async (tx, audit) => {
+    if (!(await maySignIn(tx, { accountId, userId, passwordHash }))) {
+      throw wrongCredentials();
+    }
     audit.record("auth/session");
     return openSession(tx, { accountId, userId, method, ip: tenant.ip, now: at });
   });

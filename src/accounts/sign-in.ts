@@ -1,7 +1,11 @@
+import { Code, type ConnectError } from "@connectrpc/connect";
 import type { Database } from "../db/database.ts";
+import type { Tx } from "../db/pool.ts";
+import { reasoned } from "../rpc/errors.ts";
 import type { Attempt, Lockout } from "./lockout.ts";
-import { findLogin, type LoginRow } from "./login-store.ts";
+import { findLogin, findPasswordHash, type LoginRow } from "./login-store.ts";
 import type { PasswordHasher } from "./password.ts";
+import { holdPerson } from "./store.ts";
 
 /**
  * Find the person who has the name or mail address and the password. Null when nobody has, or may not sign in.
@@ -23,4 +27,28 @@ export async function checkPassword(
   }
   lockout.succeeded(attempt);
   return login;
+}
+
+/**
+ * Whether a person, who was found to be it a while ago, may still sign in: they are not deactivated, and the password is
+ * the one that was checked, if one was. Ask in the transaction that opens the session; so does it not outlive what ends
+ * all that the person has.
+ */
+export async function maySignIn(
+  tx: Tx,
+  person: { accountId: string; userId: string; passwordHash: string | undefined },
+): Promise<boolean> {
+  const { userId, passwordHash } = person;
+  if (!(await holdPerson(tx, person))) {
+    return false;
+  }
+  return passwordHash === undefined || (await findPasswordHash(tx, userId)) === passwordHash;
+}
+
+/** UNAUTHENTICATED with reason CREDENTIALS_INVALID: whatever of it is wrong. */
+export function wrongCredentials(): ConnectError {
+  return reasoned(Code.Unauthenticated, {
+    reason: "CREDENTIALS_INVALID",
+    message: "Cannot sign in: the username or the password is wrong",
+  });
 }

@@ -127,6 +127,30 @@ export async function findPerson(db: Queries, userId: string): Promise<UserRow |
   return (await listPeopleById(db, [userId]))[0] ?? null;
 }
 
+/**
+ * Let nobody deactivate a person, or end what they call with, before the transaction ends. False when they may not
+ * sign in.
+ */
+export async function holdPerson(
+  tx: Tx,
+  { accountId, userId }: { accountId: string; userId: string },
+): Promise<boolean> {
+  const row = await tx.maybeOne(sql.type(z.object({ active: z.boolean() }))`
+    select active from users where account_id = ${accountId} and id = ${userId} for share
+  `);
+  return row?.active ?? false;
+}
+
+/** Let one transaction at a time end what a person calls with, after all that hold the person. */
+export async function lockPerson(
+  tx: Tx,
+  { accountId, userId }: { accountId: string; userId: string },
+): Promise<void> {
+  await tx.query(sql.type(nothing)`
+    select from users where account_id = ${accountId} and id = ${userId} for update
+  `);
+}
+
 /** List people, newest first. A null `active` means all. For all accounts. */
 export function listPeople(
   db: Queries,

@@ -3,6 +3,7 @@ import type { Trust } from "../db/trust.ts";
 import { andThen } from "../lib/maybe-promise.ts";
 import { bearerToken } from "../rpc/credentials.ts";
 import type { Authenticator, Principal } from "../rpc/principal.ts";
+import type { Strangers } from "../rpc/strangers.ts";
 import type { LastUses } from "./last-uses.ts";
 import type { CredentialReader, SignedIn } from "./people.ts";
 import { findServiceTokens, type ServiceTokenRow } from "./service-token-store.ts";
@@ -13,6 +14,7 @@ interface Deps {
   db: Database;
   trust: Trust;
   uses: LastUses;
+  strangers?: Pick<Strangers, "check">;
   now: () => Date;
 }
 
@@ -20,7 +22,7 @@ const tokensMax = 50_000;
 const serviceTokensMax = 1_000;
 
 /** Read a person's API token. */
-export function tokenReader({ db, trust, uses, now }: Deps): CredentialReader {
+export function tokenReader({ db, trust, uses, strangers, now }: Deps): CredentialReader {
   const tokens = trust.remember<TokenRow>("token", {
     entriesMax: tokensMax,
     async load(keys) {
@@ -29,12 +31,13 @@ export function tokenReader({ db, trust, uses, now }: Deps): CredentialReader {
     },
   });
 
-  return ({ header }) => {
+  return ({ header, exchange }) => {
     const hash = tokenHash("ora", bearerToken(header) ?? "");
     if (hash === null) {
       return undefined;
     }
-    return andThen(tokens.get(hash.toString("hex")), (row): SignedIn | undefined => {
+    const beforeLoad = () => strangers?.check(exchange);
+    return andThen(tokens.get(hash.toString("hex"), beforeLoad), (row): SignedIn | undefined => {
       const at = now();
       const isLive =
         row !== null &&
@@ -54,6 +57,7 @@ export function serviceAuthenticator({
   db,
   trust,
   uses,
+  strangers,
   now,
   accountId,
 }: Deps & { accountId: string }): Authenticator {
@@ -65,12 +69,13 @@ export function serviceAuthenticator({
     },
   });
 
-  return ({ header }) => {
+  return ({ header, exchange }) => {
     const hash = tokenHash("svc", bearerToken(header) ?? "");
     if (hash === null) {
       return undefined;
     }
-    return andThen(tokens.get(hash.toString("hex")), (row): Principal | undefined => {
+    const beforeLoad = () => strangers?.check(exchange);
+    return andThen(tokens.get(hash.toString("hex"), beforeLoad), (row): Principal | undefined => {
       if (row === null || row.revoked_at !== null) {
         return undefined;
       }

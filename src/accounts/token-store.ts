@@ -1,6 +1,7 @@
 import { sql } from "slonik";
 import { z } from "zod";
 import { nothing, type Queries, type Tx } from "../db/pool.ts";
+import { isId } from "../lib/id.ts";
 
 const tokenRow = z.object({
   account_id: z.string(),
@@ -60,20 +61,43 @@ export async function countTokens(
   return count;
 }
 
+/** Whether a credential was not ended: a session, a token, or one of an issuer, which nobody ends here. */
+export async function isCredentialLive(
+  tx: Tx,
+  { accountId, userId, id }: { accountId: string; userId: string; id: string },
+): Promise<boolean> {
+  if (!isId("ses", id) && !isId("tok", id)) {
+    return true;
+  }
+  const row = await tx.maybeOne(sql.type(z.object({ id: z.string() }))`
+    select id from sessions
+    where account_id = ${accountId} and user_id = ${userId} and id = ${id} and revoked_at is null
+    union all
+    select id from api_tokens
+    where account_id = ${accountId} and user_id = ${userId} and id = ${id} and revoked_at is null
+  `);
+  return row !== null;
+}
+
 /** The tokens that are listed. */
 const tokensListedMax = 200;
 
-/** List a person's tokens, newest first. */
-export function listTokens(
+/** List a person's tokens, newest first, and how many there are. Of many, those that are over are left out first. */
+export async function listTokens(
   db: Queries,
-  accountId: string,
-  userId: string,
-): Promise<readonly TokenRow[]> {
-  return db.any(sql.type(tokenRow)`
-    select ${tokenColumns} from api_tokens
-    where account_id = ${accountId} and user_id = ${userId}
-    order by id desc limit ${tokensListedMax}
+  { accountId, userId, now }: { accountId: string; userId: string; now: Date },
+): Promise<{ rows: readonly TokenRow[]; total: number }> {
+  const rows = await db.any(sql.type(tokenRow.extend({ total: z.number() }))`
+    with listed as (
+      select ${tokenColumns}, count(*) over ()::int as total from api_tokens
+      where account_id = ${accountId} and user_id = ${userId}
+      order by revoked_at is null and (expire_at is null or expire_at > ${now.toISOString()}) desc,
+        id desc
+      limit ${tokensListedMax}
+    )
+    select * from listed order by id desc
   `);
+  return { rows, total: rows[0]?.total ?? 0 };
 }
 
 const hashedTokenRow = tokenRow.extend({ token_hash: z.instanceof(Buffer) });
@@ -110,7 +134,7 @@ export function revokeToken(
   `);
 }
 
-/** Revoke all of a person's tokens. */
+/** Revoke all of a person's tokens that are good for something: so few that one announcement names them. */
 export function revokeTokens(
   tx: Tx,
   { accountId, userId, now }: { accountId: string; userId: string; now: Date },
@@ -120,6 +144,7 @@ export function revokeTokens(
     from api_token_directory
     where api_tokens.account_id = ${accountId} and api_tokens.user_id = ${userId}
       and api_tokens.revoked_at is null
+      and (api_tokens.expire_at is null or api_tokens.expire_at > ${now.toISOString()})
       and api_token_directory.account_id = api_tokens.account_id
       and api_token_directory.token_id = api_tokens.id
     returning api_tokens.id, api_token_directory.token_hash

@@ -8,12 +8,19 @@ import type { Database, Tenant } from "../db/database.ts";
 import { once } from "../db/once.ts";
 import type { Trust } from "../db/trust.ts";
 import { newId } from "../lib/id.ts";
-import { failedPrecondition, notFound } from "../rpc/errors.ts";
+import { failedPrecondition, notFound, unauthenticated } from "../rpc/errors.ts";
 import { personalTenant, requireUser } from "../rpc/principal.ts";
 import { retryOf } from "../rpc/retry.ts";
 import { optionalTime, toToken } from "./shown.ts";
+import { holdPerson } from "./store.ts";
 import { mintToken } from "./token.ts";
-import { countTokens, insertToken, listTokens, revokeToken } from "./token-store.ts";
+import {
+  countTokens,
+  insertToken,
+  isCredentialLive,
+  listTokens,
+  revokeToken,
+} from "./token-store.ts";
 
 interface Deps {
   db: Database;
@@ -52,9 +59,15 @@ export function tokenHandlers(
     async createToken(req, ctx) {
       const tenant = personalTenant(ctx);
       const { accountId, actor: userId } = tenant;
+      const { credentialId } = requireUser(ctx);
       const retry = retryOf(ctx);
       const { token, hash } = mintToken("ora");
       return db.tenantTransaction(tenant, async (tx, audit) => {
+        // Whoever ends all of a person's credentials would not end one that comes after them.
+        const isActive = await holdPerson(tx, { accountId, userId });
+        if (!isActive || !(await isCredentialLive(tx, { accountId, userId, id: credentialId }))) {
+          throw unauthenticated();
+        }
         const scope = { accountId, retry, response: CreateTokenResponseSchema, audit };
         return once(tx, scope, async () => {
           if ((await countTokens(tx, { accountId, userId, now: now() })) >= tokensMax) {
@@ -84,9 +97,11 @@ export function tokenHandlers(
     },
 
     async listTokens(_req, ctx) {
-      const { homeAccountId, id } = requireUser(ctx);
-      const rows = await db.tenantRead(homeAccountId, (tx) => listTokens(tx, homeAccountId, id));
-      return { tokens: rows.map(toToken), total: rows.length };
+      const { homeAccountId: accountId, id: userId } = requireUser(ctx);
+      const { rows, total } = await db.tenantRead(accountId, (tx) =>
+        listTokens(tx, { accountId, userId, now: now() }),
+      );
+      return { tokens: rows.map(toToken), total };
     },
 
     async revokeToken({ tokenId }, ctx) {

@@ -63,10 +63,14 @@ export function userService(deps: Deps): ServiceImpl<typeof UserService> {
 
     async createUser(req, ctx) {
       const role = roleAsked(req);
-      refuse(manageProblem(requireUser(ctx).role, role), `create a ${role}`);
+      const { id: callerId, role: callerRole } = requireUser(ctx);
+      refuse(manageProblem(callerRole, role), `create a ${role}`);
       const passwordHash = await passwords.hash(req.password);
       const { username, email } = req;
       const row = await db.platformTransaction(requireTenant(ctx), async (tx, audit) => {
+        await lockAdmins(tx);
+        // The role may have been taken away while the password was hashed.
+        refuse(manageProblem(currentRole(await getPerson(tx, callerId)), role), `create a ${role}`);
         const user = await createUser(tx, { username, email, passwordHash, role }, now());
         if (user === null) {
           throw nameTaken("create");
@@ -98,11 +102,11 @@ export function userService(deps: Deps): ServiceImpl<typeof UserService> {
     },
 
     async listUserTokens({ userId }) {
-      const rows = await db.systemTransaction(async (tx) => {
+      const { rows, total } = await db.systemTransaction(async (tx) => {
         const { account_id: accountId } = await getPerson(tx, userId);
-        return listTokens(tx, accountId, userId);
+        return listTokens(tx, { accountId, userId, now: now() });
       });
-      return { tokens: rows.map(toToken), total: rows.length };
+      return { tokens: rows.map(toToken), total };
     },
 
     async revokeUserToken({ userId, tokenId }, ctx) {
@@ -179,7 +183,7 @@ async function checkChange(
   { by, of, change }: { by: UserRow; of: UserRow; change: UserChange },
 ): Promise<void> {
   const isOwn = by.id === of.id;
-  refuse(isOwn ? null : manageProblem(by.active ? by.role : "user", of.role), "change the person");
+  refuse(isOwn ? null : manageProblem(currentRole(by), of.role), "change the person");
   if (change.role !== null && change.role !== of.role) {
     refuse(roleChangeProblem({ by, of, to: change.role }), `make the person a ${change.role}`);
   }
@@ -212,6 +216,10 @@ async function claimChanged(tx: Tx, of: UserRow, change: UserChange): Promise<vo
       throw nameTaken("change");
     }
   }
+}
+
+function currentRole({ active, role }: UserRow): Role {
+  return active ? role : "user";
 }
 
 async function getPerson(tx: Tx, userId: string): Promise<UserRow> {

@@ -12,6 +12,7 @@ import {
 import { endCredentials } from "../accounts/ending.ts";
 import { deleteSecondFactor, findLogin, upsertPassword } from "../accounts/login-store.ts";
 import { createPasswordHasher } from "../accounts/password.ts";
+import { lockPerson } from "../accounts/store.ts";
 import { createUser } from "../accounts/users.ts";
 import { createAnnouncer } from "../db/trust.ts";
 import { platformAccountId } from "../ledger/store.ts";
@@ -96,6 +97,8 @@ export async function resetAdmin(
     const tenant = operator(login.account_id, "user.password_reset");
     const announcer = createAnnouncer({ db, onError: (error) => print(String(error)) });
     const epoch = await db.platformTransaction(tenant, async (tx, audit) => {
+      // First, as everybody does who changes both.
+      await lockPerson(tx, { accountId: login.account_id, userId: login.id });
       await upsertPassword(tx, { id: newId("sim", now()), userId: login.id, passwordHash });
       const isDropped = dropSecondFactor && (await deleteSecondFactor(tx, login));
       audit.record(`user:${login.id}`, isDropped ? "second factor dropped" : "");

@@ -21,24 +21,29 @@ import { type BalanceRow, getBalance, listTransactions, type TransactionRow } fr
 export function creditService(deps: {
   db: Database;
   existsAccount: (tx: Tx, accountId: string) => Promise<boolean>;
+  /** The journal is applied up to this position. */
+  watermark: (tx: Tx) => Promise<bigint>;
   now: () => Date;
 }): ServiceImpl<typeof CreditService> {
   const { db, now } = deps;
   return {
     async getBalance(_req, ctx) {
       const { accountId, mode } = requirePrincipal(ctx);
+      // Read before the balance, so that it holds at least what the watermark says.
+      const watermark = await db.systemTransaction(deps.watermark);
       const row = await db.tenantRead(accountId, (tx) => getBalance(tx, accountId, mode));
-      return { balance: toBalance(row) };
+      return { balance: toBalance(row), watermark };
     },
 
     async listTransactions(req, ctx) {
       const { accountId, mode } = requirePrincipal(ctx);
       const { size, after } = pageOf(req);
+      const watermark = await db.systemTransaction(deps.watermark);
       const rows = await db.tenantRead(accountId, (tx) =>
         listTransactions(tx, { accountId, mode, after, limit: size + 1 }),
       );
       const { page, nextPageToken } = splitPage(rows, { size, id: (row) => row.id });
-      return { transactions: page.map(toTransaction), nextPageToken };
+      return { transactions: page.map(toTransaction), nextPageToken, watermark };
     },
 
     async grantCredits(req, ctx) {

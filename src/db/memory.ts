@@ -10,17 +10,18 @@ export interface Memory<V> {
    * are one load); null: nothing.
    *
    * Throws or rejects with TrustLostError (UNAVAILABLE, TRUST_LOST) when this process cannot know, with BusyError when
-   * too many keys wait, and with what the load throws.
+   * too many keys wait, and with what the load throws. What `beforeLoad` throws is thrown instead of a load.
    */
-  get(key: string): V | null | Promise<V | null>;
+  get(key: string, beforeLoad?: () => void): V | null | Promise<V | null>;
   /**
    * Told of each announced key, remembered or not. When announcements may have been missed, told of every key that is
    * remembered or watched. Returns how to stop it.
    */
   onForgotten(listener: (key: string) => void): () => void;
   /**
-   * Told whenever the key is announced, or an announcement of it may have been missed, for as long as it is watched:
-   * for what stays open on the word of a key. Returns how to stop it.
+   * Told whenever the key is announced, or an announcement of it may have been missed, for as long as it is watched;
+   * and again and again while this process would not hear of it. For what stays open on the word of a key. Returns how
+   * to stop it.
    */
   watch(key: string, listener: () => void): () => void;
 }
@@ -98,8 +99,9 @@ export class TopicMemory<V> implements Memory<V> {
     this.#told = createTold(keeper.onError);
   }
 
-  get(key: string): V | null | Promise<V | null> {
+  get(key: string, beforeLoad?: () => void): V | null | Promise<V | null> {
     if (!this.#keeper.isHeld()) {
+      beforeLoad?.();
       const isRefused = performance.now() < this.#refuseUntil;
       return (isRefused ? undefined : this.#ask(key)) ?? Promise.reject(this.#lost());
     }
@@ -112,6 +114,7 @@ export class TopicMemory<V> implements Memory<V> {
       this.counts.hits += 1;
       return null;
     }
+    beforeLoad?.();
     return (
       this.#underWay(key) ??
       this.#ask(key) ??
@@ -153,6 +156,11 @@ export class TopicMemory<V> implements Memory<V> {
       flight.isForgotten = true;
     }
     this.#told.tell(keys);
+  }
+
+  /** Tell whoever watches a key to ask again: announcements are not heard now. */
+  tellWatchers(): void {
+    this.#told.tellWatchers();
   }
 
   /** The answer of a load under way that may still be remembered. */
@@ -275,6 +283,12 @@ function createTold(onError: (error: unknown) => void) {
     }
   }
 
+  function tellWatchersOf(key: string) {
+    for (const { listener } of [...(watchers.get(key) ?? [])]) {
+      call(listener);
+    }
+  }
+
   return {
     watched: () => watchers.keys(),
     tell(keys: Iterable<string>) {
@@ -282,9 +296,12 @@ function createTold(onError: (error: unknown) => void) {
         for (const { listener } of listeners) {
           call(() => listener(key));
         }
-        for (const { listener } of [...(watchers.get(key) ?? [])]) {
-          call(listener);
-        }
+        tellWatchersOf(key);
+      }
+    },
+    tellWatchers() {
+      for (const key of [...watchers.keys()]) {
+        tellWatchersOf(key);
       }
     },
     onForgotten(listener: (key: string) => void) {

@@ -256,6 +256,28 @@ test("an epoch that is skipped makes it forget everything", async ({ database, p
   expect(await here.memory.get("a")).toBe(2);
 });
 
+test("what stays open asks again, lease after lease, where no announcement is heard", async ({
+  database,
+  pool,
+}) => {
+  await using hole = await openBlackHole(database.urls.worker);
+  const here = await open(pool, database.urls.worker);
+  const deaf = await open(pool, hole.through(database.urls.worker));
+  for (const { held } of [here, deaf]) held.set("a", 1);
+  const answers: (number | null)[] = [];
+  const ask = async () => answers.push(await deaf.memory.get("a"));
+  deaf.memory.watch("a", () => void ask());
+  hole.swallow();
+  await until(() => answers.length > 0);
+
+  for (const { held } of [here, deaf]) held.delete("a");
+  await announce(here, ["a"]);
+
+  await until(() => answers.at(-1) === null);
+  expect(isHeld(deaf)).toBe(false);
+  hole.release();
+});
+
 test("without the database waiting ends with the lease", async ({ database }) => {
   const url = database.urls.worker;
   const dead = await openPool({ url, role: "callora_worker", connectionsMax: 1 });

@@ -32,7 +32,7 @@ import { incrementEpoch, notify } from "./processes.ts";
  *    whoever waits; or when its lease ended a minute ago by the database's clock. Each is after its deadline. A
  *    process whose heartbeat finds no row forgets everything and enters again.
  * 6. Without a lease a process loads for each question, after it was asked, from the one database that commits. If it
- *    cannot, it says so (TrustLostError), and its callers refuse.
+ *    cannot, it says so (TrustLostError), and its callers refuse. What stays open asks again every lease.
  *
  * A question that began before `settled` resolved may be answered either way, however late: a process can be stopped
  * between the check of its deadline and the answer. A process that is stopped (SIGSTOP) and goes on later finds its
@@ -117,6 +117,17 @@ export async function openTrust({ db, listenUrl, onError }: TrustOptions): Promi
     onError,
   });
   const announcer = createAnnouncer({ db, onError });
+  // What stays open would not hear that it must end. A hiccup that is over by the next round cuts nothing.
+  let wasHeld = true;
+  const timer = setInterval(() => {
+    const isHeld = lease.isHeld();
+    if (!isHeld && !wasHeld) {
+      for (const memory of all()) {
+        memory.tellWatchers();
+      }
+    }
+    wasHeld = isHeld;
+  }, leaseMs).unref();
   await lease.attempted;
 
   return {
@@ -129,6 +140,7 @@ export async function openTrust({ db, listenUrl, onError }: TrustOptions): Promi
     },
     stats: () => ({ ...sum(all()), isHeld: lease.isHeld(), losses: lease.losses }),
     async close() {
+      clearInterval(timer);
       await lease.stop();
       await announcer.close();
     },
@@ -136,7 +148,7 @@ export async function openTrust({ db, listenUrl, onError }: TrustOptions): Promi
 }
 
 /** What keeping a memory true needs of it, whatever it holds. */
-type Kept = Pick<TopicMemory<unknown>, "counts" | "size" | "forget" | "forgetAll">;
+type Kept = Pick<TopicMemory<unknown>, "counts" | "size" | "forget" | "forgetAll" | "tellWatchers">;
 
 function sum(memories: readonly Kept[]) {
   const total = { hits: 0, loads: 0, refusals: 0, entries: 0 };

@@ -43,6 +43,15 @@ export function createDispatcher(deps: DispatchDeps): (arrival: Arrival) => void
 
   return (arrival) => {
     const { method, url } = arrival;
+    if (url.length > targetLengthMax) {
+      refuse(deps, arrival, "http", () => {
+        throw new HttpError(
+          414,
+          `Cannot read request: its target has over ${targetLengthMax} bytes`,
+        );
+      });
+      return;
+    }
     const { path, query } = splitTarget(url);
     const fixed = exact.get(path)?.get(method);
     if (fixed !== undefined) {
@@ -50,7 +59,7 @@ export function createDispatcher(deps: DispatchDeps): (arrival: Arrival) => void
       return;
     }
     if (deps.cors.isPreflight(arrival)) {
-      refuse(deps, arrival, "http", () => preflight(deps, table, arrival));
+      refuse(deps, arrival, "http", ({ requestId }) => preflight(deps, table, arrival, requestId));
       return;
     }
     const match = table.match(method, path);
@@ -60,9 +69,12 @@ export function createDispatcher(deps: DispatchDeps): (arrival: Arrival) => void
       return;
     }
     const protocol = isGrpc(arrival) ? "grpc" : "http";
-    refuse(deps, arrival, protocol, () => answerMiss(arrival, match));
+    refuse(deps, arrival, protocol, ({ requestId }) => answerMiss(arrival, match, requestId));
   };
 }
+
+/** As much as all headers of HTTP/1.1 may take. */
+const targetLengthMax = 16 * 1024;
 
 const none: readonly string[] = [];
 
@@ -107,7 +119,7 @@ function refuse(
   deps: DispatchDeps,
   arrival: Arrival,
   protocol: Protocol,
-  answer: () => void,
+  answer: (exchange: Exchange) => void,
 ): void {
   const exchange = deps.openExchange(arrival, protocol);
   const observed = { protocol, requestId: exchange.requestId, route: "unmatched" };
@@ -115,7 +127,7 @@ function refuse(
   deps.cors.mark(arrival);
   context.with(span ?? context.active(), () => {
     try {
-      answer();
+      answer(exchange);
     } catch (error) {
       answerError(deps, { arrival, exchange }, error);
     }
@@ -154,9 +166,9 @@ function answerError(deps: DispatchDeps, parties: Parties, thrown: unknown): voi
   sendReply(arrival, reply);
 }
 
-function answerMiss(arrival: Arrival, miss: Miss): void {
+function answerMiss(arrival: Arrival, miss: Miss, requestId: string): void {
   if (isGrpc(arrival)) {
-    sendUnimplemented(arrival);
+    sendUnimplemented(arrival, requestId);
     return;
   }
   switch (miss.kind) {
@@ -174,12 +186,17 @@ function answerMiss(arrival: Arrival, miss: Miss): void {
   }
 }
 
-function preflight({ cors }: DispatchDeps, table: RouteTable<Endpoint>, arrival: Arrival): void {
+function preflight(
+  { cors }: DispatchDeps,
+  table: RouteTable<Endpoint>,
+  arrival: Arrival,
+  requestId: string,
+): void {
   const { path } = splitTarget(arrival.url);
   const method = arrival.header("access-control-request-method") ?? "";
   const match = table.match(method, path);
   if (match.kind === "notFound" || match.kind === "badPath") {
-    answerMiss(arrival, match);
+    answerMiss(arrival, match, requestId);
     return;
   }
   const methods = match.kind === "match" ? [method] : match.allow;

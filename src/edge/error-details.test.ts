@@ -117,6 +117,46 @@ async function drain(messages: AsyncIterable<unknown>): Promise<void> {
   }
 }
 
+const web = "application/grpc-web+json";
+const connectStream = "application/connect+json";
+const badFrame = Buffer.from([0, 0, 0, 0, 2, 0x7b, 0x7b]);
+test.for<[string, string, Buffer, object, string]>([
+  ["GetBook", web, badFrame, {}, "REQUEST_INVALID"],
+  ["GetBook", web, Buffer.alloc(0), {}, "REQUEST_INVALID"],
+  ["GetBook", web, Buffer.from([0, 1, 0, 0, 0]), {}, "BODY_TOO_LARGE"],
+  ["GetBook", web, badFrame, { "grpc-encoding": "lzw" }, "COMPRESSION_UNSUPPORTED"],
+  ["WatchBooks", web, badFrame, {}, "REQUEST_INVALID"],
+  ["Unknown", web, badFrame, {}, "PATH_NOT_FOUND"],
+  ["Unknown", "application/grpc", badFrame, {}, "PATH_NOT_FOUND"],
+  ["WatchBooks", connectStream, badFrame, {}, "REQUEST_INVALID"],
+  ["ImportBooks", connectStream, badFrame, {}, "REQUEST_INVALID"],
+  ["ImportBooks", connectStream, Buffer.from([0, 1, 0, 0, 0]), {}, "BODY_TOO_LARGE"],
+  [
+    "WatchBooks",
+    connectStream,
+    badFrame,
+    { "connect-content-encoding": "lzw" },
+    "COMPRESSION_UNSUPPORTED",
+  ],
+])("%s as %s refuses %j with %j for a reason", async ([name, type, body, more, reason]) => {
+  const reply = await fetch(`${at.url}/callora.test.v1.LibraryService/${name}`, {
+    method: "POST",
+    headers: { ...headers, ...more, "content-type": type },
+    body: new Uint8Array(body),
+  });
+
+  const text = await reply.text();
+  const [, status] = /grpc-status-details-bin: ([\w+/]+)/.exec(text) ?? [];
+  const inHeader = reply.headers.get("grpc-status-details-bin");
+  // What protobuf holds of texts is legible.
+  const told = Buffer.from(status ?? inHeader ?? "", "base64").toString("latin1");
+  const inEnd = [...text.matchAll(/"value":"([\w+/]+)"/g)]
+    .map(([, value = ""]) => Buffer.from(value, "base64").toString("latin1"))
+    .join();
+  expect(told + inEnd).toContain(reason);
+  expect(told + inEnd).toContain("req-7");
+});
+
 test.for([
   ["/v1/books/b2", 404, "NOT_FOUND"],
   ["/v1/books/crash", 500, "INTERNAL"],
@@ -136,5 +176,21 @@ test.for([
       expect(of(".ErrorInfo")).toMatchObject([{ reason, domain: "callora" }]);
       expect(of(".RequestInfo")).toMatchObject([{ requestId: "req-7" }]);
     }
+  },
+);
+
+test.for(["application/grpc-web-text", "application/grpc-web-text+proto", "text/plain"])(
+  "a stream as %s is refused with a reason",
+  async (type) => {
+    const reply = await fetch(`${at.url}/callora.test.v1.LibraryService/WatchBooks`, {
+      method: "POST",
+      headers: { ...headers, "content-type": type },
+      body: "",
+    });
+
+    expect(reply.status).toBe(415);
+    expect(await reply.json()).toMatchObject({
+      details: [{ reason: "MEDIA_TYPE_UNSUPPORTED" }, {}],
+    });
   },
 );

@@ -17,6 +17,7 @@ import {
   type Socket,
 } from "node:net";
 import { type Arrival, Http1Arrival, Http2Arrival } from "./arrival.ts";
+import { type BrokenBytes, createRefusal } from "./broken-bytes.ts";
 import { limitControlFrames } from "./frame-budget.ts";
 import { Running } from "./running.ts";
 import { cutSlowBodies } from "./slow-body.ts";
@@ -62,6 +63,8 @@ const defaultLimits: PortLimits = {
 };
 
 const headerBytesMax = 16 * 1024;
+/** Beyond it Node resets a stream. What is told of a target that is too long must come before. */
+const http2HeaderBytesMax = 2 * headerBytesMax;
 const requestsPerSocketMax = 10_000;
 const streamsPerSessionMax = 100;
 const windowBytes = 1024 * 1024;
@@ -154,6 +157,8 @@ export function createOnePort({
       onUpgrade(request, socket, head);
     });
   const http1 = createHttp1(limits, acceptHttp1, upgrade);
+  const refuse = createRefusal(state.running);
+  http1.on("clientError", (error: BrokenBytes, socket) => refuse(error, socket as Socket));
   const http2 = createHttp2();
   http2.on("session", (session: ServerHttp2Session) =>
     watchSession(state, session, limits.sessionIdleTimeoutMs),
@@ -368,7 +373,7 @@ function createHttp2() {
       enablePush: false,
       initialWindowSize: windowBytes,
       maxConcurrentStreams: streamsPerSessionMax,
-      maxHeaderListSize: headerBytesMax,
+      maxHeaderListSize: http2HeaderBytesMax,
     },
   });
   server.on("sessionError", ignore);

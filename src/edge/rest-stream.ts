@@ -9,7 +9,9 @@ import {
   writeChunk,
 } from "./http-message.ts";
 import { sandboxHeaders } from "./rest/active-content.ts";
+import type { Encoding } from "./rest/encoding.ts";
 import type { StreamFormat } from "./rest/media-type.ts";
+import { createSink, type StreamSink } from "./stream-sink.ts";
 
 /** Where a stream goes. */
 export interface StreamTarget {
@@ -43,11 +45,14 @@ export async function sendStream(
   {
     texts,
     format,
+    encoding,
     errorText,
     keepAliveMs = keepAliveMsDefault,
   }: {
     texts: AsyncIterable<string>;
     format: StreamFormat;
+    /** How the reply is compressed, each text for itself. */
+    encoding?: Encoding | undefined;
     errorText: (error: unknown) => string;
     /** How often a quiet stream of events shows that it is there. */
     keepAliveMs?: number;
@@ -61,13 +66,20 @@ export async function sendStream(
   if (format === "events") {
     response.setHeader("x-accel-buffering", "no");
   }
+  if (encoding !== undefined) {
+    response.setHeader("content-encoding", encoding);
+  }
   if (request.method === "HEAD") {
     leave(iterator);
     endResponse(response);
     return;
   }
   beginReply(response);
-  const writer = createWriter(response, format, keepAliveMs);
+  const writer = createWriter(response, {
+    format,
+    keepAliveMs,
+    sink: createSink(response, encoding),
+  });
   try {
     for (let item = await next; item.done !== true && !isGone(response); item = await next) {
       await writer.write(item.value);
@@ -83,7 +95,10 @@ export async function sendStream(
   }
 }
 
-function createWriter(response: HttpResponse, format: StreamFormat, keepAliveMs: number) {
+function createWriter(
+  response: HttpResponse,
+  { format, keepAliveMs, sink }: { format: StreamFormat; keepAliveMs: number; sink: StreamSink },
+) {
   let isWriting = false;
   let count = 0;
   const frames = {
@@ -96,7 +111,7 @@ function createWriter(response: HttpResponse, format: StreamFormat, keepAliveMs:
   const timer = format === "events" ? setInterval(keepAlive, keepAliveMs) : undefined;
   async function write(chunk: string): Promise<void> {
     isWriting = true;
-    await writeChunk(response, chunk);
+    await sink.write(chunk);
     isWriting = false;
   }
   return {
@@ -105,7 +120,7 @@ function createWriter(response: HttpResponse, format: StreamFormat, keepAliveMs:
       count++;
     },
     end() {
-      endResponse(response, format === "array" ? (count === 0 ? "[]" : "]") : undefined);
+      sink.end(format === "array" ? (count === 0 ? "[]" : "]") : undefined);
     },
     fail(errorText: () => string) {
       if (format === "array") {
@@ -114,7 +129,7 @@ function createWriter(response: HttpResponse, format: StreamFormat, keepAliveMs:
         const text = errorText();
         const last =
           format === "events" ? `event: error\ndata: ${text}\n\n` : `{"error":${text}}\n`;
-        endResponse(response, last);
+        sink.end(last);
       }
     },
     stop: () => clearInterval(timer),

@@ -1,8 +1,17 @@
+import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { request as requestHttp1 } from "node:http";
 import { connect as connectHttp2 } from "node:http2";
 import { connect as connectTcp } from "node:net";
-import { brotliCompressSync, deflateSync, gzipSync, zstdCompressSync } from "node:zlib";
+import {
+  brotliCompressSync,
+  createBrotliDecompress,
+  createGunzip,
+  createZstdDecompress,
+  deflateSync,
+  gzipSync,
+  zstdCompressSync,
+} from "node:zlib";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { clubEntry } from "../../test/support/club.ts";
 import { noSteps, startEdge } from "../../test/support/edge.ts";
@@ -126,33 +135,126 @@ test("trailers follow a stream to those who take them, over both versions", asyn
   expect(plain.trailers).toEqual({});
 });
 
-test("a reader that stops makes the handler wait", async () => {
-  let given = 0;
-  const word = "w".repeat(64 * 1024);
+const encodings = ["gzip", "br", "zstd"] as const;
+const unpackers = { gzip: createGunzip, br: createBrotliDecompress, zstd: createZstdDecompress };
+
+test.for(
+  encodings.flatMap((encoding) =>
+    ["application/x-ndjson", "application/json", "text/event-stream"].flatMap((accept) =>
+      [1, 2].map((http) => ({ encoding, accept, http })),
+    ),
+  ),
+)("$accept as $encoding over HTTP/$http comes message by message", async (wanted) => {
+  const { encoding, accept, http } = wanted;
+  const heard = Promise.withResolvers<void>();
   await using other = await startEdge({
     halfDuplex,
     services: [
       clubEntry({
-        async *listen() {
-          for (; given < 2_000; given++) {
-            yield { word };
+        async *listen(_request, context) {
+          context.responseTrailer.set("x-mood", "calm");
+          yield { word: "first" };
+          await heard.promise;
+          yield { word: "second" };
+        },
+      }),
+    ],
+  });
+  const path = "/v1/clubs/c1:listen?count=2";
+  const headers = { accept, "accept-encoding": encoding, te: "trailers" };
+  const session = http === 2 ? connectHttp2(other.url) : undefined;
+  const request = session?.request({ ":path": path, ...headers });
+  const sent = request ?? requestHttp1({ port: other.port, path, headers }).end();
+  const [head] = await once(sent, "response");
+  const reply = request ?? head;
+  const trailers = request === undefined ? undefined : once(request, "trailers");
+  let text = "";
+  for await (const part of reply.pipe(unpackers[encoding]())) {
+    text += part;
+    if (text.includes("first")) {
+      heard.resolve();
+    }
+  }
+  session?.close();
+
+  const replyHeaders = request === undefined ? head.headers : head;
+  expect(replyHeaders["content-encoding"]).toBe(encoding);
+  expect(replyHeaders.vary).toContain("accept-encoding");
+  expect(text.match(/first|second/g)).toEqual(["first", "second"]);
+  expect(text).toMatch(/[\n\]]$/);
+  const [last] = (await trailers) ?? [head.trailers];
+  expect(last["x-mood"]).toBe("calm");
+});
+
+test.for(encodings)("a late error is the last message of a stream as %s", async (encoding) => {
+  const headers = { "accept-encoding": encoding };
+  const line = await fetch(`${at.url}/v1/clubs/broken:listen?count=1`, { headers });
+  const array = await fetch(`${at.url}/v1/clubs/broken:listen?count=1`, {
+    headers: { ...headers, accept: "application/json" },
+  });
+  const head = await fetch(`${at.url}/v1/clubs/c1:listen?count=1`, { headers, method: "HEAD" });
+
+  expect(await line.text()).toMatch(/^\{"word":"w0"\}\n\{"error":\{"code":13,.*\}\}\n$/);
+  await expect(array.text()).rejects.toThrow();
+  expect(head.headers.get("content-encoding")).toBe(encoding);
+});
+
+test("a client that leaves a compressed stream ends its handler", async () => {
+  const left = Promise.withResolvers<void>();
+  await using other = await startEdge({
+    halfDuplex,
+    services: [
+      clubEntry({
+        async *listen(_request, { signal }) {
+          try {
+            for (let index = 0; !signal.aborted; index++) {
+              yield { word: `${index} ${randomBytes(32 * 1024).toString("base64")}` };
+            }
+          } finally {
+            left.resolve();
           }
         },
       }),
     ],
   });
   const socket = connectTcp(other.port, "127.0.0.1");
-  socket.write("GET /v1/clubs/c1:listen HTTP/1.1\r\nhost: a\r\n\r\n");
+  socket.write("GET /v1/clubs/c1:listen HTTP/1.1\r\nhost: a\r\naccept-encoding: zstd\r\n\r\n");
   await once(socket, "readable");
-  let before = -1;
-  while (before !== given) {
-    before = given;
-    await new Promise((resolve) => setTimeout(resolve, 100));
-  }
-
-  expect(given).toBeLessThan(1_000);
   socket.destroy();
+
+  await left.promise;
 });
+
+test.for([undefined, ...encodings])(
+  "a reader of %s that stops makes the handler wait",
+  async (encoding) => {
+    let given = 0;
+    await using other = await startEdge({
+      halfDuplex,
+      services: [
+        clubEntry({
+          async *listen() {
+            for (; given < 2_000; given++) {
+              yield { word: randomBytes(48 * 1024).toString("base64") };
+            }
+          },
+        }),
+      ],
+    });
+    const socket = connectTcp(other.port, "127.0.0.1");
+    const accept = encoding === undefined ? "" : `accept-encoding: ${encoding}\r\n`;
+    socket.write(`GET /v1/clubs/c1:listen HTTP/1.1\r\nhost: a\r\n${accept}\r\n`);
+    await once(socket, "readable");
+    let before = -1;
+    while (before !== given) {
+      before = given;
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+
+    expect(given).toBeLessThan(1_000);
+    socket.destroy();
+  },
+);
 
 const votes = [{ book: "b1", points: 1 }, { book: "b2" }];
 

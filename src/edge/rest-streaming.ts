@@ -18,6 +18,7 @@ import { copyHeaders, sendReply, toHeaders } from "./http-message.ts";
 import { bodyBytesMax, readBody } from "./read-body.ts";
 import { sandboxHeaders } from "./rest/active-content.ts";
 import { decodeBody, encodeBody } from "./rest/body.ts";
+import { chooseEncoding } from "./rest/encoding.ts";
 import { BindError, HttpError } from "./rest/errors.ts";
 import { compilePath } from "./rest/field-path.ts";
 import { getHttpBody, isHttpBody, setHttpBody } from "./rest/http-body.ts";
@@ -296,7 +297,7 @@ async function sendAll(serving: Serving): Promise<void> {
     await sendBytes(target, parts);
     return;
   }
-  addVary(arrival, "accept");
+  addVary(arrival, "accept, accept-encoding");
   const format = negotiateStream(arrival.header("accept"));
   if (format === "none") {
     const forms = "application/x-ndjson, application/json or text/event-stream";
@@ -305,6 +306,7 @@ async function sendAll(serving: Serving): Promise<void> {
   await sendStream(target, {
     texts: map(invoke(serving), (answer) => toText(serving, answer)),
     format,
+    encoding: chooseEncoding(arrival.header("accept-encoding")),
     errorText: (error) => JSON.stringify(statusJson(toConnectError(error), deps.registry)),
   });
 }

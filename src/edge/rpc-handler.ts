@@ -1,7 +1,7 @@
 import type { DescMethod, Registry } from "@bufbuild/protobuf";
 import {
   Code,
-  type ConnectError,
+  ConnectError,
   type ContextValues,
   createConnectRouter,
   createContextValues,
@@ -10,13 +10,13 @@ import {
   type Interceptor,
 } from "@connectrpc/connect";
 import type { UniversalHandler } from "@connectrpc/connect/protocol";
-import { parseTimeout } from "@connectrpc/connect/protocol-grpc";
+import { parseTimeout, setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
 import {
   universalRequestFromNodeRequest,
   universalResponseToNodeResponse,
 } from "@connectrpc/connect-node";
 import { type Exchange, exchangeKey } from "../rpc/call.ts";
-import { reasoned } from "../rpc/errors.ts";
+import { completeError, reasoned } from "../rpc/errors.ts";
 import { methodName } from "../rpc/policy.ts";
 import type { Arrival } from "./arrival.ts";
 import type { Endpoint, Hit } from "./endpoint.ts";
@@ -54,7 +54,10 @@ export function rpcEndpoints(entries: readonly ServiceEntry[], deps: HandlerDeps
     ...rpcOptions,
     acceptCompression: [...rpcOptions.acceptCompression],
     jsonOptions: jsonOptions(deps.registry),
-    requestGate: deps.admit,
+    requestGate: (context) => {
+      completeErrors(context);
+      return deps.admit(context);
+    },
     interceptors: [...deps.interceptors],
     shutdownSignal: deps.shutdownSignal,
   });
@@ -81,19 +84,36 @@ export function rpcEndpoints(entries: readonly ServiceEntry[], deps: HandlerDeps
   });
 }
 
+// What connect-node says of a request that it cannot read passes no interceptor. But before it tells the
+// client, it ends the call's context with it.
+function completeErrors(context: HandlerContext & { abort?: (reason?: unknown) => void }): void {
+  const { abort } = context;
+  const requestId = context.values.get(exchangeKey)?.requestId;
+  if (abort === undefined || requestId === undefined) {
+    throw new Error("Cannot serve a call whose context is not one of connect-node");
+  }
+  context.abort = (reason) => {
+    if (reason instanceof ConnectError) {
+      reason.details = completeError(reason, requestId).details;
+    }
+    abort(reason);
+  };
+}
+
 /** Whether the client speaks gRPC or gRPC-Web, and so reads nothing but a gRPC status. */
 export function isGrpc(arrival: Arrival): boolean {
   return arrival.header("content-type")?.startsWith("application/grpc") ?? false;
 }
 
 /** Answer a gRPC client that the method is not there. */
-export function sendUnimplemented(arrival: Arrival): void {
-  const headers = {
-    "content-type": arrival.header("content-type") ?? "application/grpc",
-    "grpc-status": "12",
-    "grpc-message": "Cannot find the method",
-  };
-  arrival.send(200, headers, undefined);
+export function sendUnimplemented(arrival: Arrival, requestId: string): void {
+  const error = reasoned(Code.Unimplemented, {
+    reason: "PATH_NOT_FOUND",
+    message: "Cannot find the method",
+  });
+  const headers = setTrailerStatus(new Headers(), completeError(error, requestId));
+  headers.set("content-type", arrival.header("content-type") ?? "application/grpc");
+  arrival.send(200, Object.fromEntries(headers), undefined);
 }
 
 function protocolOf(arrival: Arrival): Protocol {
@@ -108,14 +128,22 @@ async function serve(handler: UniversalHandler, hit: Hit): Promise<void> {
   const { request, response, exchange } = hit;
   const contentType = headerOf(request, "content-type") ?? null;
   if (request.method === "POST" && !handler.supportedContentType(contentType)) {
-    throw new HttpError(415, "Cannot read body: its Content-Type is not one of this method");
+    throw wrongType();
   }
   clampTimeout(request);
   const reply = await handler(toUniversal(request, response, contextOf(exchange)));
+  // It knows forms of gRPC-Web by name that it does not read, and answers them with nothing but the status.
+  if (reply.status === 415) {
+    throw wrongType();
+  }
   // An RPC may answer before it has read everything, for example when a message is too large.
   discardBody(request);
   // Not awaited: the promise of connect-node 2.2.0 stays pending after a whole reply.
   universalResponseToNodeResponse(reply, response).catch(() => breakOff(response));
+}
+
+function wrongType(): HttpError {
+  return new HttpError(415, "Cannot read body: its Content-Type is not one of this method");
 }
 
 /** A gRPC client that asks for more time than there is gets what there is, and no error. */

@@ -1,5 +1,7 @@
 import { constants } from "node:http2";
 import { type Arrival, Http2Arrival } from "./arrival.ts";
+import { HttpError } from "./rest/errors.ts";
+import { toErrorReply } from "./rest/status.ts";
 import type { Run } from "./running.ts";
 
 const cancel = 0x8;
@@ -32,5 +34,8 @@ function cut(arrival: Http2Arrival): void {
     return;
   }
   stream.once("finish", () => stream.close(cancel));
-  arrival.send(408, {}, undefined);
+  const error = new HttpError(408, "Cannot wait for the rest of the request");
+  const requestId = arrival.replyHeader("x-request-id");
+  const { status, headers, body } = toErrorReply(error, { format: "json", requestId });
+  arrival.send(status, headers, body);
 }

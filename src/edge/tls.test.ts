@@ -8,7 +8,7 @@ import { createGrpcTransport } from "@connectrpc/connect-node";
 import { expect, test } from "vitest";
 import { LibraryService } from "../../test/gen/callora/test/v1/library_service_pb.ts";
 import { startEdge } from "../../test/support/edge.ts";
-import { identity } from "../../test/support/identity.ts";
+import { identity, stranger } from "../../test/support/identity.ts";
 import { connectRaw, types } from "../../test/support/raw-http2.ts";
 
 const trusting = { ca: identity.cert };
@@ -55,6 +55,21 @@ test("a client without ALPN gets HTTP/1.1, one that wants another protocol none"
   expect(String(reply)).toMatch(/^HTTP\/1\.1 200/);
   expect(error.code).toBe("ERR_SSL_TLSV1_ALERT_NO_APPLICATION_PROTOCOL");
   plain.destroy();
+});
+
+test("where clients must have a certificate, one without it, or with another's, does not get through", async () => {
+  await using at = await startEdge({ tls: { ...identity, clientCa: identity.cert } });
+  const get = async (own: object) => {
+    const options = { host: "127.0.0.1", port: at.port, path: "/v1/books/b1", agent: false };
+    const request = requestHttps({ ...options, ...trusting, ...own });
+    const [reply] = await once(request.end(), "response");
+    return reply.resume().statusCode;
+  };
+
+  expect(await get(identity)).toBe(200);
+  await expect(get({})).rejects.toThrow();
+  await expect(get(stranger)).rejects.toThrow();
+  expect(at.finished).toHaveLength(1);
 });
 
 test("with TLS a request in the clear is told so, in its own protocol", async () => {

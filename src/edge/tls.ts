@@ -6,6 +6,8 @@ import type { Spoken } from "./sniff.ts";
 export interface TlsIdentity {
   readonly cert: string;
   readonly key: string;
+  /** Certificates of authorities, as PEM. With them only clients with a certificate of theirs get through. */
+  readonly clientCa?: string | undefined;
 }
 
 /**
@@ -14,7 +16,7 @@ export interface TlsIdentity {
  * alert.
  */
 export function createTls(
-  { cert, key }: TlsIdentity,
+  { cert, key, clientCa }: TlsIdentity,
   {
     handshakeTimeoutMs,
     onSecure,
@@ -30,6 +32,7 @@ export function createTls(
       minVersion: "TLSv1.2",
       ALPNProtocols: ["h2", "http/1.1"],
       handshakeTimeout: handshakeTimeoutMs,
+      ...(clientCa === undefined ? {} : { ca: clientCa, requestCert: true }),
     },
     (socket) => onSecure(socket, socket.alpnProtocol === "h2"),
   );

@@ -25,6 +25,7 @@ import {
   countLiveKeys,
   deleteKey,
   existsOverlap,
+  existsReplaced,
   findKey,
   findKeyForUpdate,
   insertKey,
@@ -232,7 +233,8 @@ function changeKey(
   });
 }
 
-async function checkRoom(deps: Deps, tx: Tx, { accountId, apiId }: NewKey): Promise<void> {
+async function checkRoom(deps: Deps, tx: Tx, key: NewKey): Promise<void> {
+  const { accountId, apiId, mode } = key;
   if (apiId !== null && !(await deps.existsPublishedApi(tx, apiId))) {
     throw notFound("the API");
   }
@@ -240,13 +242,21 @@ async function checkRoom(deps: Deps, tx: Tx, { accountId, apiId }: NewKey): Prom
     const message = `Cannot create the key: the account has ${liveKeysMax} live keys`;
     throw failedPrecondition("KEYS_EXHAUSTED", message);
   }
+  // Else one key after another could be replaced, and its successor revoked, each with budgets of its own.
+  if (await existsReplaced(tx, { accountId, apiId, mode, now: deps.now() })) {
+    throw keyExists(key);
+  }
 }
 
 async function insertOrRefuse(tx: Tx, key: NewKey): Promise<void> {
   if (!(await insertKey(tx, key))) {
-    const message = `Cannot create the key: the account has a live ${key.mode} key for the API`;
-    throw alreadyExists("KEY_EXISTS", message);
+    throw keyExists(key);
   }
+}
+
+function keyExists({ mode }: NewKey) {
+  const message = `Cannot create the key: the account has a ${mode} key for the API, which was not revoked`;
+  return alreadyExists("KEY_EXISTS", message);
 }
 
 /** Replace a locked key by a new one with the same rules. */

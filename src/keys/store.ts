@@ -110,6 +110,20 @@ export async function insertKey(tx: Tx, key: NewKey): Promise<boolean> {
   return row !== null;
 }
 
+/** Whether a key of the account for the API is still accepted beside one that replaced it. */
+export async function existsReplaced(
+  tx: Tx,
+  key: { accountId: string; apiId: string | null; mode: KeyRow["mode"]; now: Date },
+): Promise<boolean> {
+  const row = await tx.maybeOne(sql.type(z.object({ id: z.string() }))`
+    select id from api_keys
+    where account_id = ${key.accountId} and api_id = ${key.apiId} and mode = ${key.mode}
+      and revoked_at is null and rotate_until > ${key.now.toISOString()}
+    limit 1
+  `);
+  return row !== null;
+}
+
 /** Find one of the account's keys. A deleted one is not found. */
 export function findKey(db: Queries, accountId: string, keyId: string): Promise<KeyRow | null> {
   return db.maybeOne(sql.type(keyRow)`
@@ -306,7 +320,7 @@ export function revokeKey(
   `);
 }
 
-/** Revoke the account's live keys for an API. */
+/** Revoke the account's live keys for an API: not those whose rotation is over, of which there may be any number. */
 export function revokeKeysForApi(
   tx: Tx,
   { accountId, apiId, now }: { accountId: string; apiId: string; now: Date },
@@ -314,6 +328,7 @@ export function revokeKeysForApi(
   return tx.any(sql.type(revokedRow)`
     update api_keys set revoked_at = ${now.toISOString()}
     where account_id = ${accountId} and api_id = ${apiId} and revoked_at is null
+      and (rotate_until is null or rotate_until > ${now.toISOString()})
     returning id, encode(key_hash, 'hex') as hash
   `);
 }

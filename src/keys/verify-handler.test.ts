@@ -24,7 +24,14 @@ const session = {
 } as const;
 const person: Principal = { kind: "user", ...at, role: "developer", mode: "live", ...session };
 const admin: Principal = { kind: "user", ...at, role: "admin", mode: "live", ...session };
-const key: Principal = { kind: "key", ...at, apiId: null, mode: "live", scopes: ["keys.verify"] };
+const key: Principal = {
+  kind: "key",
+  familyId: "key_1",
+  ...at,
+  apiId: null,
+  mode: "live",
+  scopes: ["keys.verify"],
+};
 const service: Principal = { kind: "service", ...at, scopes: ["keys.verify"], mode: "live" };
 const other: Principal = { kind: "service", ...at, scopes: ["usage.record"], mode: "live" };
 

@@ -1,9 +1,11 @@
 import type { ServiceImpl } from "@connectrpc/connect";
 import type { KeyService } from "../../gen/callora/keys/v1/key_service_pb.ts";
 import { RateClass } from "../../gen/callora/policy/v1/policy_pb.ts";
-import { invalidArgument, rateLimited } from "../rpc/errors.ts";
+import { type Call, callOf } from "../rpc/call.ts";
+import { invalidArgument } from "../rpc/errors.ts";
+import { applyVerdict } from "../rpc/limit.ts";
 import type { Limiter } from "../rpc/limiter.ts";
-import { type Principal, requirePrincipal, roles } from "../rpc/principal.ts";
+import { limitedId, type Principal, requirePrincipal, roles } from "../rpc/principal.ts";
 import { rates } from "../rpc/rates.ts";
 import type { KnownKey } from "./known-key.ts";
 import { toVerdict } from "./message.ts";
@@ -32,7 +34,7 @@ export function verifyHandler({
       const outcome = verifier.verify(req.secret, use, (key) => maySee(caller, key));
       return outcome instanceof Promise ? outcome.then(toVerdict) : toVerdict(outcome);
     };
-    return isPlatform(caller) ? verify() : limited(limiter, caller, now()).then(verify);
+    return isPlatform(caller) ? verify() : limited(limiter, callOf(ctx), now()).then(verify);
   };
 }
 
@@ -49,15 +51,12 @@ function isPlatform(caller: Principal): boolean {
 }
 
 /** Throws RESOURCE_EXHAUSTED when somebody who does not act for the platform asks too often. */
-async function limited(limiter: Limiter, { id }: Principal, now: Date): Promise<void> {
+async function limited(limiter: Limiter, { principal, exchange }: Call, now: Date): Promise<void> {
   const rate = rates[RateClass.VERIFY];
-  if (rate === undefined) {
+  if (rate === undefined || principal === undefined) {
     return;
   }
-  const verdict = await limiter.take([{ id: `verify:${id}`, rate }], now);
-  if (!verdict.allowed) {
-    throw rateLimited(verdict.retryAfterMs);
-  }
+  applyVerdict(exchange, await limiter.take([{ id: `verify:${limitedId(principal)}`, rate }], now));
 }
 
 /** Null: nothing is asked. Throws INVALID_ARGUMENT when the expression cannot be read. */

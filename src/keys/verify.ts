@@ -7,6 +7,7 @@ import { apiKeyOf } from "../rpc/credentials.ts";
 import { rateLimited, reasoned } from "../rpc/errors.ts";
 import type { Limit, Limiter, Rate, Verdict } from "../rpc/limiter.ts";
 import type { Authenticator, Principal } from "../rpc/principal.ts";
+import type { Strangers } from "../rpc/strangers.ts";
 import { type Fault, findFault, type Use } from "./judge.ts";
 import { type KnownKey, toKnownKey } from "./known-key.ts";
 import type { Quotas } from "./quota.ts";
@@ -43,7 +44,7 @@ export interface Verifier {
    */
   count(principal: KeyPrincipal): Promise<void>;
   /**
-   * Told when the key of a principal is no longer accepted, or nobody knows whether it is: for what stays open on its
+   * Told when the key of a principal is no longer accepted, be it over, or nobody knows whether it is: for what stays open on its
    * word. Returns how to stop it.
    */
   watch(principal: KeyPrincipal, onRefused: () => void): () => void;
@@ -55,6 +56,7 @@ interface Deps {
   limiter: Limiter;
   quotas: Quotas;
   useLog: UseLog;
+  strangers?: Pick<Strangers, "check">;
   now: () => Date;
 }
 
@@ -64,7 +66,7 @@ const keysMax = 200_000;
 export function createVerifier(deps: Deps): Verifier {
   const memory = rememberKeys(deps);
   const keyOf = new WeakMap<KeyPrincipal, KnownKey>();
-  const { useLog, now } = deps;
+  const { useLog, strangers, now } = deps;
   return {
     verify(secret, use, maySee) {
       return andThen(find(memory, secret), (key) =>
@@ -77,15 +79,17 @@ export function createVerifier(deps: Deps): Verifier {
       if (secret === undefined) {
         return undefined;
       }
-      return andThen(find(memory, secret), (key) => {
+      const beforeLoad = () => strangers?.check(exchange);
+      return andThen(find(memory, secret, beforeLoad), (key) => {
         const use = { apiId: null, clientIp: exchange.clientIp, permission: null, cost: 0 };
         const at = now();
         if (key === null || findFault(key, use, at.getTime()) !== null) {
           return undefined;
         }
         useLog.note(key, at);
-        const { id, accountId, apiId, mode, scopes } = key;
-        const principal: KeyPrincipal = { kind: "key", id, accountId, apiId, mode, scopes };
+        const { id, familyId, accountId, apiId, mode, scopes } = key;
+        const owner = { id, familyId, accountId };
+        const principal: KeyPrincipal = { kind: "key", ...owner, apiId, mode, scopes };
         keyOf.set(principal, key);
         return principal;
       });
@@ -93,20 +97,28 @@ export function createVerifier(deps: Deps): Verifier {
 
     watch(principal, onRefused) {
       const { hash } = known(keyOf, principal);
+      let isStopped = false;
+      let expiry: NodeJS.Timeout | undefined;
       const check = async () => {
         const key = await memory.get(hash);
-        if (
-          key === null ||
-          findFault({ ...key, allowedCidrs: [] }, anyUse, now().getTime()) !== null
-        ) {
+        const nowMs = now().getTime();
+        clearTimeout(expiry);
+        if (key === null || findFault({ ...key, allowedCidrs: [] }, anyUse, nowMs) !== null) {
           onRefused();
+        } else if (key.expireAtMs !== null && !isStopped) {
+          const ms = Math.min(key.expireAtMs - nowMs, timerMsMax);
+          expiry = setTimeout(checkOrRefuse, ms).unref();
         }
       };
       const checkOrRefuse = () => void check().catch(onRefused);
-      const stop = memory.watch(hash, checkOrRefuse);
+      const unwatch = memory.watch(hash, checkOrRefuse);
       // It may have been announced since it was authenticated.
       checkOrRefuse();
-      return stop;
+      return () => {
+        isStopped = true;
+        clearTimeout(expiry);
+        unwatch();
+      };
     },
 
     async count(principal) {
@@ -117,11 +129,17 @@ export function createVerifier(deps: Deps): Verifier {
       }
       if (outcome.code === "USAGE_EXCEEDED") {
         const message = "Cannot use the key: its quota is used up";
-        throw reasoned(Code.ResourceExhausted, { reason: "KEY_USAGE_EXCEEDED", message });
+        const refillAtMs = key.quota?.refillAtMs ?? null;
+        const retry =
+          refillAtMs === null ? {} : { retryAfterMs: Math.max(0, refillAtMs - now().getTime()) };
+        throw reasoned(Code.ResourceExhausted, { reason: "KEY_USAGE_EXCEEDED", message, ...retry });
       }
     },
   };
 }
+
+/** Node's timers take no longer time. */
+const timerMsMax = 2 ** 31 - 1;
 
 /** Of a call that goes on: its address and its API were asked about when it began, and it was counted. */
 const anyUse: Use = { apiId: null, clientIp: null, permission: null, cost: 0 };
@@ -145,12 +163,16 @@ function rememberKeys({ db, trust }: Deps): Memory<KnownKey> {
 }
 
 /** Find the key of a secret. Garbage is told by its checksum, without a look-up. */
-function find(memory: Memory<KnownKey>, secret: string): MaybePromise<KnownKey | null> {
+function find(
+  memory: Memory<KnownKey>,
+  secret: string,
+  beforeLoad?: () => void,
+): MaybePromise<KnownKey | null> {
   if (!isWellFormed(secret)) {
     return null;
   }
   const hash = hexOfSecret(secret);
-  return andThen(memory.get(hash), (key) =>
+  return andThen(memory.get(hash, beforeLoad), (key) =>
     key !== null && isSameHash(key.hash, hash) ? key : null,
   );
 }

@@ -5,7 +5,7 @@ import type { Tx } from "../db/pool.ts";
 import type { Trust } from "../db/trust.ts";
 import { perMinute } from "../rpc/gcra.ts";
 import type { OwnRates } from "../rpc/limit.ts";
-import type { Principal } from "../rpc/principal.ts";
+import { limitedId, type Principal } from "../rpc/principal.ts";
 import { listOverridesOf, type OverrideRow } from "./store.ts";
 
 /** The overrides as every call needs them: in memory, and true. */
@@ -18,7 +18,7 @@ export interface RateOverrides {
   settled(epoch: bigint): Promise<void>;
 }
 
-/** A person or an API key. */
+/** A person, or an API key with all that replaces it: then the subject is the first of them. */
 export interface Subject {
   accountId: string;
   subjectId: string;
@@ -45,7 +45,7 @@ export function createRateOverrides({ db, trust }: { db: Database; trust: Trust 
     ratesOf(principal) {
       // A person's rates are the person's, whichever account they act for.
       const accountId = principal.kind === "user" ? principal.homeAccountId : principal.accountId;
-      return memory.get(keyOf({ accountId, subjectId: principal.id }));
+      return memory.get(keyOf({ accountId, subjectId: limitedId(principal) }));
     },
     announce: (tx, subject) => trust.announce(tx, topic, [keyOf(subject)]),
     settled: (epoch) => trust.settled(epoch),

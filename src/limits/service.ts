@@ -23,8 +23,8 @@ const burstMax = 1_000_000;
 export function limitService(deps: {
   db: Database;
   overrides: RateOverrides;
-  /** Whether the account has such a person or key. */
-  existsSubject: (tx: Tx, subject: Subject) => Promise<boolean>;
+  /** Find what the limits of a person or a key hang on. Null: the account has no such person or key. */
+  findSubjectId: (tx: Tx, subject: Subject) => Promise<string | null>;
   now: () => Date;
 }): ServiceImpl<typeof LimitService> {
   const { db, overrides, now } = deps;
@@ -38,13 +38,15 @@ export function limitService(deps: {
     },
 
     async setRateOverride(req, ctx) {
-      const key = keyOf(req);
+      const asked = keyOf(req);
       const { perMinute } = req;
       const burst = req.burst === 0 ? Math.min(perMinute, burstMax) : req.burst;
       const { row, epoch } = await db.platformTransaction(requireTenant(ctx), async (tx, audit) => {
-        if (!(await deps.existsSubject(tx, key))) {
+        const subjectId = await deps.findSubjectId(tx, asked);
+        if (subjectId === null) {
           throw notFound("the person or key");
         }
+        const key = { ...asked, subjectId };
         audit.record(resourceOf(key), `${key.rateClass}: ${perMinute}/min, burst ${burst}`);
         return {
           row: await upsertOverride(tx, { ...key, perMinute, burst, now: now() }),
@@ -56,8 +58,11 @@ export function limitService(deps: {
     },
 
     async deleteRateOverride(req, ctx) {
-      const key = keyOf(req);
+      const asked = keyOf(req);
       const epoch = await db.platformTransaction(requireTenant(ctx), async (tx, audit) => {
+        // Of what is gone an override may be left.
+        const subjectId = (await deps.findSubjectId(tx, asked)) ?? asked.subjectId;
+        const key = { ...asked, subjectId };
         if (!(await deleteOverride(tx, key))) {
           audit.unchanged();
           return null;

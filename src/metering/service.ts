@@ -13,6 +13,6 @@ export function meteringService(
     ...recordMethods(deps),
     ...lookUpMethods(deps),
     ...watchMethods(),
-    ...explainMethods(),
+    ...explainMethods(deps),
   };
 }

@@ -9,3 +9,8 @@ export function bearerToken(header: HeaderReader): string | undefined {
 export function apiKeyOf(header: HeaderReader): string | undefined {
   return header.get("x-api-key") ?? bearerToken(header);
 }
+
+/** Whether a call brings a key or a token, good or bad. Cookies, which we sign, are not asked about. */
+export function hasCredential(header: HeaderReader): boolean {
+  return header.get("x-api-key") !== null || header.get("authorization") !== null;
+}

@@ -19,6 +19,7 @@ import {
   RetryInfoSchema,
 } from "../../gen/google/rpc/error_details_pb.ts";
 import { BusyError } from "../lib/semaphore.ts";
+import { defaultReason } from "./default-reason.ts";
 
 /** The domain of every ErrorInfo that we send. */
 const domain = "callora";
@@ -146,14 +147,14 @@ export function reasoned(
 }
 
 /**
- * The error with all that a caller acts on: a reason (by default the name of its code), when to try
+ * The error with all that a caller acts on: a reason (by default that of its code), when to try
  * again if that may help, and the id of the request. The error itself stays as it is: it may be one
  * that many calls share.
  */
 export function completeError(error: ConnectError, requestId: string): ConnectError {
   const extra: Detail[] = [];
   if (!hasDetail(error, ErrorInfoSchema)) {
-    const reason = (Code[error.code] ?? "Unknown").replace(/(?<=[a-z])[A-Z]/g, "_$&").toUpperCase();
+    const reason = defaultReason(error.code, error.rawMessage);
     extra.push({ desc: ErrorInfoSchema, value: { reason, domain } });
   }
   const mayRetry = error.code === Code.Unavailable && !(error instanceof RouteError);

@@ -4,7 +4,7 @@ import type { Call, Exchange } from "./call.ts";
 import { rateLimited } from "./errors.ts";
 import type { Verdict } from "./gcra.ts";
 import type { Limiter, Rate } from "./limiter.ts";
-import type { Principal } from "./principal.ts";
+import { limitedId, type Principal } from "./principal.ts";
 import { countsAddresses, rateFor } from "./rates.ts";
 
 /** The rates that one caller has instead of the classes' own. */
@@ -43,7 +43,7 @@ function count(
   { policy, exchange }: Call,
   { principal, rate }: { principal: Principal | undefined; rate: Rate },
 ): void | Promise<void> {
-  const caller = principal?.id ?? addressBlock(exchange.clientIp);
+  const caller = principal === undefined ? addressBlock(exchange.clientIp) : limitedId(principal);
   const id = `${policy.rateClass}:${caller}`;
   const verdict = limiter.take([{ id, rate, isStrict: principal?.kind === "key" }], now());
   return verdict instanceof Promise

@@ -11,7 +11,14 @@ import {
 } from "./principal.ts";
 
 const account = { id: "x_1", accountId: "acc_1" };
-const key: Principal = { kind: "key", ...account, apiId: "api_1", mode: "live", scopes: [] };
+const key: Principal = {
+  kind: "key",
+  familyId: "key_1",
+  ...account,
+  apiId: "api_1",
+  mode: "live",
+  scopes: [],
+};
 const callers: Readonly<Record<string, Principal | undefined>> = {
   nobody: undefined,
   key,

@@ -39,6 +39,8 @@ export type Principal =
   | {
       kind: "key";
       id: string;
+      /** The first key of its rotations. */
+      familyId: string;
       accountId: string;
       /** Null: every API. */
       apiId: string | null;
@@ -62,6 +64,11 @@ export type UserPrincipal = Extract<Principal, { kind: "user" }>;
 
 /** Find who presents a credential. Undefined when the headers carry none that it knows. */
 export type Authenticator = (call: Call) => Principal | undefined | Promise<Principal | undefined>;
+
+/** What the limits of a caller hang on: whatever replaces a key has the same ones. */
+export function limitedId(principal: Principal): string {
+  return principal.kind === "key" ? principal.familyId : principal.id;
+}
 
 /** The caller. Throws UNAUTHENTICATED when there is none. */
 export function requirePrincipal(context: { values: ContextValues }): Principal {

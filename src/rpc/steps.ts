@@ -16,16 +16,26 @@ import { SpanStatusCode, trace } from "@opentelemetry/api";
 import { Access } from "../../gen/callora/policy/v1/policy_pb.ts";
 import { addressBlock } from "../lib/address.ts";
 import { type Call, callKey, callOf, exchangeKey } from "./call.ts";
-import { completeError, invalidArgument, rateLimited, toConnectError } from "./errors.ts";
+import { hasCredential } from "./credentials.ts";
+import {
+  completeError,
+  invalidArgument,
+  rateLimited,
+  toConnectError,
+  unauthenticated,
+} from "./errors.ts";
 import { perMinute } from "./gcra.ts";
 import { type LimitDeps, limitCall } from "./limit.ts";
 import { methodName, type Policy } from "./policy.ts";
-import { type Authenticator, checkAccess } from "./principal.ts";
+import { type Authenticator, checkAccess, type Principal } from "./principal.ts";
+import type { Strangers } from "./strangers.ts";
 import { malformedFields } from "./well-formed.ts";
 
 /** What the steps need and may not import. */
 export interface StepDeps extends LimitDeps {
   authenticators: readonly Authenticator[];
+  /** Counts calls whose credential nobody knows. Undefined: nobody does. */
+  strangers?: Strangers;
   /** Write down that an audited call was refused. */
   auditRefusal: (call: Call, error: ConnectError) => Promise<void>;
   /** Told of every error whose cause a caller does not see. */
@@ -40,7 +50,7 @@ export interface Steps {
    * A stranger is turned away here, and so learns nothing of what a request must look like.
    */
   admit(call: Call): void | Promise<void>;
-  /** Around the handler, outermost first: telemetry, errors, audit, validate. */
+  /** Around the handler, outermost first: telemetry, errors, audit, validate, authenticate a change once more. */
   around<T>(call: Call, handler: () => T | Promise<T>): T | Promise<T>;
   /** The messages of a stream of requests, each of them valid. Throws INVALID_ARGUMENT at the first that is not. */
   validated<T extends Message>(desc: DescMessage, messages: AsyncIterable<T>): AsyncIterable<T>;
@@ -56,7 +66,7 @@ export function createSteps(deps: StepDeps): Steps {
     // No promise is made before one is needed: most calls are admitted from memory.
     admit(call) {
       try {
-        const authenticated = authenticate(deps, call, 0);
+        const authenticated = authenticate(deps, call);
         const limited =
           authenticated === undefined
             ? limitCall(deps, call)
@@ -71,7 +81,8 @@ export function createSteps(deps: StepDeps): Steps {
         if (call.request !== undefined) {
           validate(validator, call.request);
         }
-        const result = handler();
+        const authenticated = authenticateAgain(deps, call);
+        const result = authenticated === undefined ? handler() : authenticated.then(handler);
         if (result instanceof Promise) {
           return result.then((value) => pass(call, value)).catch(refuse(call));
         }
@@ -185,30 +196,66 @@ function requireAudit(call: Call): void {
   }
 }
 
-/** Ask the authenticators from the given one on. */
-function authenticate(deps: StepDeps, call: Call, first: number): undefined | Promise<undefined> {
-  const { access } = call.policy;
-  const { authenticators } = deps;
-  if (access === Access.METRICS_KEY) {
+/** Find who calls, and whether they may. */
+function authenticate(deps: StepDeps, call: Call): undefined | Promise<undefined> {
+  if (call.policy.access === Access.METRICS_KEY) {
     return undefined;
   }
+  const found = findPrincipal(deps, call, 0);
+  return found instanceof Promise
+    ? found.then((principal) => meet(deps, call, principal))
+    : meet(deps, call, found);
+}
+
+function meet({ strangers }: StepDeps, call: Call, principal: Principal | undefined): undefined {
+  if (principal === undefined && hasCredential(call.header)) {
+    strangers?.count(call.exchange);
+  }
+  return enter(call, principal);
+}
+
+/**
+ * Authenticate a change once more. The client chooses when the body ends: what was revoked since the call was admitted
+ * must mint nothing.
+ */
+function authenticateAgain(deps: StepDeps, call: Call): undefined | Promise<undefined> {
+  if (call.policy.auditAction === "" || call.principal === undefined) {
+    return undefined;
+  }
+  const { kind, id, accountId } = call.principal;
+  const found = findPrincipal(deps, call, 0);
+  return found instanceof Promise ? found.then(check) : check(found);
+
+  function check(principal: Principal | undefined): undefined {
+    const isSame =
+      principal?.kind === kind && principal.id === id && principal.accountId === accountId;
+    if (!isSame) {
+      throw unauthenticated();
+    }
+    return enter(call, principal);
+  }
+}
+
+function enter(call: Call, principal: Principal | undefined): undefined {
+  if (principal !== undefined) {
+    call.principal = principal;
+  }
+  return checkAccess(call.policy, principal);
+}
+
+/** Ask the authenticators from the given one on. */
+function findPrincipal(deps: StepDeps, call: Call, first: number): ReturnType<Authenticator> {
+  const { authenticators } = deps;
   for (let index = first; index < authenticators.length; index++) {
     const found = authenticators[index]?.(call);
     if (found instanceof Promise) {
-      return found.then((principal) => {
-        if (principal === undefined) {
-          return authenticate(deps, call, index + 1);
-        }
-        call.principal = principal;
-        return checkAccess(call.policy, principal);
-      });
+      return found.then((principal) => principal ?? findPrincipal(deps, call, index + 1));
     }
     if (found !== undefined) {
-      call.principal = found;
-      break;
+      return found;
     }
   }
-  return checkAccess(call.policy, call.principal);
+  return undefined;
 }
 
 function validate(validator: Validator, request: { desc: DescMessage; message: Message }): void {

@@ -29,6 +29,8 @@ import {
 interface Deps {
   db: Database;
   network: StellarNetwork;
+  /** The journal is applied up to this position. */
+  watermark: (tx: Tx) => Promise<bigint>;
   /** Compares the ledger with the journal and the chain. */
   checkConservation: () => Promise<MessageInitShape<typeof CheckConservationResponseSchema>>;
   /** Told that there is something to pay. */
@@ -64,6 +66,7 @@ export function settlementService(deps: Deps): ServiceImpl<typeof SettlementServ
 
     async getEarnings(_req, ctx) {
       const { accountId } = requirePrincipal(ctx);
+      const watermark = await db.systemTransaction(deps.watermark);
       const row = await db.tenantRead(accountId, (tx) => getEarnings(tx, accountId));
       return {
         creditedNanos: row.credited_nanos,
@@ -71,6 +74,7 @@ export function settlementService(deps: Deps): ServiceImpl<typeof SettlementServ
         inFlightNanos: row.in_flight_nanos,
         paidNanos: row.paid_nanos,
         address: row.address,
+        watermark,
       };
     },
 

@@ -7,6 +7,7 @@ import { Code } from "../gen/connectrpc/conformance/v1/config_pb.ts";
 import { ConformanceService, ErrorSchema } from "../gen/connectrpc/conformance/v1/service_pb.ts";
 import { TestCaseSchema, TestResultSchema } from "../gen/connectrpc/conformance/v1/suite_pb.ts";
 import { startEdge } from "../support/edge.ts";
+import { identity } from "../support/identity.ts";
 import { runCases } from "./run.ts";
 import { conformanceService } from "./service.ts";
 import { type Case, casesOf, readSuites } from "./suites.ts";
@@ -30,6 +31,20 @@ test("every kind of call works over every protocol, codec and compression", asyn
   expect(failed).toEqual([]);
   expect(passed).toBe(cases.length);
   expect(passed).toBeGreaterThan(200);
+});
+
+test("calls work over TLS too, of clients that show a certificate", async () => {
+  const services = [entry(ConformanceService, conformanceService(), openPolicy)];
+  await using edge = await startEdge({ services, tls: { ...identity, clientCa: identity.cert } });
+  const cases = (await ownCases()).filter(
+    ({ name, test }) => name.includes("/proto/identity/") && test.request?.rawRequest === undefined,
+  );
+
+  const tls = { ...identity, ca: identity.cert };
+  const { passed, failed } = await runCases(cases, { baseUrl: edge.url, known: [], tls });
+
+  expect(failed).toEqual([]);
+  expect(passed).toBeGreaterThan(20);
 });
 
 test("the runner tells a wrong answer from a right one, whichever client asks", async () => {

@@ -4,6 +4,7 @@ import { entry } from "../../src/edge/service-entry.ts";
 import { openPolicy } from "../../src/rpc/policy.ts";
 import { ConformanceService } from "../gen/connectrpc/conformance/v1/service_pb.ts";
 import { startEdge } from "../support/edge.ts";
+import { identity } from "../support/identity.ts";
 import { type Known, runCases } from "./run.ts";
 import { conformanceService } from "./service.ts";
 import { casesOf, readSuites } from "./suites.ts";
@@ -18,10 +19,23 @@ const suites = await readSuites(directory);
 const cases = suites
   .flatMap(casesOf)
   .filter(({ name }) => names.length === 0 || names.some((part) => name.includes(part)));
-await using edge = await startEdge({
-  services: [entry(ConformanceService, conformanceService(), openPolicy)],
-});
-const { passed, failed, skipped } = await runCases(cases, { baseUrl: edge.url, known });
+const services = [entry(ConformanceService, conformanceService(), openPolicy)];
+await using edge = await startEdge({ services });
+const tls = { ...identity, ca: identity.cert };
+await using secure = await startEdge({ services, tls: { ...identity, clientCa: identity.cert } });
+const summaries = [
+  await runCases(
+    cases.filter(({ isCertified }) => !isCertified),
+    { baseUrl: edge.url, known },
+  ),
+  await runCases(
+    cases.filter(({ isCertified }) => isCertified),
+    { baseUrl: secure.url, known, tls },
+  ),
+];
+const passed = summaries.reduce((sum, one) => sum + one.passed, 0);
+const failed = summaries.flatMap((one) => one.failed);
+const skipped = summaries.flatMap((one) => [...one.skipped]);
 for (const { name, problems } of failed.toSorted((a, b) => a.name.localeCompare(b.name))) {
   console.log(`FAIL ${name}`);
   for (const problem of problems) {

@@ -1,4 +1,5 @@
 import { Agent } from "node:http";
+import { Agent as TlsAgent } from "node:https";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { DescMethodStreaming, DescMethodUnary, Message } from "@bufbuild/protobuf";
 import { ConnectError, type Transport } from "@connectrpc/connect";
@@ -27,16 +28,25 @@ import type { Outcome } from "./outcome.ts";
 import { methodOf, type Request } from "./requests.ts";
 import { nameOf, registry, type Setup } from "./suites.ts";
 
+/** What a client over TLS trusts and shows, as PEM. */
+export interface ClientTls {
+  readonly ca: string;
+  readonly cert: string;
+  readonly key: string;
+}
+
 /** Clients of a server, one for each setup. close() ends their connections. */
-export function createRpcClients(baseUrl: string) {
-  const agent = new Agent({ keepAlive: true, maxSockets: 16 });
+export function createRpcClients(baseUrl: string, tls: ClientTls | undefined) {
+  const pool = { keepAlive: true, maxSockets: 16 };
+  const agent = tls === undefined ? new Agent(pool) : new TlsAgent({ ...pool, ...tls });
   const managers = new Map<string, Http2SessionManager>();
 
   function managerOf(setup: Setup): Http2SessionManager {
     const name = nameOf(setup);
     // What is left to send of refused requests counts for as long as the session lives.
     const manager =
-      managers.get(name) ?? new Http2SessionManager(baseUrl, {}, { maxSessionMemory: 4_000 });
+      managers.get(name) ??
+      new Http2SessionManager(baseUrl, {}, { maxSessionMemory: 4_000, ...tls });
     managers.set(name, manager);
     return manager;
   }

@@ -2,7 +2,7 @@ import { bodyBytesMax } from "../../src/edge/read-body.ts";
 import { differences } from "./expect.ts";
 import { callRaw } from "./raw-client.ts";
 import { requestsOf } from "./requests.ts";
-import { createRpcClients } from "./rpc-client.ts";
+import { type ClientTls, createRpcClients } from "./rpc-client.ts";
 import type { Case } from "./suites.ts";
 
 /** Cases that are not expected to pass. */
@@ -29,9 +29,9 @@ const casesAtOnce = 8;
 /** Replay cases against a server. */
 export async function runCases(
   cases: readonly Case[],
-  { baseUrl, known }: { baseUrl: string; known: readonly Known[] },
+  { baseUrl, known, tls }: { baseUrl: string; known: readonly Known[]; tls?: ClientTls },
 ): Promise<Summary> {
-  const clients = createRpcClients(baseUrl);
+  const clients = createRpcClients(baseUrl, tls);
   const failed: { name: string; problems: string[] }[] = [];
   const skipped = new Map<string, number>();
   let passed = 0;

@@ -30,6 +30,8 @@ export interface Case {
   readonly name: string;
   readonly setup: Setup;
   readonly test: TestCase;
+  /** Whether the client shows a certificate. */
+  readonly isCertified: boolean;
 }
 
 /** Finds the messages that the cases hold. */
@@ -67,6 +69,7 @@ export function casesOf(suite: TestSuite): Case[] {
         name: `${suite.name}/${nameOf(setup)}/${test.request?.testName}`,
         setup,
         test,
+        isCertified: suite.reliesOnTlsClientCerts,
       })),
   );
 }

@@ -56,14 +56,16 @@ export interface Person extends User {
 }
 
 /** A server on a database and a network of its own, gone at the end of the scope. */
-export async function startTestApp(env: Record<string, string> = {}) {
+export async function startTestApp(
+  env: Record<string, string> = {},
+  { now = () => new Date() }: { now?: () => Date } = {},
+) {
   const mails: { to: string; subject: string; text: string }[] = [];
   const database = await createDatabase(inject("cluster"));
   const directory = await mkdtemp(join(tmpdir(), "callora-app-"));
   const config = readConfig({ PORT: "0", CALLORA_DATA_DIR: directory, ...env });
   const lines: string[] = [];
   const log = createLogger({ level: "debug", stream: { write: (line) => lines.push(line) } });
-  const now = () => new Date();
   const db = await openDatabase(database.urls);
   const network = await openNetwork({ name: "embedded", directory, port: 0, now });
   await enterTreasury({ db, network }, now());

@@ -1,4 +1,5 @@
 import pg from "pg";
+import { expect } from "vitest";
 
 /** Work in a database as its superuser, whom no policy stops. */
 export async function asSuperuser<T>(
@@ -12,4 +13,33 @@ export async function asSuperuser<T>(
   } finally {
     await client.end();
   }
+}
+
+/** Change rows in a transaction that lasts until the call waits for it, or has an answer. */
+export async function changeAmid<T>(
+  app: { urls: { superuser: string } },
+  statements: readonly string[],
+  call: () => Promise<T>,
+): Promise<T> {
+  return asSuperuser(app, async (client) => {
+    await client.query("begin");
+    for (const statement of statements) {
+      await client.query(statement);
+    }
+    let isAnswered = false;
+    const answer = call().finally(() => {
+      isAnswered = true;
+    });
+    answer.catch(() => {});
+    await expect
+      .poll(async () => {
+        const { rows } = await client.query(
+          "select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()",
+        );
+        return isAnswered || rows.length > 0;
+      })
+      .toBe(true);
+    await client.query("commit");
+    return answer;
+  });
 }

@@ -27,7 +27,7 @@ function textOf({ field, description }: Violation): string {
   return field === "" ? description : `"${field}" ${description}`;
 }
 
-/** A refusal that HTTP itself has a status for, kept as it is: 404, 405, 406, 413, 414, 415, 426. */
+/** A refusal that HTTP itself has a status for, kept as it is, such as 405 or 413. */
 export class HttpError extends Error {
   override readonly name = "HttpError";
   readonly status: HttpErrorStatus;
@@ -55,10 +55,12 @@ const codeByStatus = {
   404: Code.NotFound,
   405: Code.Unimplemented,
   406: Code.InvalidArgument,
+  408: Code.DeadlineExceeded,
   413: Code.ResourceExhausted,
   414: Code.InvalidArgument,
   415: Code.InvalidArgument,
   426: Code.InvalidArgument,
+  431: Code.InvalidArgument,
 } as const;
 
 const reasonByStatus = {
@@ -66,10 +68,12 @@ const reasonByStatus = {
   404: "PATH_NOT_FOUND",
   405: "METHOD_NOT_ALLOWED",
   406: "NOT_ACCEPTABLE",
+  408: "REQUEST_TOO_SLOW",
   413: "BODY_TOO_LARGE",
   414: "PATH_TOO_LONG",
   415: "MEDIA_TYPE_UNSUPPORTED",
   426: "UPGRADE_REQUIRED",
+  431: "HEADERS_TOO_LARGE",
 } satisfies Record<HttpErrorStatus, string>;
 
 /** The statuses that an HttpError may have. */

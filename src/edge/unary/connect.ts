@@ -63,7 +63,7 @@ export function connectUnary(
       const answer = answering instanceof Promise ? await answering : answering;
       body = codec.text?.(answer) ?? codec.output.serialize(answer);
     } catch (thrown) {
-      error = shownError(thrown);
+      error = shownError(call, thrown);
       body = errorToJsonBytes(error, errorOptions);
     } finally {
       call.close();

@@ -1,10 +1,15 @@
 import { request as requestHttp1 } from "node:http";
 import { type ClientHttp2Session, connect } from "node:http2";
 import { brotliCompressSync, gzipSync } from "node:zlib";
-import { create, toBinary, toJsonString } from "@bufbuild/protobuf";
+import { create, type DescMessage, fromBinary, toBinary, toJsonString } from "@bufbuild/protobuf";
 import { Code, ConnectError, type HandlerContext } from "@connectrpc/connect";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { ErrorInfoSchema, RetryInfoSchema } from "../../../gen/google/rpc/error_details_pb.ts";
+import {
+  ErrorInfoSchema,
+  RequestInfoSchema,
+  RetryInfoSchema,
+} from "../../../gen/google/rpc/error_details_pb.ts";
+import { StatusSchema } from "../../../gen/google/rpc/status_pb.ts";
 import {
   GetBookRequestSchema,
   LibraryService,
@@ -214,6 +219,28 @@ async function expectSame(wire: Wire, sent: Sent): Promise<Received> {
   return left;
 }
 
+/** The reason that an error names. It names the request too, by the id that requestOf() sends. */
+function reasonOf({ body, trailers }: Received): string {
+  const status = trailers["grpc-status-details-bin"];
+  const details =
+    status === undefined
+      ? (JSON.parse(body).details as { type: string; value: string }[])
+      : fromBinary(StatusSchema, Buffer.from(String(status), "base64")).details.map((one) => ({
+          type: one.typeUrl.replace("type.googleapis.com/", ""),
+          value: one.value,
+        }));
+  const found = <T extends DescMessage>(desc: T) =>
+    details
+      .filter(({ type }) => type === desc.typeName)
+      .map(({ value }) =>
+        fromBinary(desc, typeof value === "string" ? Buffer.from(value, "base64") : value),
+      );
+  expect(found(RequestInfoSchema)).toMatchObject([{ requestId: "req-1" }]);
+  const [info, ...others] = found(ErrorInfoSchema);
+  expect(others).toEqual([]);
+  return info?.reason ?? "";
+}
+
 const long = "The Grey Gentlemen \u{1F552} ".repeat(100);
 
 describe.for(wires)("$protocol+$codec over HTTP/$http", (wire) => {
@@ -290,6 +317,7 @@ describe.for(wires)("$protocol+$codec over HTTP/$http", (wire) => {
 
     const [expired, refused] = isGrpc ? [Code.DeadlineExceeded, Code.InvalidArgument] : [504, 400];
     expect([expired, refused]).toContain(statusOf(got));
+    expect(reasonOf(got)).toBe(statusOf(got) === expired ? "DEADLINE_EXCEEDED" : "REQUEST_INVALID");
   });
 
   test("more time than there is: clamped for gRPC, refused for Connect", async () => {
@@ -316,8 +344,14 @@ describe.for(wires)("$protocol+$codec over HTTP/$http", (wire) => {
     const bytes = Buffer.from(text, "latin1");
     const sent = requestOf(wire, { id: "b1" });
 
-    await expectSame(wire, { ...sent, body: isGrpc ? envelope(bytes) : bytes });
-    await expectSame(wire, { ...sent, body: bytes });
+    for (const body of [isGrpc ? envelope(bytes) : bytes, bytes]) {
+      const got = await expectSame(wire, { ...sent, body });
+      if (statusOf(got) !== ok) {
+        // Of a body that is not framed, letters are taken for a length.
+        const isCutShort = isGrpc && body === bytes && bytes.length > 4;
+        expect(reasonOf(got)).toBe(isCutShort ? "BODY_TOO_LARGE" : "REQUEST_INVALID");
+      }
+    }
   });
 
   test.for(encodings.slice(1))(
@@ -328,7 +362,10 @@ describe.for(wires)("$protocol+$codec over HTTP/$http", (wire) => {
       const bomb = pack(Buffer.alloc(bodyBytesMax + 1), encoding);
 
       for (const bytes of [broken, bomb, pack(Buffer.alloc(0), encoding), Buffer.alloc(0)]) {
-        await expectSame(wire, { headers, body: isGrpc ? envelope(bytes, 1) : bytes });
+        const got = await expectSame(wire, { headers, body: isGrpc ? envelope(bytes, 1) : bytes });
+        if (statusOf(got) !== ok) {
+          expect(reasonOf(got)).toBe(bytes === bomb ? "BODY_TOO_LARGE" : "REQUEST_INVALID");
+        }
       }
     },
   );
@@ -340,6 +377,7 @@ describe.for(wires)("$protocol+$codec over HTTP/$http", (wire) => {
     const got = await expectSame(wire, { ...sent, headers: { ...sent.headers, [name]: "lzw" } });
 
     expect(statusOf(got)).toBe(isGrpc ? Code.Unimplemented : 501);
+    expect(reasonOf(got)).toBe("COMPRESSION_UNSUPPORTED");
     const told = isGrpc ? decodeURIComponent(String(got.trailers["grpc-message"])) : got.body;
     expect(told).toContain("supported encodings are gzip,br");
   });
@@ -395,7 +433,10 @@ describe.for(wires.filter(({ protocol }) => protocol === "grpc"))("frames of $co
     { what: "one with a compression that is not named", body: envelope(one.body.subarray(5), 1) },
     { what: "one with unknown flags", body: envelope(one.body.subarray(5), 0x40) },
   ])("$what", async ({ body }) => {
-    await expectSame(wire, { ...one, body });
+    const got = await expectSame(wire, { ...one, body });
+    if (got.trailers["grpc-status"] !== "0") {
+      expect(reasonOf(got)).toBe(body === tooLong ? "BODY_TOO_LARGE" : "REQUEST_INVALID");
+    }
   });
 });
 
@@ -411,6 +452,7 @@ test.for(wires.filter(({ protocol }) => protocol === "connect"))(
     const got = await send(fast, wire, { headers: announced, body });
 
     expect(got.status).toBe(429);
+    expect(reasonOf(got)).toBe("BODY_TOO_LARGE");
     expect(got.body).toContain(`size ${body.length} is larger than`);
   },
 );

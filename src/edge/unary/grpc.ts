@@ -57,7 +57,7 @@ export function grpcUnary(
           ? envelope(await compression.response.compress(bytes), compressedFlag)
           : envelope(bytes, 0);
     } catch (thrown) {
-      error = shownError(thrown);
+      error = shownError(call, thrown);
     } finally {
       call.close();
     }

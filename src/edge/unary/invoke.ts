@@ -20,6 +20,7 @@ import {
   exchangeKey,
   type HeaderReader,
 } from "../../rpc/call.ts";
+import { completeError } from "../../rpc/errors.ts";
 import { methodName, type Policy } from "../../rpc/policy.ts";
 import type { Steps } from "../../rpc/steps.ts";
 import type { Arrival } from "../arrival.ts";
@@ -127,10 +128,12 @@ export function sendTrailersAsHeaders({ context }: UnaryCall, arrival: Arrival):
 }
 
 /** What a caller over RPC is told of what was thrown. */
-export function shownError(thrown: unknown): ConnectError {
-  return thrown instanceof ConnectError
-    ? thrown
-    : new ConnectError("internal error", Code.Internal, undefined, undefined, thrown);
+export function shownError({ exchange }: UnaryCall, thrown: unknown): ConnectError {
+  const error =
+    thrown instanceof ConnectError
+      ? thrown
+      : new ConnectError("internal error", Code.Internal, undefined, undefined, thrown);
+  return completeError(error, exchange.requestId);
 }
 
 /** Headers of a request, read where they are. */

@@ -106,14 +106,14 @@ export type Key = Message<"callora.keys.v1.Key"> & {
   allowedCidrs: string[];
 
   /**
-   * Most uses in a minute. Zero means not limited.
+   * Uses a minute: so many may come at once, and as many come back evenly in a minute. Zero means not limited.
    *
    * @generated from field: int32 rate_limit_per_minute = 13;
    */
   rateLimitPerMinute: number;
 
   /**
-   * Most uses in a day. Zero means not limited.
+   * Uses a day, counted likewise. Zero means not limited.
    *
    * @generated from field: int32 rate_limit_per_day = 14;
    */

@@ -186,14 +186,15 @@ export type CreateKeyRequest = Message<"callora.keys.v1.CreateKeyRequest"> & {
   allowedCidrs: string[];
 
   /**
-   * Most uses in a minute. Zero means not limited.
+   * Uses a minute. Zero means not limited. So many may come at once, and as many come back evenly in a minute: within
+   * any minute there may be up to twice as many. For a number that is never passed there is the quota.
    *
    * @generated from field: int32 rate_limit_per_minute = 8;
    */
   rateLimitPerMinute: number;
 
   /**
-   * Most uses in a day. Zero means not limited.
+   * Uses a day. Zero means not limited. Counted like those of a minute.
    *
    * @generated from field: int32 rate_limit_per_day = 9;
    */
@@ -294,14 +295,15 @@ export type UpdateKeyRequest = Message<"callora.keys.v1.UpdateKeyRequest"> & {
   allowedCidrs: string[];
 
   /**
-   * Most uses in a minute. Zero means not limited.
+   * Uses a minute. Zero means not limited. So many may come at once, and as many come back evenly in a minute: within
+   * any minute there may be up to twice as many. For a number that is never passed there is the quota.
    *
    * @generated from field: int32 rate_limit_per_minute = 7;
    */
   rateLimitPerMinute: number;
 
   /**
-   * Most uses in a day. Zero means not limited.
+   * Uses a day. Zero means not limited. Counted like those of a minute.
    *
    * @generated from field: int32 rate_limit_per_day = 8;
    */
@@ -628,8 +630,8 @@ export const KeyService: GenService<{
    * Create a key for a published API, or for all APIs.
    *
    * The response carries the secret. It is shown once and stored only as a hash. ALREADY_EXISTS, with reason
-   * KEY_EXISTS, when the account has a live key of that mode for the API; FAILED_PRECONDITION, with reason
-   * KEYS_EXHAUSTED, when it has 1000 live keys.
+   * KEY_EXISTS, when the account has a key of that mode for the API that was not revoked, be it over, or still accepted
+   * after it was replaced; FAILED_PRECONDITION, with reason KEYS_EXHAUSTED, when it has 1000 live keys.
    *
    * @generated from rpc callora.keys.v1.KeyService.CreateKey
    */

@@ -261,7 +261,7 @@ export const VerifyCode = {
   USAGE_EXCEEDED: 7,
 
   /**
-   * Too many uses in a minute or a day.
+   * More uses than the key's limits of a minute or of a day let through now.
    *
    * @generated from enum value: VERIFY_CODE_RATE_LIMITED = 8;
    */

@@ -32,7 +32,7 @@ export type RateOverride = Message<"callora.limits.v1.RateOverride"> & {
   accountId: string;
 
   /**
-   * Whose rate it is: `usr_01j9x0c5m2...` or `key_...`.
+   * Whose rate it is: `usr_01j9x0c5m2...` or `key_...`. All keys of a rotation have that of the first.
    *
    * @generated from field: string subject_id = 2;
    */
@@ -145,7 +145,7 @@ export type SetRateOverrideRequest = Message<"callora.limits.v1.SetRateOverrideR
   accountId: string;
 
   /**
-   * Who gets the rate: the id of a person or of an API key.
+   * Who gets the rate: the id of a person or of an API key. A key stands for all that it replaced and that replace it.
    *
    * @generated from field: string subject_id = 2;
    */

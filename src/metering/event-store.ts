@@ -1,0 +1,139 @@
+import { sql } from "slonik";
+import { z } from "zod";
+import { type Column, unnestColumns } from "../db/columns.ts";
+import { nothing, type Tx } from "../db/pool.ts";
+import { identityOf, type NewEvent, type Repeats, type StoredEvent } from "./decide.ts";
+import { statusOf, timeText, unitsOf } from "./entry.ts";
+
+const storedRow = z.object({
+  account_id: z.string(),
+  received_month: z.string(),
+  key: z.string(),
+  body_hash: z.instanceof(Buffer),
+});
+
+/**
+ * Find events that are stored under identities in some months, by identity.
+ *
+ * The limit, which no identity reaches, keeps this a look-up of each: a plan that reads whole months is never better.
+ */
+export async function findStored(
+  tx: Tx,
+  { identities, months }: { identities: readonly Identity[]; months: string[] },
+): Promise<Map<string, StoredEvent[]>> {
+  const rows = await tx.any(sql.type(storedRow)`
+    select stored.account_id, stored.received_month::text as received_month, stored.key,
+      stored.body_hash
+    from ${unnestColumns(identities, identityColumns)} as wanted (account_id, key)
+    cross join lateral (
+      select account_id, received_month, key, body_hash from usage_events
+      where account_id = wanted.account_id and key = wanted.key
+        and received_month = any(${sql.array(months, "date")})
+      limit 100
+    ) as stored
+  `);
+  const stored = rows.map((row) => ({
+    accountId: row.account_id,
+    receivedMonth: row.received_month,
+    key: row.key,
+    hash: row.body_hash,
+  }));
+  // The latest first.
+  stored.sort((a, b) => compare(b.receivedMonth, a.receivedMonth));
+  return Map.groupBy(stored, identityOf);
+}
+
+/** What an event is known by. */
+export type Identity = Pick<StoredEvent, "accountId" | "key">;
+
+const identityColumns: Column<Identity>[] = [
+  { type: "text", of: ({ accountId }) => accountId },
+  { type: "text", of: ({ key }) => key },
+];
+
+/** Columns of an event. */
+const columns: Record<string, Column<NewEvent>> = {
+  account_id: { type: "text", of: ({ entry }) => entry.account },
+  received_month: { type: "date", of: ({ receivedMonth }) => receivedMonth },
+  key: { type: "text", of: ({ key }) => key },
+  source: { type: "text", of: ({ entry }) => entry.source },
+  id: { type: "text", of: ({ entry }) => entry.id },
+  mode: { type: "text", of: ({ entry }) => entry.mode },
+  api_id: { type: "text", of: ({ entry }) => entry.price.apiId },
+  developer_account_id: { type: "text", of: ({ entry }) => entry.price.developerId },
+  key_id: { type: "text", of: ({ entry }) => entry.keyId },
+  endpoint: { type: "text", of: ({ entry }) => entry.endpoint },
+  status_code: { type: "int4", of: ({ entry }) => statusOf(entry) },
+  occurred_at: { type: "timestamptz", of: ({ entry }) => timeText(entry.timeMicros) },
+  received_at: { type: "timestamptz", of: ({ receivedAt }) => receivedAt.toISOString() },
+  booked_month: { type: "date", of: ({ bookedMonth }) => bookedMonth },
+  price_version: { type: "int4", of: ({ entry }) => entry.price.version },
+  fee_basis_points: { type: "int4", of: ({ entry }) => entry.price.feeBasisPoints },
+  units: { type: "int8", of: ({ entry }) => unitsOf(entry) },
+  charged_nanos: { type: "int8", of: ({ entry }) => entry.chargedNanos },
+  fee_nanos: { type: "int8", of: ({ feeNanos }) => feeNanos },
+  leased_nanos: { type: "int8", of: ({ leasedNanos }) => leasedNanos },
+  owed_nanos: { type: "int8", of: ({ owedNanos }) => owedNanos },
+  charged_before_nanos: { type: "int8", of: ({ chargedBefore }) => chargedBefore },
+  lease_id: { type: "text", of: ({ entry }) => entry.lease },
+  position: { type: "int8", of: ({ place }) => place.position },
+  ordinal: { type: "int4", of: ({ place }) => place.ordinal },
+  body_hash: { type: "bytea", of: ({ hash }) => hash },
+  data: { type: "text", of: ({ entry }) => entry.data },
+  duplicates: { type: "int4", of: ({ duplicates }) => duplicates },
+  conflicts: { type: "int4", of: ({ conflicts }) => conflicts },
+};
+
+const columnList = sql.join(
+  Object.keys(columns).map((name) => sql.identifier([name])),
+  sql.fragment`, `,
+);
+
+/** Insert events that are not there. In the order of their keys: neighbours of an index go into its same pages. */
+export async function insertEvents(
+  tx: Tx,
+  events: readonly NewEvent[],
+  { shard, batchPosition }: { shard: number; batchPosition: bigint },
+): Promise<void> {
+  if (events.length === 0) {
+    return;
+  }
+  const sorted = [...events].sort(
+    (a, b) => compare(a.entry.account, b.entry.account) || compare(a.key, b.key),
+  );
+  await tx.query(sql.type(nothing)`
+    insert into usage_events (${columnList}, shard, batch_position)
+    select event.*, ${shard}::int4, ${batchPosition}::int8
+    from ${unnestColumns(sorted, Object.values(columns))} as event (${columnList})
+  `);
+}
+
+function compare(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0;
+}
+
+/** Count that stored events came again. */
+export async function addRepeats(
+  tx: Tx,
+  repeated: readonly (StoredEvent & Repeats)[],
+): Promise<void> {
+  if (repeated.length === 0) {
+    return;
+  }
+  const rows = repeated.map(({ accountId, receivedMonth, key, duplicates, conflicts }) => [
+    accountId,
+    receivedMonth,
+    key,
+    duplicates,
+    conflicts,
+  ]);
+  await tx.query(sql.type(nothing)`
+    update usage_events as stored
+    set duplicates = stored.duplicates + repeat.duplicates,
+      conflicts = stored.conflicts + repeat.conflicts
+    from ${sql.unnest(rows, ["text", "date", "text", "int4", "int4"])}
+      as repeat (account_id, received_month, key, duplicates, conflicts)
+    where stored.account_id = repeat.account_id and stored.received_month = repeat.received_month
+      and stored.key = repeat.key
+  `);
+}

@@ -1,0 +1,155 @@
+import { sql } from "slonik";
+import { z } from "zod";
+import type { Tx } from "../db/pool.ts";
+import type { Mode } from "../ledger/store.ts";
+import { decodeRow } from "./codec.ts";
+import { identityKey, type Place, type UsageEntry } from "./entry.ts";
+
+const chargeRow = z.object({
+  mode: z.enum(["live", "test"]),
+  api_id: z.string(),
+  developer_account_id: z.string(),
+  status_code: z.number(),
+  booked_month: z.string(),
+  price_version: z.number(),
+  fee_basis_points: z.number(),
+  units: z.bigint(),
+  charged_nanos: z.bigint(),
+  fee_nanos: z.bigint(),
+  leased_nanos: z.bigint(),
+  owed_nanos: z.bigint(),
+  charged_before_nanos: z.bigint(),
+  lease_id: z.string().nullable(),
+  shard: z.number(),
+  position: z.bigint(),
+  ordinal: z.number(),
+  batch_position: z.bigint(),
+});
+
+/** What an applied event was charged, and what paid for it. */
+export type ChargeRow = z.infer<typeof chargeRow>;
+
+/** Find the charge of one of the account's applied events: the latest, when months lie between two of one identity. */
+export function findCharge(
+  tx: Tx,
+  { accountId, source, id }: { accountId: string; source: string; id: string },
+): Promise<ChargeRow | null> {
+  return tx.maybeOne(sql.type(chargeRow)`
+    select mode, api_id, developer_account_id, status_code, booked_month::text as booked_month,
+      price_version, fee_basis_points, units, charged_nanos, fee_nanos, leased_nanos, owed_nanos,
+      charged_before_nanos, lease_id, shard, position, ordinal, batch_position
+    from usage_events
+    where account_id = ${accountId} and key = ${identityKey(source, id)}
+    order by received_month desc limit 1
+  `);
+}
+
+const journalRow = z.object({ codec: z.number(), body: z.instanceof(Buffer) });
+
+/** Read the usage that stands at a place of the journal. Null when the row is removed, or is something else. */
+export async function readUsage(tx: Tx, { position, ordinal }: Place): Promise<UsageEntry | null> {
+  const row = await tx.maybeOne(sql.type(journalRow)`
+    select codec, body from usage_journal where position = ${position}
+  `);
+  const entry = row === null ? undefined : decodeRow(row).entries[ordinal];
+  return entry?.kind === "usage" || entry?.kind === "replay" ? entry : null;
+}
+
+const priceRow = z.object({ call_nanos: z.bigint() });
+
+/** Find what a unit cost by a version of an API's price. */
+export async function findUnitNanos(
+  tx: Tx,
+  { developerId, apiId, version }: { developerId: string; apiId: string; version: number },
+): Promise<bigint | null> {
+  const row = await tx.maybeOne(sql.type(priceRow)`
+    select call_nanos from api_prices
+    where account_id = ${developerId} and api_id = ${apiId} and version = ${version}
+  `);
+  return row?.call_nanos ?? null;
+}
+
+const burnedRow = z.object({ source_id: z.string(), nanos: z.bigint() });
+
+/**
+ * The grants that a part of an account's charges burned: the oldest grant is burned first, and each charge goes on
+ * where the one before it ended. What no grant covers yet is in none.
+ */
+export function findBurned(
+  tx: Tx,
+  of: { accountId: string; mode: Mode; from: bigint; to: bigint },
+): Promise<readonly z.infer<typeof burnedRow>[]> {
+  return tx.any(sql.type(burnedRow)`
+    select source_id,
+      (least(total, ${of.to}) - greatest(total - amount_nanos, ${of.from}))::int8 as nanos
+    from (
+      select source_id, amount_nanos, sum(amount_nanos) over (order by created_at, id) as total
+      from ledger_transfers
+      where account_id = ${of.accountId} and mode = ${of.mode}
+        and debit_kind = 'clearing' and credit_kind = 'consumer' and source_type = 'grant'
+    ) as grants
+    where total > ${of.from} and total - amount_nanos < ${of.to}
+    order by total
+  `);
+}
+
+const transferRow = z.object({
+  id: z.string(),
+  debit_kind: z.string(),
+  credit_kind: z.string(),
+  amount_nanos: z.bigint(),
+});
+
+/** A transfer of the account. */
+export type TransferRow = z.infer<typeof transferRow>;
+
+/** The account's transfers as the consumer of a batch. */
+export function listBatchTransfers(
+  tx: Tx,
+  of: { accountId: string; mode: Mode; shard: number; position: bigint },
+): Promise<readonly TransferRow[]> {
+  return tx.any(sql.type(transferRow)`
+    select id, debit_kind, credit_kind, amount_nanos from ledger_transfers
+    where account_id = ${of.accountId} and mode = ${of.mode} and position = ${of.position}
+      and source_type = 'usage' and source_id like ${`${of.shard}:%`} and credit_kind = 'clearing'
+    order by id
+  `);
+}
+
+const correctionRow = z.object({
+  id: z.string(),
+  is_void: z.boolean(),
+  delta_nanos: z.bigint(),
+  reason: z.string(),
+  position: z.bigint(),
+  created_at: z.number(),
+});
+
+/** A correction of an event. */
+export type EventCorrectionRow = z.infer<typeof correctionRow>;
+
+/** List what corrected an event, oldest first. */
+export function listCorrections(
+  tx: Tx,
+  { accountId, position, ordinal }: Place & { accountId: string },
+): Promise<readonly EventCorrectionRow[]> {
+  return tx.any(sql.type(correctionRow)`
+    select id, is_void, delta_nanos, reason, position, created_at from usage_corrections
+    where account_id = ${accountId} and event_position = ${position}
+      and event_ordinal = ${ordinal}
+    order by position, ordinal
+  `);
+}
+
+/** The account's transfers that corrections caused. */
+export function listCorrectionTransfers(
+  tx: Tx,
+  { accountId, ids }: { accountId: string; ids: readonly string[] },
+): Promise<readonly TransferRow[]> {
+  return tx.any(sql.type(transferRow)`
+    select id, debit_kind, credit_kind, amount_nanos from ledger_transfers
+    where account_id = ${accountId} and source_type = 'correction'
+      and source_id = any(${sql.array([...ids], "text")})
+    order by id
+  `);
+}

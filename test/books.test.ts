@@ -1,0 +1,587 @@
+import { expect, test } from "vitest";
+import { acquireLease, drainLeases } from "../src/credits/leases.ts";
+import { readSnapshot } from "../src/db/snapshot.ts";
+import { findDifference } from "../src/difference.ts";
+import { balanceOf } from "../src/ledger/balance.ts";
+import { listBalances, listEntries } from "../src/ledger/statements.ts";
+import { type Mode, platformAccountId } from "../src/ledger/store.ts";
+import { shareFloor } from "../src/lib/money.ts";
+import { balancesAt } from "../src/metering/balance-at.ts";
+import { decodeRow, encodeRow } from "../src/metering/codec.ts";
+import { shardCount, shardOf, type UsageEntry } from "../src/metering/entry.ts";
+import { rerate } from "../src/metering/rerate.ts";
+import { must } from "./support/app.ts";
+import { newAccountId, openBooks, seeded, usage } from "./support/books.ts";
+
+type Books = Awaited<ReturnType<typeof openBooks>>;
+
+const seed = Number(process.env.CALLORA_TEST_SEED ?? Date.now() % 1_000_000);
+const timeout = 120_000;
+const modes: Mode[] = ["live", "test"];
+
+/** What a history did: each event that counts, and each grant, with the journal's position that it counts from. */
+interface History {
+  accounts: string[];
+  developers: string[];
+  events: { position: bigint; entry: UsageEntry }[];
+  grants: { position: bigint; account: string; mode: Mode; nanos: bigint }[];
+  head: bigint;
+}
+
+/** Grants, leases, calls, debts, repeats, conflicts, test money and entries that make no sense, applied in parts. */
+async function makeHistory(books: Books, random: () => number, rounds: number): Promise<History> {
+  const below = (limit: number) => Math.floor(random() * limit);
+  const accounts = [newAccountId(0), newAccountId(0), newAccountId(1)];
+  // One is a consumer too: what it owes and what it earns are of one account.
+  const developers = [newAccountId(0), must(accounts[2])];
+  const history: History = { accounts, developers, events: [], grants: [], head: 0n };
+  const leases = new Map<string, string>();
+  const seen: UsageEntry[] = [];
+  for (let round = 0; round < rounds; round++) {
+    const account = must(accounts[below(3)]);
+    const mode = random() < 0.2 ? "test" : "live";
+    const step = random();
+    if (step < 0.15) {
+      const nanos = BigInt(1 + below(20_000));
+      await books.grant(account, nanos, mode);
+      history.grants.push({ position: history.head, account, mode, nanos });
+    } else if (step < 0.3) {
+      const lease = await leaseOf(books, account, BigInt(1 + below(5_000)));
+      if (lease !== null) {
+        leases.set(account, lease);
+      }
+    } else if (step < 0.35) {
+      await books.db.systemTransaction((tx) => drainLeases(tx, { now: new Date(), holder: "h" }));
+    } else if (step < 0.4) {
+      await books.plant(Buffer.from("no entry"), { shard: below(2) });
+      history.head += 1n;
+    } else if (step < 0.6) {
+      await books.project();
+    } else {
+      const entries = Array.from({ length: 1 + below(6) }, () =>
+        newEntry(history, seen, leases, random),
+      );
+      const { places } = await books.journal.append(entries);
+      for (const [index, entry] of entries.entries()) {
+        const { position } = must(places[index]);
+        history.head = position > history.head ? position : history.head;
+        if (!seen.some(({ id, account: whose }) => id === entry.id && whose === entry.account)) {
+          seen.push(entry);
+          history.events.push({ position, entry });
+        }
+      }
+    }
+  }
+  await books.project();
+  return history;
+}
+
+function newEntry(
+  { accounts, developers }: History,
+  seen: readonly UsageEntry[],
+  leases: ReadonlyMap<string, string>,
+  random: () => number,
+): UsageEntry {
+  const below = (limit: number) => Math.floor(random() * limit);
+  const earlier = seen[below(seen.length)];
+  if (earlier !== undefined && random() < 0.2) {
+    return random() < 0.5 ? earlier : { ...earlier, endpoint: "GET /other" };
+  }
+  const account = must(accounts[below(3)]);
+  const isFree = random() < 0.1;
+  return usage({
+    account,
+    developer: must(developers[below(2)]),
+    mode: random() < 0.2 ? "test" : "live",
+    charged: String(isFree ? 0 : below(3_000)),
+    ...(isFree ? { status: 500 } : {}),
+    feeBasisPoints: random() < 0.5 ? 1_234 : 333,
+    lease: random() < 0.5 ? (leases.get(account) ?? null) : null,
+  });
+}
+
+async function leaseOf(books: Books, accountId: string, wantNanos: bigint): Promise<string | null> {
+  const outcome = await books.db.systemTransaction((tx) =>
+    acquireLease(
+      tx,
+      {
+        accountId,
+        mode: "live",
+        holder: "h",
+        wantNanos,
+        leastNanos: 1n,
+        shard: shardOf(accountId, shardCount),
+        expireAt: new Date(Date.now() + 60_000),
+      },
+      new Date(),
+    ),
+  );
+  return "lease" in outcome ? outcome.lease.id : null;
+}
+
+/** What developers have earned, and the platform of them, by account, when all up to a position is applied. */
+function earned({ events }: History, mode: Mode, position: bigint) {
+  const nets = new Map<string, bigint>();
+  const gross = new Map<string, { developer: string; basisPoints: number; nanos: bigint }>();
+  for (const { entry } of events.filter((one) => one.position <= position)) {
+    const { developerId: developer, feeBasisPoints: basisPoints } = entry.price;
+    const key = `${developer} ${basisPoints} ${shardOf(entry.account, shardCount)}`;
+    const nanos = (gross.get(key)?.nanos ?? 0n) + (entry.mode === mode ? entry.chargedNanos : 0n);
+    gross.set(key, { developer, basisPoints, nanos });
+  }
+  let fees = 0n;
+  for (const { developer, basisPoints, nanos } of gross.values()) {
+    const fee = shareFloor(nanos, basisPoints);
+    fees += fee;
+    nets.set(developer, (nets.get(developer) ?? 0n) + nanos - fee);
+  }
+  return { nets, fees };
+}
+
+test(`balances at every position are what was granted, used and earned up to it (seed ${seed})`, {
+  timeout,
+}, async () => {
+  await using books = await openBooks();
+  const history = await makeHistory(books, seeded(seed), 90);
+  const everybody = [...new Set([...history.accounts, ...history.developers, platformAccountId])];
+  let looks = 0;
+  for (let position = 0n; position <= history.head; position++) {
+    for (const mode of modes) {
+      const message = `seed ${seed}, ${mode} at ${position}`;
+      const { nets, fees } = earned(history, mode, position);
+      let clearing = 0n;
+      for (const accountId of everybody) {
+        const moved = await books.db.systemTransaction((tx) =>
+          balancesAt(tx, { accountId, mode, position }),
+        );
+        const held = (kind: string) => {
+          const of = moved.get(kind);
+          return of === undefined ? 0n : of.creditsNanos - of.debitsNanos;
+        };
+        const granted = sumOf(history.grants, (one) =>
+          one.account === accountId && one.mode === mode && one.position <= position
+            ? one.nanos
+            : 0n,
+        );
+        const used = sumOf(history.events, ({ entry, position: at }) =>
+          entry.account === accountId && entry.mode === mode && at <= position
+            ? entry.chargedNanos
+            : 0n,
+        );
+        expect(held("consumer") + held("lease_escrow") + held("consumer_receivable"), message).toBe(
+          granted - used,
+        );
+        expect(held("payable"), message).toBe(nets.get(accountId) ?? 0n);
+        expect(held("platform_fee"), message).toBe(accountId === platformAccountId ? fees : 0n);
+        expect(sumOf([...moved.keys()], held), message).toBe(0n);
+        clearing += held("clearing");
+        looks += 1;
+      }
+      expect(clearing, message).toBe(0n);
+    }
+  }
+  expect(looks).toBeGreaterThan(100);
+  for (const accountId of everybody) {
+    for (const mode of modes) {
+      const now = await books.db.tenantRead(accountId, (tx) =>
+        listBalances(tx, { accountId, mode, upTo: null }),
+      );
+      const then = await books.db.systemTransaction((tx) =>
+        balancesAt(tx, { accountId, mode, position: history.head }),
+      );
+      expect(Object.fromEntries(then), `seed ${seed}`).toEqual(Object.fromEntries(now));
+    }
+  }
+  const beyond = books.db.systemTransaction((tx) =>
+    balancesAt(tx, { accountId: platformAccountId, mode: "live", position: history.head + 1n }),
+  );
+  await expect(beyond).rejects.toThrow(/is applied up to/);
+});
+
+function sumOf<T>(list: readonly T[], nanos: (one: T) => bigint): bigint {
+  return list.reduce((sum, one) => sum + nanos(one), 0n);
+}
+
+test(`statements add up to the balances, in pages of any size and from any time (seed ${seed})`, {
+  timeout,
+}, async () => {
+  await using books = await openBooks();
+  const random = seeded(seed);
+  const { accounts, developers } = await makeHistory(books, random, 90);
+  let shown = 0;
+  for (const accountId of new Set([...accounts, ...developers, platformAccountId])) {
+    const balances = await books.db.tenantRead(accountId, (tx) =>
+      listBalances(tx, { accountId, mode: "live", upTo: null }),
+    );
+    for (const [kind, moved] of balances) {
+      const message = `seed ${seed}, ${kind} of ${accountId}`;
+      const of = { accountId, mode: "live", kind, from: null, to: null, after: "" } as const;
+      const read = (more: object) =>
+        books.db.tenantRead(accountId, async (tx) => {
+          await readSnapshot(tx);
+          return listEntries(tx, { ...of, limit: 1_000, ...more });
+        });
+      const { entries, openingNanos } = await read({});
+      shown += entries.length;
+      expect(openingNanos).toBe(0n);
+      expect(entries.at(-1)?.balanceNanos, message).toBe(balanceOf(kind, moved));
+      expect(
+        sumOf(entries, ({ deltaNanos }) => deltaNanos),
+        message,
+      ).toBe(balanceOf(kind, moved));
+
+      const size = 1 + Math.floor(random() * 4);
+      const paged: typeof entries = [];
+      for (let after = ""; ; after = must(paged.at(-1)).id) {
+        const page = await read({ after, limit: size });
+        expect(page.openingNanos, message).toBe(paged.at(-1)?.balanceNanos ?? 0n);
+        paged.push(...page.entries);
+        if (page.entries.length < size) {
+          break;
+        }
+      }
+      expect(paged, message).toEqual(entries);
+
+      const middle = must(entries[Math.floor(random() * entries.length)]);
+      const from = new Date(middle.createdAt);
+      const [before, later] = [await read({ to: from }), await read({ from })];
+      expect([...before.entries, ...later.entries], message).toEqual(entries);
+      expect(later.openingNanos, message).toBe(before.entries.at(-1)?.balanceNanos ?? 0n);
+    }
+  }
+  expect(shown).toBeGreaterThan(30);
+});
+
+async function firstDifference(books: Books) {
+  return books.db.systemTransaction(async (tx) => {
+    await readSnapshot(tx);
+    return findDifference(tx, await rerate(tx));
+  });
+}
+
+async function hashesOf(books: Books) {
+  const { rows } = await books.superuser.query(
+    `select distinct on (shard) shard, encode(rating_hash, 'hex') as hash from projections
+     order by shard, last_position desc`,
+  );
+  return rows;
+}
+
+test(`the same journal gives the same bytes, however it is applied, and rating it again does too (seed ${seed})`, {
+  timeout,
+}, async () => {
+  await using one = await openBooks();
+  await makeHistory(one, seeded(seed), 90);
+  const { rows: journal } = await one.superuser.query(
+    "select shard, codec, body from usage_journal order by position",
+  );
+  await using other = await openBooks();
+  for (const { shard, codec, body } of journal) {
+    await other.plant(body, { shard, codec });
+  }
+  await other.project();
+
+  const hashes = await hashesOf(one);
+  expect(hashes).toHaveLength(2);
+  expect(await hashesOf(other)).toEqual(hashes);
+  expect(await firstDifference(one)).toBeNull();
+  expect(await firstDifference(other)).toBeNull();
+});
+
+/** Money of every kind, in known places: 1.0 … 1.2, and what is kept aside at 1.3 and 2.0. */
+async function openKnownBooks() {
+  const books = await openBooks();
+  const [account, developer] = [newAccountId(0), newAccountId()];
+  await books.grant(account, 10_000n);
+  const lease = await leaseOf(books, account, 2_000n);
+  const paid = usage({ account, developer, charged: "1001", lease });
+  await books.journal.append([
+    paid,
+    usage({ account, developer, charged: "9000" }),
+    usage({ account, developer, charged: "77", endpoint: "GET /y", mode: "test" }),
+    { ...paid, endpoint: "GET /other" },
+    paid,
+  ]);
+  await books.plant(Buffer.from("no entry"));
+  await books.project();
+  return Object.assign(books, { account, developer });
+}
+
+/** What somebody with all rights may change, and what is named as the first difference then. */
+const tampers: { what: string; sql: string; where: RegExp; field: RegExp }[] = [
+  ...(
+    [
+      ["charged_nanos", "charged_nanos + 1"],
+      ["fee_nanos", "fee_nanos + 1"],
+      ["units", "2"],
+      ["price_version", "9"],
+      ["fee_basis_points", "9"],
+      ["source", "'other'"],
+      ["id", "'other'"],
+      ["mode", "'test'"],
+      ["api_id", "'other'"],
+      ["developer_account_id", "'other'"],
+      ["key_id", "'other'"],
+      ["endpoint", "'other'"],
+      ["status_code", "404"],
+      ["occurred_at", "occurred_at + interval '1 microsecond'"],
+      ["booked_month", "booked_month + 31"],
+      ["charged_before_nanos", "5"],
+      ["lease_id", "'other'"],
+      ["shard", "1"],
+      ["body_hash", "'other'"],
+      ["data", "'{}'"],
+      ["batch_position", "9"],
+    ] as const
+  ).map(([column, value]) => ({
+    what: `usage_events.${column}`,
+    sql: `update usage_events set ${column} = ${value} where position = 1 and ordinal = 1`,
+    where: /^1\.1$/,
+    field: new RegExp(`^${column}( \\(µs\\))?$`),
+  })),
+  {
+    what: "usage_events.leased_nanos",
+    sql: "update usage_events set leased_nanos = 0 where ordinal = 0",
+    where: /^ledger_transfers, batch 0:…-2$/,
+    field: /clearing$/,
+  },
+  {
+    what: "usage_events.owed_nanos",
+    sql: "update usage_events set owed_nanos = owed_nanos + 1 where ordinal = 1",
+    where: /^ledger_transfers, batch 0:…-2$/,
+    field: /consumer clearing$/,
+  },
+  {
+    what: "usage_events.key",
+    sql: "update usage_events set key = 'other' where ordinal = 1",
+    where: /^1\.1$/,
+    field: /^applied$/,
+  },
+  {
+    what: "usage_events.received_month",
+    sql: "update usage_events set received_month = received_month - interval '1 month' where ordinal = 1",
+    where: /^1\.1$/,
+    field: /^received_month$/,
+  },
+  {
+    what: "usage_events.ordinal",
+    sql: "update usage_events set ordinal = 9 where ordinal = 1",
+    where: /^1\.1$/,
+    field: /^applied$/,
+  },
+  {
+    what: "a row of usage_events that is gone",
+    sql: "delete from usage_events where ordinal = 2",
+    where: /^1\.2$/,
+    field: /^applied$/,
+  },
+  {
+    what: "a row of usage_events more",
+    sql: `insert into usage_events select (jsonb_populate_record(event, '{"key": "x"}')).*
+          from usage_events as event where ordinal = 2`,
+    where: /^1\.2$/,
+    field: /^event$/,
+  },
+  {
+    what: "usage_quarantine.raw",
+    sql: "update usage_quarantine set raw = 'x' where ordinal = 3",
+    where: /^1\.3$/,
+    field: /^quarantine.raw$/,
+  },
+  {
+    what: "usage_quarantine.charged_nanos",
+    sql: "update usage_quarantine set charged_nanos = 5 where ordinal = 3",
+    where: /^1\.3$/,
+    field: /^quarantine.charged_nanos$/,
+  },
+  {
+    what: "usage_quarantine.account_id",
+    sql: "update usage_quarantine set account_id = 'other' where ordinal = 3",
+    where: /^1\.3$/,
+    field: /^quarantine.account_id$/,
+  },
+  {
+    what: "a conflict that is not kept",
+    sql: "delete from usage_quarantine where ordinal = 3",
+    where: /^1\.3$/,
+    field: /^applied$/,
+  },
+  {
+    what: "what cannot be read and is not kept",
+    sql: "delete from usage_quarantine where position = 2",
+    where: /^2\.0$/,
+    field: /^quarantine$/,
+  },
+  {
+    what: "a row of usage_quarantine more",
+    sql: `insert into usage_quarantine (shard, position, ordinal, account_id, reason)
+          values (0, 1, 9, '', 'CONFLICT')`,
+    where: /^1\.9$/,
+    field: /^quarantine$/,
+  },
+  {
+    what: "a row of usage_quarantine for an event that is applied",
+    sql: `insert into usage_quarantine (shard, position, ordinal, account_id, reason)
+          values (0, 1, 1, '', 'CONFLICT')`,
+    where: /^1\.1$/,
+    field: /^applied$/,
+  },
+  {
+    what: "a row of usage_journal that is gone",
+    sql: "delete from usage_journal where position = 1",
+    where: /^1$/,
+    field: /^row$/,
+  },
+  ...["events", "duplicates", "charged_live_nanos", "charged_test_nanos", "fee_nanos"].map(
+    (column) => ({
+      what: `projections.${column}`,
+      sql: `update projections set ${column} = ${column} + 1`,
+      where: /^projections, batch 0:1-2$/,
+      field: new RegExp(`^${column}$`),
+    }),
+  ),
+  {
+    what: "projections.rating_hash",
+    sql: "update projections set rating_hash = sha256('')",
+    where: /^projections, batch 0:1-2$/,
+    field: /^rating_hash$/,
+  },
+  {
+    what: "ledger_transfers.amount_nanos of usage",
+    sql: `update ledger_transfers set amount_nanos = amount_nanos + 1
+          where source_type = 'usage' and mode = 'live' and credit_kind = 'payable'`,
+    where: /^ledger_transfers, batch 0:…-2$/,
+    field: /live clearing payable$/,
+  },
+  {
+    what: "ledger_transfers.position of usage",
+    sql: `update ledger_transfers set position = 1
+          where source_type = 'usage' and mode = 'live' and credit_kind = 'payable'`,
+    where: /^ledger_transfers, batch 0:…-2$/,
+    field: /live clearing payable$/,
+  },
+  {
+    what: "a transfer of usage more",
+    sql: `insert into ledger_transfers (account_id, id, mode, debit_kind, credit_kind, amount_nanos,
+            source_type, source_id, position)
+          values ('acc_x', 'trf_' || repeat('0', 26), 'live', 'clearing', 'payable', 7, 'usage', 'x', 2)`,
+    where: /^ledger_transfers trf_0+$/,
+    field: /^acc_x live clearing payable$/,
+  },
+  {
+    what: "ledger_transfers.amount_nanos of a grant",
+    sql: `update ledger_transfers set amount_nanos = amount_nanos + 1
+          where source_type = 'grant' and credit_kind = 'consumer'`,
+    where: /^ledger_accounts acc_\w+ live clearing$/,
+    field: /^debits_nanos, credits_nanos$/,
+  },
+  {
+    what: "ledger_accounts",
+    sql: "update ledger_accounts set credits_nanos = credits_nanos + 1 where kind = 'payable' and mode = 'test'",
+    where: /^ledger_accounts acc_\w+ test payable$/,
+    field: /^debits_nanos, credits_nanos$/,
+  },
+  {
+    what: "a balance that is gone",
+    sql: "delete from ledger_accounts where kind = 'platform_fee' and mode = 'live'",
+    where: /^ledger_accounts acc_0+ live platform_fee$/,
+    field: /^debits_nanos, credits_nanos$/,
+  },
+  ...["calls", "errors", "charged_nanos"].map((column) => ({
+    what: `usage_rollups.${column}`,
+    sql: `update usage_rollups set ${column} = ${column} + 1 where mode = 'test'`,
+    where: /^usage_rollups acc_\w+ test api_0+ /,
+    field: /^calls, errors, charged_nanos$/,
+  })),
+  ...["calls", "errors", "revenue_nanos"].map((column) => ({
+    what: `revenue_rollups.${column}`,
+    sql: `update revenue_rollups set ${column} = ${column} + 1 where mode = 'test'`,
+    where: /^revenue_rollups acc_\w+ test api_0+ /,
+    field: /^calls, errors, revenue_nanos$/,
+  })),
+  {
+    what: "revenue_totals",
+    sql: "update revenue_totals set gross_nanos = gross_nanos + 1 where mode = 'live'",
+    where: /^revenue_totals acc_\w+ live 1000 0$/,
+    field: /^nanos$/,
+  },
+  {
+    what: "charge_totals",
+    sql: "update charge_totals set charged_nanos = charged_nanos + 1 where mode = 'live'",
+    where: /^charge_totals acc_\w+ live$/,
+    field: /^nanos$/,
+  },
+  {
+    what: "credit_leases",
+    sql: "update credit_leases set spent_nanos = spent_nanos - 1",
+    where: /^credit_leases acc_\w+ lea_\w+$/,
+    field: /^spent_nanos$/,
+  },
+];
+
+test("whatever is tampered with is named as the first difference, with both values", {
+  timeout,
+}, async () => {
+  await using books = await openKnownBooks();
+  expect(await firstDifference(books)).toBeNull();
+  const { superuser } = books;
+  await superuser.query("set session_replication_role = replica");
+  // The other transaction does not see what this one does: a copy of the database is put back each time.
+  const tables = [
+    "usage_events",
+    "usage_quarantine",
+    "usage_journal",
+    "projections",
+    "ledger_transfers",
+    "ledger_accounts",
+    "usage_rollups",
+    "revenue_rollups",
+    "revenue_totals",
+    "charge_totals",
+    "credit_leases",
+  ];
+  for (const table of tables) {
+    await superuser.query(`create table kept_${table} as table ${table}`);
+  }
+  const unnamed: object[] = [];
+  for (const { what, sql, where, field } of tampers) {
+    const { rowCount } = await superuser.query(sql);
+    expect(rowCount, what).toBe(1);
+    const found = await firstDifference(books);
+    if (
+      found === null ||
+      !where.test(found.where) ||
+      !field.test(found.field) ||
+      found.stored === found.computed
+    ) {
+      unnamed.push({ what, found });
+    }
+    for (const table of tables.filter((name) => sql.includes(name))) {
+      await superuser.query(`delete from ${table}`);
+      await superuser.query(`insert into ${table} select * from kept_${table}`);
+    }
+  }
+  expect(unnamed).toEqual([]);
+  expect(await firstDifference(books)).toBeNull();
+});
+
+test("an entry that is changed in the journal is named in its place, with what is stored of it", async () => {
+  await using books = await openKnownBooks();
+  const { rows } = await books.superuser.query("select body from usage_journal where position = 1");
+  const entries = decodeRow({ codec: 1, body: rows[0].body }).entries.flatMap((entry) =>
+    entry.kind === "usage" ? [entry] : [],
+  );
+  const [first, second, ...rest] = entries;
+  const dearer = { ...must(second), price: { ...must(second).price, unitNanos: 9_100n } };
+  await books.superuser.query("set session_replication_role = replica");
+  await books.superuser.query("update usage_journal set body = $1 where position = 1", [
+    encodeRow([must(first), dearer, ...rest]),
+  ]);
+
+  expect(await firstDifference(books)).toEqual({
+    where: "1.1",
+    field: "charged_nanos",
+    stored: "9000",
+    computed: "9100",
+  });
+});
