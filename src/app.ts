@@ -23,6 +23,7 @@ import { Access, RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
 import { externalReader } from "./accounts/external.ts";
 import { createJwtKeeper } from "./accounts/jwt.ts";
+import { rememberAccounts } from "./accounts/known.ts";
 import { createLastUses } from "./accounts/last-uses.ts";
 import { createLockout } from "./accounts/lockout.ts";
 import type { Mailer } from "./accounts/mail.ts";
@@ -41,6 +42,7 @@ import { analyticsService } from "./analytics/service.ts";
 import { auditService } from "./audit/service.ts";
 import { insertAudit } from "./audit/store.ts";
 import { authMounts } from "./auth-mounts.ts";
+import { rememberPrices } from "./catalog/prices.ts";
 import { catalogService } from "./catalog/service.ts";
 import { existsPublishedApi } from "./catalog/store.ts";
 import type { Config } from "./config.ts";
@@ -76,10 +78,12 @@ import { limitService } from "./limits/service.ts";
 import type { Logger } from "./log.ts";
 import { createLoops, type Loops, type Uses, writeUses } from "./loops.ts";
 import { createMailer } from "./mailer.ts";
+import { createProgress, type Progress } from "./metering/applied.ts";
 import { balancesAt } from "./metering/balance-at.ts";
 import { shardCount } from "./metering/entry.ts";
 import { createJournal, getWatermark } from "./metering/journal.ts";
 import { meterService } from "./metering/meter-service.ts";
+import { listCursors } from "./metering/outcomes.ts";
 import { createProjectorMetrics } from "./metering/projector-metrics.ts";
 import { type Projectors, startProjectors } from "./metering/projectors.ts";
 import { meteringService } from "./metering/service.ts";
@@ -96,6 +100,7 @@ import { createSteps } from "./rpc/steps.ts";
 import { createStrangers } from "./rpc/strangers.ts";
 import { settlementService } from "./settlement/service.ts";
 import type { StellarNetwork } from "./stellar/network.ts";
+import { usageMount } from "./usage-mount.ts";
 
 /** What the app is built from. Opened and closed by whoever builds it. */
 export interface AppDeps {
@@ -144,8 +149,14 @@ export function createApp(deps: AppDeps): App {
   const loops = createLoops(deps, { useLog, uses });
   const limits = createRateLimits(deps);
   let projectors: Projectors | undefined;
+  const progress = createProgress({
+    shards: shardCount,
+    readCursors: () => db.systemStatement(listCursors),
+    onError: (err) => log.warn("Cannot ask how far the journal is applied", { err }),
+  });
   let boundPort = config.server.port;
   const parts = {
+    progress,
     readiness,
     loops,
     useLog,
@@ -185,7 +196,7 @@ export function createApp(deps: AppDeps): App {
       loops.start();
       projectors = startProjectors({
         db,
-        progress: { note: () => {} },
+        progress,
         shards: shardCount,
         holder,
         debtLimitNanos: config.debtLimitNanos,
@@ -201,14 +212,18 @@ export function createApp(deps: AppDeps): App {
       await edge.close({ graceMs: config.server.shutdownGraceMs });
       await loops.stop();
       await limits.close();
-      await writeUses(db, uses);
       // What this process leased and did not spend goes back as soon as its events are applied. What is not done
       // in time is left to other processes, or to the next start.
       const deadline = performance.now() + closingWorkMs;
       const inTime = () => performance.now() < deadline;
-      while (inTime() && (await useLog.flush())) {}
-      while (inTime() && (await db.systemTransaction((tx) => drainAll(tx, holder, now())))) {}
-      await projectors?.stop({ deadlineMs: Math.max(0, deadline - performance.now()) });
+      try {
+        await writeUses(db, uses);
+        while (inTime() && (await useLog.flush())) {}
+        while (inTime() && (await db.systemTransaction((tx) => drainAll(tx, holder, now())))) {}
+      } finally {
+        // Without a database too: a projector that is not stopped keeps the process.
+        await projectors?.stop({ deadlineMs: Math.max(0, deadline - performance.now()) });
+      }
     },
   };
 }
@@ -229,6 +244,7 @@ interface Parts {
   limiter: Limiter;
   holder: string;
   wakeProjectors: () => void;
+  progress: Progress;
   ownPorts: () => readonly number[];
   /** Known once the server listens. */
   boundPort: () => number;
@@ -249,6 +265,7 @@ function build(deps: AppDeps, parts: Parts) {
   const sessions = rememberSessions({ db, trust });
   const { boundPort } = parts;
   const auth = authMounts({ ...deps, mail, sessions, passwords, lockout, strangers, boundPort });
+  const { progress } = parts;
   const journal = createJournal({ db, onAppended: parts.wakeProjectors });
   const { limiter } = parts;
   const quotas = createQuotas({ db, now });
@@ -297,6 +314,15 @@ function build(deps: AppDeps, parts: Parts) {
     (await existingAccounts(tx, [id])).has(id);
   const watermark = async (tx: Tx) => (await getWatermark(tx)).applied;
   const { platformFeeBasisPoints: feeBasisPoints } = config;
+  const door = {
+    db,
+    journal,
+    progress,
+    shards: shardCount,
+    prices: rememberPrices({ db, trust }),
+    findStrangers: rememberAccounts({ db }),
+    now,
+  };
   const services: ServiceEntry[] = [
     entry(HealthService, healthService({ readiness: parts.readiness, version: deps.version })),
     entry(
@@ -306,7 +332,7 @@ function build(deps: AppDeps, parts: Parts) {
     entry(UserService, userService({ db, trust, passwords, now })),
     entry(AccountService, accountService({ db, trust, mail, now })),
     entry(ServiceTokenService, serviceTokenService({ db, trust, now })),
-    entry(CatalogService, catalogService({ db, addresses, feeBasisPoints, now })),
+    entry(CatalogService, catalogService({ db, trust, addresses, feeBasisPoints, now })),
     entry(SecretService, secretService({ db, sealer: deps.sealer, now })),
     entry(KeyService, keyService({ db, trust, verifier, limiter, existsPublishedApi, now })),
     entry(
@@ -321,7 +347,7 @@ function build(deps: AppDeps, parts: Parts) {
     ),
     entry(CreditService, creditService({ db, existsAccount, watermark, now })),
     entry(LedgerService, ledgerService({ db, balancesAt, watermark })),
-    entry(MeteringService, meteringService({ db, journal, existingAccounts, now })),
+    entry(MeteringService, meteringService(door)),
     entry(MeterService, meterService({ db, wakeBuilder: () => parts.loops.wake("meters"), now })),
     entry(AnalyticsService, analyticsService({ db, secretKey: deps.secretKey, now })),
     entry(AuditService, auditService({ db })),
@@ -348,7 +374,13 @@ function build(deps: AppDeps, parts: Parts) {
     watchKey: (key, onRefused) => verifier.watch(key, onRefused),
     now,
   });
-  const mounts = [gatewayMount(gateway), metricsMount(deps), startPage(), ...auth.mounts];
+  const mounts = [
+    gatewayMount(gateway),
+    usageMount(door),
+    metricsMount(deps),
+    startPage(),
+    ...auth.mounts,
+  ];
   return { services, steps, mounts };
 }
 

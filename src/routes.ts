@@ -49,6 +49,7 @@ function compare(a: string, b: string): number {
 
 const noPool: Pool = {
   transaction: () => Promise.reject(new Error("Cannot use the database: there is none")),
+  statement: () => Promise.reject(new Error("Cannot use the database: there is none")),
   end: async () => {},
 };
 

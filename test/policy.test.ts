@@ -60,6 +60,7 @@ const unaudited: Readonly<Record<string, string>> = {
 /** Plain routes that are not open to all. */
 const mounts = [
   { method: "*", path: "/v1/call/{api}/{path=**}", access: "API_KEY", rateClass: "V1" },
+  { method: "POST", path: "/v1/events", access: "SERVICE", rateClass: "INTERNAL" },
   { method: "GET", path: "/api/metrics", access: "METRICS_KEY", rateClass: "NONE" },
 ];
 

@@ -8,6 +8,7 @@ import {
 import type { Database } from "../db/database.ts";
 import { once } from "../db/once.ts";
 import type { Tx } from "../db/pool.ts";
+import type { Trust } from "../db/trust.ts";
 import { type AddressPolicy, addressLiteral, portOf } from "../lib/address.ts";
 import { newId } from "../lib/id.ts";
 import { splitPage } from "../lib/page-token.ts";
@@ -15,6 +16,7 @@ import { alreadyExists, invalidArgument, notFound } from "../rpc/errors.ts";
 import { pageOf } from "../rpc/page.ts";
 import { requirePrincipal, requireTenant } from "../rpc/principal.ts";
 import { retryOf } from "../rpc/retry.ts";
+import { priceTopic } from "./prices.ts";
 import {
   type ApiRow,
   claimSlug,
@@ -30,6 +32,7 @@ import {
 
 interface Deps {
   db: Database;
+  trust: Trust;
   addresses: AddressPolicy;
   /** The platform's share of new prices. */
   feeBasisPoints: number;
@@ -38,7 +41,7 @@ interface Deps {
 
 /** The handlers of proto/callora/catalog/v1/catalog_service.proto. */
 export function catalogService(deps: Deps): ServiceImpl<typeof CatalogService> {
-  const { db, feeBasisPoints, now } = deps;
+  const { db, trust, feeBasisPoints, now } = deps;
   return {
     async listApis(req) {
       const { size, after } = pageOf(req);
@@ -84,7 +87,7 @@ export function catalogService(deps: Deps): ServiceImpl<typeof CatalogService> {
       if (req.upstreamUrl !== undefined) {
         checkUpstream(req.upstreamUrl, deps.addresses);
       }
-      return db.tenantTransaction(tenant, async (tx, audit) => {
+      const { api, epoch } = await db.tenantTransaction(tenant, async (tx, audit) => {
         if (!(await updateApi(tx, { accountId, id: apiId, name, description }))) {
           throw notFound("the API");
         }
@@ -95,8 +98,15 @@ export function catalogService(deps: Deps): ServiceImpl<typeof CatalogService> {
           await insertPrice(tx, { accountId, apiId, callNanos: req.callNanos, feeBasisPoints });
         }
         audit.record(`api:${apiId}`);
-        return { api: await readApi(tx, accountId, apiId) };
+        const api = await readApi(tx, accountId, apiId);
+        const isPriced = req.callNanos !== undefined;
+        return { api, epoch: isPriced ? await trust.announce(tx, priceTopic, [apiId]) : null };
       });
+      // Who is told of the new price is charged it, whichever process records the use.
+      if (epoch !== null) {
+        await trust.settled(epoch);
+      }
+      return { api };
     },
 
     async publishApi({ apiId }, ctx) {

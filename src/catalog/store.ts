@@ -36,6 +36,32 @@ export function findApi(db: Queries, apiId: string): Promise<ApiRow | null> {
   return db.maybeOne(sql.type(apiRow)`${apiQuery} where apis.id = ${apiId}`);
 }
 
+const priceRow = z.object({
+  id: z.string(),
+  account_id: z.string(),
+  price_version: z.number(),
+  call_nanos: z.bigint(),
+  fee_basis_points: z.number(),
+});
+
+/** An API's newest price, and whose the API is. */
+export type PriceRow = z.infer<typeof priceRow>;
+
+/** List the newest prices of APIs, whoever has them. */
+export function listPrices(db: Queries, apiIds: readonly string[]): Promise<readonly PriceRow[]> {
+  return db.any(sql.type(priceRow)`
+    select api.api_id as id, api.account_id,
+      price.version as price_version, price.call_nanos, price.fee_basis_points
+    from api_directory as api
+    cross join lateral (
+      select version, call_nanos, fee_basis_points from api_prices
+      where api_prices.account_id = api.account_id and api_prices.api_id = api.api_id
+      order by version desc limit 1
+    ) as price
+    where api.api_id = any(${sql.array([...apiIds], "text")})
+  `);
+}
+
 /** List published APIs, newest first, before the given id (empty: from the newest). */
 export function listPublishedApis(
   db: Queries,

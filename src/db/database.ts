@@ -1,7 +1,7 @@
 import assert from "node:assert";
 import { sql } from "slonik";
 import { isId } from "../lib/id.ts";
-import { nothing, type Pool, type Tx } from "./pool.ts";
+import { nothing, type Pool, type Queries, type Tx } from "./pool.ts";
 
 /** For whom a transaction runs, and what the audit log says of it. */
 export interface Tenant {
@@ -46,6 +46,12 @@ export interface Database {
   tenantRead<T>(accountId: string, work: (tx: Tx) => Promise<T>): Promise<T>;
   /** Run a transaction that sees all accounts' rows: for look-ups before a caller is known, and for loops. */
   systemTransaction<T>(work: (tx: Tx) => Promise<T>): Promise<T>;
+  /**
+   * Run one statement that sees all accounts' rows and commits by itself. Never runs more than once.
+   *
+   * A lock that it takes is held for its own time alone, not for that of a transaction's further round trips.
+   */
+  systemStatement<T>(work: (db: Queries) => Promise<T>): Promise<T>;
   close(): Promise<void>;
 }
 
@@ -96,6 +102,7 @@ export function createDatabase({
         return work(tx);
       }),
     systemTransaction: (work) => worker.transaction(work),
+    systemStatement: (work) => worker.statement(work),
     async close() {
       await Promise.all([app.end(), worker.end()]);
     },

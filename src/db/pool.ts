@@ -28,6 +28,8 @@ export const nothing = z.object({});
 /** A pool whose every use waits a bounded time. */
 export interface Pool {
   transaction<T>(work: (tx: Tx) => Promise<T>): Promise<T>;
+  /** Run one statement, which commits by itself: no other round trip comes before its commit. */
+  statement<T>(work: (db: Queries) => Promise<T>): Promise<T>;
   end(): Promise<void>;
 }
 
@@ -89,6 +91,7 @@ export async function openPool({
 function bounded(pool: DatabasePool, gate: Semaphore): Pool {
   return {
     transaction: (work) => gate.run(() => pool.transaction(work)),
+    statement: (work) => gate.run(() => work(pool)),
     end: () => pool.end(),
   };
 }

@@ -1,10 +1,12 @@
 import { createLinkedAbortController } from "@connectrpc/connect/protocol";
 import type { Call } from "../rpc/call.ts";
+import { RouteError, reasoned } from "../rpc/errors.ts";
 import { checkPolicy, type Policy } from "../rpc/policy.ts";
 import type { Steps } from "../rpc/steps.ts";
 import type { Arrival } from "./arrival.ts";
 import type { Endpoint, Hit } from "./endpoint.ts";
 import { type HttpRequest, type HttpResponse, toHeaders } from "./http-message.ts";
+import { HttpError } from "./rest/errors.ts";
 import { parseTemplate } from "./rest/template.ts";
 
 /** A plain HTTP route that passes the same steps as an RPC. */
@@ -58,9 +60,13 @@ export function mountEndpoints(
         const call: Call = { name, policy, exchange, header, signal, audited: false };
         try {
           await steps.admit(call);
-          await steps.around(call, async () =>
-            handler(request, response, { call, params, arrival }),
-          );
+          await steps.around(call, async () => {
+            try {
+              await handler(request, response, { call, params, arrival });
+            } catch (error) {
+              throw error instanceof HttpError ? toRouteError(error) : error;
+            }
+          });
         } finally {
           if (response.writableEnded) {
             left.abort(finished);
@@ -69,6 +75,11 @@ export function mountEndpoints(
       },
     };
   });
+}
+
+/** What the steps know as an error that has a status of its own. */
+function toRouteError({ status, code, reason, message }: HttpError): RouteError {
+  return new RouteError(status, reasoned(code, { reason, message }));
 }
 
 const clientLeft = new DOMException("the client left", "AbortError");

@@ -70,6 +70,7 @@ function createAsker() {
   const now = () => new Date(0);
   const none: Pool = {
     transaction: () => Promise.reject(new Error("there is no database")),
+    statement: () => Promise.reject(new Error("there is no database")),
     end: async () => {},
   };
   const db = createDatabase({ app: none, worker: none, appendAudit: async () => {} });

@@ -43,7 +43,7 @@ test.for<[string, Partial<typeof entry>]>([
   ["charge", { chargedNanos: 10n ** 15n }],
   ["status", { status: 1_000 }],
   ["source", { source: "" }],
-  ["id that is long", { id: "x".repeat(201) }],
+  ["id that is long", { id: "x".repeat(401) }],
   ["id with NUL", { id: "a\0b" }],
   ["account", { account: "acc_1" }],
   ["time", { timeMicros: 2n ** 60n }],

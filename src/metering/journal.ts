@@ -2,23 +2,31 @@ import { sql } from "slonik";
 import { z } from "zod";
 import { holdActiveLeases } from "../credits/leases.ts";
 import type { Database } from "../db/database.ts";
-import type { Tx } from "../db/pool.ts";
-import { unavailable } from "../rpc/errors.ts";
+import type { Queries, Tx } from "../db/pool.ts";
+import { createAppendQueue, lastOf, type QueueLimits } from "./append-queue.ts";
 import { encodeRow } from "./codec.ts";
 import { type Entry, type Place, shardCount, shardOf } from "./entry.ts";
 
-/** Entries that may wait for a commit. More are refused, never lost. */
-const waitingMax = 20_000;
+/** What may wait for the journal while the database is slow or away. */
+const queueLimits: QueueLimits = {
+  entriesMax: 20_000,
+  bytesMax: 64 * 1024 * 1024,
+  waitMs: 5_000,
+  commitEntriesMax: 4_000,
+  commitBytesMax: 16 * 1024 * 1024,
+};
 
-/** Entries that are committed together. */
-const flushEntriesMax = 1_000;
+/** Entries in one row. */
+const rowEntriesMax = 1_000;
 
-/** Where entries stand in the journal. */
+/** Where entries stand that are durable. */
 export interface Receipt {
-  /** Of the last of them. */
+  /** The last position of them. */
   position: bigint;
-  /** Of each, in the order in which they were given. */
+  /** Of each, in the order given. */
   places: readonly Place[];
+  /** A position up to which everything was applied when they were written. */
+  applied: bigint;
 }
 
 /** The durable record of every acknowledged event. */
@@ -26,7 +34,7 @@ export interface Journal {
   /**
    * Append entries. Resolves when they are durable; rejects when they are not there, or when the database did not
    * say (the caller retries: the identity of an event makes it count once). UNAVAILABLE, with reason JOURNAL_BUSY,
-   * when too many wait.
+   * when too many wait, or these waited 5 s for their commit to begin.
    */
   append(entries: readonly Entry[]): Promise<Receipt>;
   /** Append entries in the caller's transaction. Call appended() once it has committed. */
@@ -36,119 +44,91 @@ export interface Journal {
   readonly shards: number;
 }
 
-interface Waiting {
-  entries: readonly Entry[];
-  resolve(receipt: Receipt): void;
-  reject(error: unknown): void;
-}
-
 /** A journal that commits the entries of concurrent appends together. */
 export function createJournal({
   db,
   onAppended,
 }: {
-  db: Database;
+  db: Pick<Database, "systemTransaction" | "systemStatement">;
   /** Told after each commit, for the projector to wake. */
   onAppended: () => void;
 }): Journal {
-  const queue: Waiting[] = [];
-  let waiting = 0;
-  let flushing = false;
-
-  async function flush() {
-    flushing = true;
-    while (queue.length > 0) {
-      const batch = takeBatch(queue);
-      const entries = batch.flatMap((one) => one.entries);
-      waiting -= entries.length;
-      try {
-        const { places } = await db.systemTransaction((tx) => appendRows(tx, entries));
-        let begin = 0;
-        for (const one of batch) {
-          one.resolve(toReceipt(places.slice(begin, begin + one.entries.length)));
-          begin += one.entries.length;
-        }
-        onAppended();
-      } catch (error) {
-        for (const one of batch) {
-          one.reject(error);
-        }
-      }
-    }
-    flushing = false;
-  }
-
+  const appendIn = async (tx: Tx, entries: readonly Entry[]) =>
+    insertRows(tx, toRows(await withActiveLeases(tx, entries)));
+  const commit = async (entries: readonly Entry[]) => {
+    const receipt = entries.some(namesLease)
+      ? await db.systemTransaction((tx) => appendIn(tx, entries))
+      : await db.systemStatement((one) => insertRows(one, toRows(entries)));
+    onAppended();
+    return receipt;
+  };
   return {
-    append(entries) {
-      if (waiting + entries.length > waitingMax) {
-        const message = "Cannot take more events: too many wait to be written";
-        return Promise.reject(unavailable("JOURNAL_BUSY", message));
-      }
-      waiting += entries.length;
-      return new Promise((resolve, reject) => {
-        queue.push({ entries, resolve, reject });
-        if (!flushing) {
-          void flush();
-        }
-      });
-    },
-    appendIn: appendRows,
+    append: createAppendQueue({ commit }, queueLimits).append,
+    appendIn,
     appended: onAppended,
     shards: shardCount,
   };
 }
 
-function takeBatch(queue: Waiting[]): Waiting[] {
-  let entries = 0;
-  let count = 0;
-  for (const one of queue) {
-    if (count > 0 && entries + one.entries.length > flushEntriesMax) {
-      break;
+/** One row of the journal to be, and which of the given entries are in it. */
+interface NewRow {
+  shard: number;
+  body: Buffer;
+  indexes: readonly number[];
+}
+
+/** The rows of entries: those of an account are in its shard, in the order given. */
+function toRows(entries: readonly Entry[]): NewRow[] {
+  const shards = new Map<string, number>();
+  const byShard: number[][] = Array.from({ length: shardCount }, () => []);
+  for (const [index, { account }] of entries.entries()) {
+    const shard = shards.get(account) ?? shardOf(account, shardCount);
+    shards.set(account, shard);
+    byShard[shard]?.push(index);
+  }
+  return byShard.flatMap((indexes, shard) => {
+    const rows: NewRow[] = [];
+    for (let begin = 0; begin < indexes.length; begin += rowEntriesMax) {
+      const own = indexes.slice(begin, begin + rowEntriesMax);
+      const body = encodeRow(own.flatMap((index) => entries[index] ?? []));
+      rows.push({ shard, body, indexes: own });
     }
-    entries += one.entries.length;
-    count += 1;
-  }
-  return queue.splice(0, count);
-}
-
-function toReceipt(places: readonly Place[]): Receipt {
-  const last = places.reduce((max, { position }) => (position > max ? position : max), 0n);
-  return { position: last, places };
-}
-
-const positionRow = z.object({ position: z.bigint(), shard: z.number() });
-
-/** Append one row for each shard of the entries. The head's lock puts all of them in one order, without gaps. */
-async function appendRows(tx: Tx, given: readonly Entry[]): Promise<Receipt> {
-  if (given.length === 0) {
-    return toReceipt([]);
-  }
-  const entries = await withActiveLeases(tx, given);
-  const shards = Map.groupBy(entries.keys(), (index) =>
-    shardOf(entries[index]?.account ?? "", shardCount),
-  );
-  const rows = [...shards].map(([shard, indexes]) => {
-    const own = indexes.flatMap((index) => entries[index] ?? []);
-    return [shard, encodeRow(own), own.length];
+    return rows;
   });
-  const appended = await tx.any(sql.type(positionRow)`
+}
+
+const appendedRow = z.object({ position: z.bigint(), applied: z.bigint() });
+
+/** Insert rows. The head's lock puts all of them in one order, without gaps. */
+async function insertRows(db: Queries, rows: readonly NewRow[]): Promise<Receipt> {
+  if (rows.length === 0) {
+    return { position: 0n, places: [], applied: 0n };
+  }
+  const count = rows.length;
+  const values = rows.map(({ shard, body, indexes }) => [shard, body, indexes.length]);
+  const appended = await db.any(sql.type(appendedRow)`
     with head as (
-      update journal_head set position = position + ${rows.length} returning position
+      update journal_head set position = position + ${count} returning position
     )
     insert into usage_journal (position, shard, codec, body, entries)
-    select head.position - ${rows.length} + row.ordinal, row.shard, 1, row.body, row.entries
-    from head, ${sql.unnest(rows, ["int4", "bytea", "int4"])}
+    select head.position - ${count} + row.ordinal, row.shard, 1, row.body, row.entries
+    from head, ${sql.unnest(values, ["int4", "bytea", "int4"])}
       with ordinality as row (shard, body, entries, ordinal)
-    returning position, shard
+    returning position, (select min(position) from projector_cursors) as applied
   `);
-  const positions = new Map(appended.map(({ shard, position }) => [shard, position]));
+  const first = lastOf(appended.map(({ position }) => ({ position, ordinal: 0 }))) - BigInt(count);
   const places: Place[] = [];
-  for (const [shard, indexes] of shards) {
+  for (const [row, { indexes }] of rows.entries()) {
+    const position = first + BigInt(row + 1);
     for (const [ordinal, index] of indexes.entries()) {
-      places[index] = { position: positions.get(shard) ?? 0n, ordinal };
+      places[index] = { position, ordinal };
     }
   }
-  return toReceipt(places);
+  return { position: lastOf(places), places, applied: appended[0]?.applied ?? 0n };
+}
+
+function namesLease(entry: Entry): boolean {
+  return "lease" in entry && entry.lease !== null;
 }
 
 /** An entry may only name a lease that is active until this commits; one that names another is paid otherwise. */

@@ -1,6 +1,8 @@
 import { sql } from "slonik";
-import { nothing, type Tx } from "../db/pool.ts";
+import { z } from "zod";
+import { nothing, type Queries, type Tx } from "../db/pool.ts";
 import type { Mode } from "../ledger/store.ts";
+import { decodeRow } from "./codec.ts";
 import type { Place } from "./entry.ts";
 
 /** An entry that is not applied, and why. */
@@ -50,4 +52,36 @@ export async function insertQuarantine(tx: Tx, events: readonly Quarantined[]): 
       "int8",
     ])}
   `);
+}
+
+const rawRow = z.object({ raw: z.instanceof(Buffer) });
+
+/** Look-alikes that are read to find an event. */
+const lookAlikesMax = 100;
+
+/** Whether one of the account's events waits in quarantine, so that it is not applied. */
+export async function isQuarantined(
+  db: Queries,
+  { accountId, source, id }: { accountId: string; source: string; id: string },
+): Promise<boolean> {
+  // Its id stands in the bytes, which only the codec can read.
+  const rows = await db.any(sql.type(rawRow)`
+    select raw from usage_quarantine
+    where account_id = ${accountId} and state = 'open' and reason <> 'CONFLICT'
+      and position(convert_to(${id}, 'UTF8') in raw) > 0
+    order by position desc limit ${lookAlikesMax}
+  `);
+  return rows
+    .flatMap(({ raw }) => decodeRow({ codec: 1, body: raw }).entries)
+    .some((entry) => entry.kind !== "malformed" && entry.source === source && entry.id === id);
+}
+
+const countRow = z.object({ open: z.number() });
+
+/** Count the entries in quarantine that nobody has dealt with. */
+export async function countQuarantined(db: Queries): Promise<number> {
+  const { open } = await db.one(sql.type(countRow)`
+    select count(*)::int4 as open from usage_quarantine where state = 'open'
+  `);
+  return open;
 }

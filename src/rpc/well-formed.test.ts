@@ -1,20 +1,29 @@
 import { create } from "@bufbuild/protobuf";
 import { expect, test } from "vitest";
 import { CreateKeyRequestSchema } from "../../gen/callora/keys/v1/key_service_pb.ts";
+import { CreateMeterRequestSchema } from "../../gen/callora/metering/v1/meter_service_pb.ts";
 import { RecordUsageRequestSchema } from "../../gen/callora/metering/v1/metering_service_pb.ts";
 import { malformedFields } from "./well-formed.ts";
 
 test("text with U+0000 is refused wherever it stands, and the field is named", () => {
-  const request = create(RecordUsageRequestSchema, {
-    events: [
-      { source: "a", id: "b" },
-      { source: "a\0", id: "\0b" },
+  const request = create(CreateMeterRequestSchema, {
+    slug: "\0",
+    groups: [
+      { name: "a", path: "b" },
+      { name: "a\0", path: "\0b" },
     ],
   });
 
-  const fields = malformedFields(RecordUsageRequestSchema, request).map(({ field }) => field);
+  const fields = malformedFields(CreateMeterRequestSchema, request).map(({ field }) => field);
 
-  expect(fields).toEqual(["events[1].source", "events[1].id"]);
+  expect(fields).toEqual(["slug", "groups[1].name", "groups[1].path"]);
+});
+
+test("what the contract leaves to the handler is passed by", () => {
+  const events = [{ source: "a\0", time: { seconds: 0n, nanos: -1 } }];
+  const request = create(RecordUsageRequestSchema, { events });
+
+  expect(malformedFields(RecordUsageRequestSchema, request)).toEqual([]);
 });
 
 test.for([
@@ -41,11 +50,11 @@ test.for([
 });
 
 test("a request with many faults names some of them", () => {
-  const events = Array.from({ length: 500 }, () => ({ source: "\0", id: "\0" }));
+  const groups = Array.from({ length: 500 }, () => ({ name: "\0", path: "\0" }));
 
   const found = malformedFields(
-    RecordUsageRequestSchema,
-    create(RecordUsageRequestSchema, { events }),
+    CreateMeterRequestSchema,
+    create(CreateMeterRequestSchema, { groups }),
   );
 
   expect(found).toHaveLength(20);

@@ -1,5 +1,6 @@
-import type { DescMessage, Message } from "@bufbuild/protobuf";
+import { type DescField, type DescMessage, getOption, type Message } from "@bufbuild/protobuf";
 import { isReflectMessage, type ReflectMessage, reflect } from "@bufbuild/protobuf/reflect";
+import { field as fieldRules, Ignore } from "../../gen/buf/validate/validate_pb.ts";
 import type { Violation } from "./errors.ts";
 
 const violationsMax = 20;
@@ -44,6 +45,9 @@ function visitMessage(message: ReflectMessage, path: string, found: Violation[])
     }
     const at = path === "" ? field.name : `${path}.${field.name}`;
     if (field.fieldKind === "list") {
+      if (isLeftToHandler(field)) {
+        continue;
+      }
       for (const [index, item] of [...message.get(field)].entries()) {
         visit(item, `${at}[${index}]`, found);
       }
@@ -56,6 +60,12 @@ function visitMessage(message: ReflectMessage, path: string, found: Violation[])
       visit(message.get(field), at, found);
     }
   }
+}
+
+/** The contract can leave what a list holds to its handler, which then checks all of it. */
+function isLeftToHandler(field: DescField): boolean {
+  const { type } = getOption(field, fieldRules);
+  return type.case === "repeated" && type.value.items?.ignore === Ignore.ALWAYS;
 }
 
 function isTime(message: ReflectMessage): boolean {

@@ -1,0 +1,179 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import {
+  type RecordUsageResponseSchema,
+  type UsageEvent,
+  UsageOutcome,
+  type UsageResultSchema,
+} from "../../gen/callora/metering/v1/metering_service_pb.ts";
+import type { PriceRow } from "../catalog/store.ts";
+import type { Memory } from "../db/memory.ts";
+import type { MaybePromise } from "../lib/maybe-promise.ts";
+import { invalidArgument, type Violation } from "../rpc/errors.ts";
+import { checkKnown, checkShape, type Known, toEntry } from "./check.ts";
+import type { Pinned, UsageEntry } from "./entry.ts";
+import { getWatermark, type Journal, type Receipt } from "./journal.ts";
+import { type Outcome, type OutcomeDeps, waitForOutcomes } from "./outcomes.ts";
+
+/** An event that somebody sent, or what was wrong with it before it was one. */
+export type Candidate = { event: UsageEvent } | { violations: Violation[] };
+
+/** What recording needs. */
+export interface DoorDeps extends OutcomeDeps {
+  journal: Journal;
+  /** By the API's id. */
+  prices: Pick<Memory<PriceRow>, "get">;
+  /** Those of the ids that are no accounts. */
+  findStrangers: (accountIds: readonly string[]) => MaybePromise<ReadonlySet<string>>;
+}
+
+/** Events that passed, and what is wrong with the others. */
+export interface Taken {
+  entries: readonly UsageEntry[];
+  receipt: Receipt;
+  /** Of each candidate. Empty: it passed. */
+  violations: readonly (readonly Violation[])[];
+}
+
+/** How events are to be taken. */
+export interface TakeOptions {
+  /** Take what is right, and leave the rest. Otherwise all are refused for one. */
+  partial: boolean;
+  /** What the sender calls the fields of an event, where that is something else. */
+  names?: Readonly<Record<string, string>>;
+}
+
+/**
+ * Check events, and append what is right to the journal: when this resolves, it is durable. It asks the database for
+ * nothing else, once it knows the accounts and the prices.
+ *
+ * Throws INVALID_ARGUMENT when one is wrong and the rest is not to be taken without it, and what the journal throws.
+ */
+export async function takeEvents(
+  deps: DoorDeps,
+  candidates: readonly Candidate[],
+  { partial, names = {} }: TakeOptions,
+): Promise<Taken> {
+  const shapes = candidates.map((one) => ("event" in one ? checkShape(one.event) : one.violations));
+  const known = await findKnown(
+    deps,
+    candidates.flatMap((one, index) =>
+      "event" in one && shapes[index]?.length === 0 ? [one.event] : [],
+    ),
+  );
+  const entries: UsageEntry[] = [];
+  const findWrong = (one: Candidate, index: number) => {
+    const wrong = shapes[index] ?? [];
+    if (!("event" in one) || wrong.length > 0) {
+      return wrong;
+    }
+    const price = known.prices.get(one.event.apiId);
+    const unknown = checkKnown(one.event, known);
+    if (unknown.length === 0 && price !== undefined) {
+      entries.push(toEntry(one.event, price, known.now));
+    }
+    return unknown;
+  };
+  const violations = candidates.map((one, index) =>
+    findWrong(one, index).map((wrong) => ({ ...wrong, field: names[wrong.field] ?? wrong.field })),
+  );
+  if (!partial) {
+    refuseAll(violations);
+  }
+  const receipt = entries.length === 0 ? nowhere : await deps.journal.append(entries);
+  return { entries, receipt, violations };
+}
+
+const nowhere: Receipt = { position: 0n, places: [], applied: 0n };
+
+function refuseAll(violations: readonly (readonly Violation[])[]): void {
+  const all = violations.flatMap((own, index) =>
+    own.map(({ field, description }) => ({
+      field: field === "" ? `events[${index}]` : `events[${index}].${field}`,
+      description,
+    })),
+  );
+  if (all.length > 0) {
+    throw invalidArgument(all);
+  }
+}
+
+/** What the events are checked against. */
+async function findKnown(deps: DoorDeps, events: readonly UsageEvent[]): Promise<Known> {
+  const accountIds = new Set(events.map(({ accountId }) => accountId));
+  const apiIds = [...new Set(events.map(({ apiId }) => apiId))];
+  const [strangers, prices] = await Promise.all([
+    deps.findStrangers([...accountIds]),
+    Promise.all(apiIds.map((apiId) => deps.prices.get(apiId))),
+  ]);
+  return {
+    strangers,
+    prices: new Map(prices.flatMap((row) => (row === null ? [] : [[row.id, toPinned(row)]]))),
+    now: deps.now(),
+  };
+}
+
+function toPinned(row: PriceRow): Pinned {
+  return {
+    apiId: row.id,
+    developerId: row.account_id,
+    version: row.price_version,
+    unitNanos: row.call_nanos,
+    feeBasisPoints: row.fee_basis_points,
+  };
+}
+
+/** Record the events of one request: what RecordUsage answers, whatever protocol brought them. */
+export async function recordEvents(
+  deps: DoorDeps,
+  candidates: readonly Candidate[],
+  { waitMs, signal, ...options }: TakeOptions & { waitMs: number; signal: AbortSignal },
+): Promise<MessageInitShape<typeof RecordUsageResponseSchema>> {
+  const taken = await takeEvents(deps, candidates, options);
+  const { entries, receipt } = taken;
+  const { position, places } = receipt;
+  if (waitMs === 0 || entries.length === 0) {
+    const watermark = entries.length === 0 ? await readApplied(deps) : receipt.applied;
+    const outcomes = entries.map(() => "accepted" as const);
+    return { position, results: options.partial ? toResults(taken, outcomes) : [], watermark };
+  }
+  const recorded = entries.flatMap((entry, index) => {
+    const place = places[index];
+    return place === undefined ? [] : [{ ...entry, place }];
+  });
+  const deadline = AbortSignal.any([signal, AbortSignal.timeout(waitMs)]);
+  const { outcomes, watermark } = await waitForOutcomes(deps, recorded, deadline);
+  return { position, results: toResults(taken, outcomes), watermark };
+}
+
+async function readApplied({ db }: DoorDeps): Promise<bigint> {
+  return (await db.systemTransaction(getWatermark)).applied;
+}
+
+const outcomeOf = {
+  accepted: UsageOutcome.ACCEPTED,
+  applied: UsageOutcome.APPLIED,
+  duplicate: UsageOutcome.DUPLICATE,
+  conflict: UsageOutcome.CONFLICT,
+  quarantined: UsageOutcome.QUARANTINED,
+} satisfies Record<Outcome, UsageOutcome>;
+
+/** One result for each candidate: those that passed are in the journal in their order. */
+function toResults(
+  { violations, receipt }: Taken,
+  outcomes: readonly Outcome[],
+): MessageInitShape<typeof UsageResultSchema>[] {
+  let passed = 0;
+  return violations.map((own) => {
+    if (own.length > 0) {
+      return { outcome: UsageOutcome.REJECTED, violations: own.slice() };
+    }
+    const place = receipt.places[passed];
+    const outcome = outcomes[passed] ?? "accepted";
+    passed += 1;
+    return {
+      outcome: outcomeOf[outcome],
+      position: place?.position ?? 0n,
+      ordinal: place?.ordinal ?? 0,
+    };
+  });
+}
