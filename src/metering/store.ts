@@ -1,12 +1,7 @@
 import { sql } from "slonik";
 import { z } from "zod";
 import type { Queries } from "../db/pool.ts";
-import { identityKey, monthOf, type Place, timeText, type UsageEntry } from "./entry.ts";
-
-/** An event's identity, over all accounts. */
-export function identity({ account, source, id }: UsageEntry): string {
-  return `${account} ${identityKey(source, id)}`;
-}
+import { identityKey, monthOf, type Place, timeText } from "./entry.ts";
 
 const eventRow = z.object({
   source: z.string(),
