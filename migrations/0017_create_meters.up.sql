@@ -19,6 +19,7 @@ create table meters (
   primary key (account_id, id)
 );
 create unique index meters_slug on meters (account_id, slug) where state <> 'deleted';
+create index meters_unfinished on meters (id) where state <> 'active';
 select callora_isolate('meters');
 grant select, insert, update (state) on meters to callora_app;
 grant select, insert, update, delete on meters to callora_worker;

@@ -8,9 +8,19 @@ import { type MeterQuery, queryEvents, queryRollups } from "../src/metering/mete
 import type { Aggregation, MeterDefinition, MeterSide } from "../src/metering/meter-reading.ts";
 import { addMeters } from "../src/metering/meter-rollup.ts";
 import { deleteMeter, findMeter, insertMeter } from "../src/metering/meter-store.ts";
+import { projectShard } from "../src/metering/projector.ts";
+import { releaseShard } from "../src/metering/shard-lease.ts";
 import { type WindowSize, windowsOf, zoneClock } from "../src/metering/window.ts";
-import { must } from "./support/app.ts";
-import { newAccountId, newApiId, openBooks, projectOnce, seeded, usage } from "./support/books.ts";
+import { must, until } from "./support/app.ts";
+import {
+  holdShard,
+  newAccountId,
+  newApiId,
+  openBooks,
+  roundOptions,
+  seeded,
+  usage,
+} from "./support/books.ts";
 import { type ModelEvent, modelValues } from "./support/meter-model.ts";
 
 type Books = Awaited<ReturnType<typeof openBooks>>;
@@ -98,40 +108,20 @@ function startHistory(books: Books, random: () => number, dayMs: number) {
     },
 
     async project(shard: number) {
-      return (await projectOnce(books.db, shard)).outcome === "more";
+      // Whoever begins to build a meter holds all shards for a moment.
+      const lease = await holdShard(books.db, shard);
+      if (lease !== null) {
+        await books.db.systemTransaction((tx) => projectShard(tx, lease, roundOptions()));
+        await books.db.systemTransaction((tx) => releaseShard(tx, lease));
+      }
     },
 
-    /** Take back an event that is applied, as the projector does. */
+    /** Take back an event that is applied. */
     async void() {
       const one = pick(made);
-      const { entry, model } = one;
-      const { rows } = await books.superuser.query<{ position: string; ordinal: number }>(
-        "select position, ordinal from usage_events where account_id = $1 and id = $2",
-        [entry.account, entry.id],
-      );
-      const [row] = rows;
-      if (row === undefined || model.isVoided) {
-        return;
+      if (!one.model.isVoided) {
+        one.model.isVoided = await voidEvent(books, one.entry);
       }
-      const place = { position: BigInt(row.position), ordinal: row.ordinal };
-      await books.db.systemTransaction(async (tx) => {
-        await tx.query(sql.type(nothing)`
-          select from projector_cursors where shard = ${shardOf(entry.account, shardCount)} for update
-        `);
-        await tx.query(sql.type(nothing)`
-          insert into usage_corrections (
-            account_id, id, event_key, event_position, event_ordinal, is_void, mode,
-            developer_account_id, api_id, bucket, booked_month, delta_nanos, delta_fee_nanos,
-            reason, shard, position, ordinal, created_at
-          ) values (
-            ${entry.account}, ${newId("cor", new Date())}, 'x', ${place.position}, ${place.ordinal},
-            true, ${entry.mode}, ${developer}, ${entry.price.apiId}, now(), now(), 0, 0, 'x', 0, 1,
-            0, now()
-          )
-        `);
-        await addMeters(tx, { applied: [], voided: [{ target: { place, entry }, isVoid: true }] });
-      });
-      model.isVoided = true;
     },
 
     async meter(accountId: string, definition: MeterDefinition) {
@@ -141,6 +131,37 @@ function startHistory(books: Books, random: () => number, dayMs: number) {
       return { accountId, id, definition };
     },
   };
+}
+
+/** Take back an event as the projector does. False when it is not applied. */
+async function voidEvent(books: Books, entry: UsageEntry): Promise<boolean> {
+  const { account, mode, price } = entry;
+  const { rows } = await books.superuser.query<{ position: string; ordinal: number }>(
+    "select position, ordinal from usage_events where account_id = $1 and id = $2",
+    [account, entry.id],
+  );
+  const [row] = rows;
+  if (row === undefined) {
+    return false;
+  }
+  const place = { position: BigInt(row.position), ordinal: row.ordinal };
+  await books.db.systemTransaction(async (tx) => {
+    await tx.query(sql.type(nothing)`
+      select from projector_cursors where shard = ${shardOf(account, shardCount)} for update
+    `);
+    await tx.query(sql.type(nothing)`
+      insert into usage_corrections (
+        account_id, id, event_key, event_position, event_ordinal, is_void, mode,
+        developer_account_id, api_id, bucket, booked_month, delta_nanos, delta_fee_nanos,
+        reason, shard, position, ordinal, created_at
+      ) values (
+        ${account}, ${newId("cor", new Date())}, 'x', ${place.position}, ${place.ordinal}, true,
+        ${mode}, ${price.developerId}, ${price.apiId}, now(), now(), 0, 0, 'x', 0, 1, 0, now()
+      )
+    `);
+    await addMeters(tx, { applied: [], voided: [{ target: { place, entry }, isVoid: true }] });
+  });
+  return true;
 }
 
 function build(books: Books): Promise<boolean> {
@@ -359,6 +380,51 @@ test(`meters that are built while events arrive and go count each once (seed ${s
     );
   }
 }, 120_000);
+
+test("an event that goes while another shard adds to the same sums takes only itself away", async () => {
+  await using books = await openBooks();
+  const time = "2026-07-01T12:00:00Z";
+  const history = startHistory(books, seeded(seed), Date.parse(time));
+  const { developer, consumers } = history;
+  const definition = { aggregation: "sum", valuePath: "$.v", groups: [], filters: [] } as const;
+  const meter = await history.meter(developer, { ...definition, side: "developer" });
+  await finish(books);
+  const [first, kept, late] = [1, 2, 4].map((v, index) =>
+    usage({ account: must(consumers[index >> 1]), developer, time, data: `{"v":${v}}` }),
+  );
+  await books.journal.append([must(first), must(kept)]);
+  await books.project();
+  await books.journal.append([must(late)]);
+  const applied = Promise.withResolvers<void>();
+  const gate = Promise.withResolvers<void>();
+
+  const lease = must(await holdShard(books.db, 1));
+  const other = books.db.systemTransaction(async (tx) => {
+    await projectShard(tx, lease, roundOptions());
+    applied.resolve();
+    await gate.promise;
+  });
+  await applied.promise;
+  const gone = voidEvent(books, must(first));
+  await until(async () => {
+    const waiting =
+      "select count(*) as sum from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
+    return (await books.sum(waiting)) > 0n;
+  });
+  gate.resolve();
+  await Promise.all([other, gone]);
+
+  const startMs = Date.parse(time);
+  const windows = [{ startMs, endMs: startMs + quarterMs }];
+  const { sums, raw } = await answers(books, meter, {
+    mode: "live",
+    windows,
+    groupBy: [],
+    filters: [],
+  });
+  expect(raw).toMatchObject([{ value: "6", events: 2 }]);
+  expect(sums).toEqual(raw);
+});
 
 test("a deleted meter leaves nothing behind", async () => {
   await using books = await openBooks();

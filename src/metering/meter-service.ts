@@ -13,6 +13,7 @@ import { once } from "../db/once.ts";
 import type { Tx } from "../db/pool.ts";
 import { newId } from "../lib/id.ts";
 import { splitPage } from "../lib/page-token.ts";
+import { createSemaphore } from "../lib/semaphore.ts";
 import { alreadyExists, failedPrecondition, notFound } from "../rpc/errors.ts";
 import { pageOf } from "../rpc/page.ts";
 import { requirePrincipal, requireTenant } from "../rpc/principal.ts";
@@ -32,6 +33,9 @@ import {
 /** Meters that an account may have: each is counted with every event. */
 const metersMax = 50;
 
+/** Answers that are counted from the events at once: they take connections that others need. */
+const rawReadsMax = 2;
+
 interface Deps {
   db: Database;
   /** Told when there is a meter to build, or to clear away. */
@@ -41,6 +45,7 @@ interface Deps {
 
 /** The handlers of proto/callora/metering/v1/meter_service.proto. */
 export function meterService({ db, wakeBuilder, now }: Deps): ServiceImpl<typeof MeterService> {
+  const rawReads = createSemaphore({ permits: rawReadsMax, waitersMax: 100, waitMs: 5_000 });
   return {
     async createMeter(req, ctx) {
       const tenant = requireTenant(ctx);
@@ -103,7 +108,8 @@ export function meterService({ db, wakeBuilder, now }: Deps): ServiceImpl<typeof
       // Read before the sums, so that they hold at least what it says.
       const { applied } = await db.systemTransaction(getWatermark);
       const isRaw = req.windowSize === WindowSize.MINUTE;
-      const values = await ask(db, { row, query, isRaw });
+      const read = () => ask(db, { row, query, isRaw });
+      const values = await (isRaw ? rawReads.run(read) : read());
       const names = req.groupBy;
       return {
         values: values.map(({ window, texts, ...value }) => ({
