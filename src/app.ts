@@ -71,10 +71,9 @@ import { createAddressPolicy } from "./lib/address.ts";
 import { createRateOverrides, type Subject } from "./limits/overrides.ts";
 import { limitService } from "./limits/service.ts";
 import type { Logger } from "./log.ts";
-import { createLoops, type Loops, type Uses, writeUses } from "./loops.ts";
+import { createLoops, type Loops, projectShards, type Uses, writeUses } from "./loops.ts";
 import { createMailer } from "./mailer.ts";
 import { createJournal } from "./metering/journal.ts";
-import { projectNext } from "./metering/projector.ts";
 import { meteringService } from "./metering/service.ts";
 import type { Metrics } from "./metrics.ts";
 import { metricsAllowed } from "./metrics.ts";
@@ -188,7 +187,7 @@ export function createApp(deps: AppDeps): App {
       const inTime = () => performance.now() < deadline;
       while (inTime() && (await useLog.flush())) {}
       while (inTime() && (await db.systemTransaction((tx) => drainAll(tx, holder, now())))) {}
-      while (inTime() && (await db.systemTransaction((tx) => projectNext(tx, now())))) {}
+      while (inTime() && (await projectShards(db, now))) {}
     },
   };
 }

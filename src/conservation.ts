@@ -4,6 +4,8 @@ import type { Database } from "./db/database.ts";
 import { nothing, type Tx } from "./db/pool.ts";
 import type { Mode } from "./ledger/store.ts";
 import { nanosPerStroop } from "./lib/money.ts";
+import { getWatermark } from "./metering/journal.ts";
+import { sumJournal } from "./metering/journal-sum.ts";
 import { treasuryStroops } from "./settlement/treasury.ts";
 import type { StellarNetwork } from "./stellar/network.ts";
 
@@ -54,10 +56,11 @@ async function checkOnce({
 }): Promise<Conservation> {
   const { watermark, live, test, payouts, hashes } = await db.systemTransaction(async (tx) => {
     await tx.query(sql.type(nothing)`set transaction isolation level repeatable read, read only`);
+    const journal = await sumJournal(tx);
     return {
-      watermark: await readWatermark(tx),
-      live: await readSums(tx, "live"),
-      test: await readSums(tx, "test"),
+      watermark: (await getWatermark(tx)).applied,
+      live: { ...(await readSums(tx, "live")), journal: journal.live },
+      test: { ...(await readSums(tx, "test")), journal: journal.test },
       payouts: await readPayouts(tx),
       hashes: await readHashes(tx),
     };
@@ -118,16 +121,14 @@ const sumsRow = z.object({
   chain: z.bigint(),
   escrow: z.bigint(),
   leases: z.bigint(),
-  journal: z.bigint(),
   events: z.bigint(),
   usage: z.bigint(),
   revenue: z.bigint(),
 });
 
-type Sums = z.infer<typeof sumsRow>;
+type Sums = z.infer<typeof sumsRow> & { journal: bigint };
 
-/** The journal's sum is found from its rows alone: the first of each identity, up to what is applied. */
-function readSums(tx: Tx, mode: Mode): Promise<Sums> {
+function readSums(tx: Tx, mode: Mode): Promise<z.infer<typeof sumsRow>> {
   return tx.one(sql.type(sumsRow)`
     with transfers as (
       select * from ledger_transfers where mode = ${mode}
@@ -143,24 +144,6 @@ function readSums(tx: Tx, mode: Mode): Promise<Sums> {
     ), balances as (
       select account_id, kind, debits_nanos, credits_nanos, credits_nanos - debits_nanos as held
       from ledger_accounts where mode = ${mode}
-    ), journaled as (
-      select distinct on (event->>'account', event->>'source', event->>'id')
-        event->>'mode' as mode, event->>'charged' as charged
-      from usage_journal
-      join projector_cursors as cursor using (shard)
-      cross join lateral jsonb_array_elements(
-        case when jsonb_typeof(events) = 'array' then events else '[]' end
-      ) with ordinality as listed (event, ordinal)
-      where usage_journal.position <= cursor.position
-        and not exists (
-          select from usage_quarantine as quarantined
-          where quarantined.shard = usage_journal.shard
-            and quarantined.position = usage_journal.position
-            and quarantined.ordinal = listed.ordinal - 1
-            and quarantined.reason = 'MALFORMED'
-        )
-      order by event->>'account', event->>'source', event->>'id',
-        usage_journal.position, listed.ordinal
     )
     select
       (
@@ -193,9 +176,6 @@ function readSums(tx: Tx, mode: Mode): Promise<Sums> {
         where mode = ${mode} and state <> 'closed'
       ) as leases,
       (
-        select coalesce(sum(charged::int8), 0)::int8 from journaled where mode = ${mode}
-      ) as journal,
-      (
         select coalesce(sum(charged_nanos), 0)::int8 from usage_events where mode = ${mode}
       ) as events,
       (
@@ -205,13 +185,6 @@ function readSums(tx: Tx, mode: Mode): Promise<Sums> {
         select coalesce(sum(revenue_nanos), 0)::int8 from revenue_rollups where mode = ${mode}
       ) as revenue
   `);
-}
-
-async function readWatermark(tx: Tx): Promise<bigint> {
-  const row = await tx.one(sql.type(z.object({ position: z.bigint() }))`
-    select coalesce(min(position), 0)::int8 as position from projector_cursors
-  `);
-  return row.position;
 }
 
 const payoutsRow = z.object({ in_flight: z.bigint(), paid: z.bigint() });

@@ -12,6 +12,7 @@ import { deleteOldAnswers } from "./db/once.ts";
 import type { UseLog } from "./keys/use-log.ts";
 import { type Loop, startLoop } from "./lib/loop.ts";
 import type { Logger } from "./log.ts";
+import { shardCount } from "./metering/entry.ts";
 import { projectNext } from "./metering/projector.ts";
 import type { Metrics } from "./metrics.ts";
 import { settleNext } from "./settlement/loop.ts";
@@ -53,6 +54,15 @@ export async function writeUses(db: Database, { tokens, services }: Uses): Promi
   }
 }
 
+/** Apply the next rows of each shard. True: there may be more. */
+export async function projectShards(db: Database, now: () => Date): Promise<boolean> {
+  let isMore = false;
+  for (let shard = 0; shard < shardCount; shard++) {
+    isMore = (await db.systemTransaction((tx) => projectNext(tx, shard, now()))) || isMore;
+  }
+  return isMore;
+}
+
 /** Make the loops of the background work. They run once started. */
 export function createLoops(
   { db, sealer, network, log, metrics, now }: Deps,
@@ -73,7 +83,7 @@ export function createLoops(
   }
   return {
     start() {
-      run("projector", 1_000, () => db.systemTransaction((tx) => projectNext(tx, now())));
+      run("projector", 1_000, () => projectShards(db, now));
       run("key uses", 5_000, () => useLog.flush());
       run("settlement", 500, () => settleNext({ db, network, now }));
       run("credentials", 5_000, () => resealNext(reseal, now()));

@@ -1,7 +1,7 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import { expect } from "vitest";
 import { AnalyticsService } from "../gen/callora/analytics/v1/analytics_service_pb.ts";
-import type { JournalEvent } from "../src/metering/event.ts";
+import { type Entry, timeText } from "../src/metering/entry.ts";
 import { createJournal, getWatermark } from "../src/metering/journal.ts";
 import { must, type startTestApp, until } from "./support/app.ts";
 import { newApiId, projectAll, seeded, usage } from "./support/books.ts";
@@ -11,9 +11,9 @@ import { test } from "./support/test.ts";
 type App = Awaited<ReturnType<typeof startTestApp>>;
 
 /** Put events into the journal, and wait until they are applied. */
-async function record(app: App, events: JournalEvent[]): Promise<bigint> {
+async function record(app: App, events: Entry[]): Promise<bigint> {
   const journal = createJournal({ db: app.db, onAppended: () => {} });
-  const position = await journal.append(events);
+  const { position } = await journal.append(events);
   await projectAll(app.db);
   await until(async () => (await app.db.systemTransaction(getWatermark)).applied >= position);
   return position;
@@ -220,13 +220,13 @@ test(`both sides' sums are those of the events, however these were batched (seed
     to: "2026-06-30",
   });
 
-  const total = events.reduce((sum, { charged }) => sum + BigInt(charged), 0n);
+  const total = events.reduce((sum, { chargedNanos }) => sum + chargedNanos, 0n);
   const errors = events.filter(({ status }) => status === 500).length;
   expect(sums, `seed ${seed}`).toMatchObject({ calls: 300, errors, chargedNanos: total });
   const byDay = new Map<string, bigint>();
-  for (const { time, charged } of events) {
-    const day = time.slice(0, 10);
-    byDay.set(day, (byDay.get(day) ?? 0n) + BigInt(charged));
+  for (const { timeMicros, chargedNanos } of events) {
+    const day = timeText(timeMicros).slice(0, 10);
+    byDay.set(day, (byDay.get(day) ?? 0n) + chargedNanos);
   }
   expect(new Map(data.map(({ period, revenue }) => [period, revenue])), `seed ${seed}`).toEqual(
     new Map([...byDay].sort()),

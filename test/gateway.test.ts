@@ -545,7 +545,7 @@ test.for<[string, string, Answer]>([
 
   await asSuperuser(app, async (client) => {
     await client.query("begin");
-    await client.query("select from journal_heads for update");
+    await client.query("select from journal_head for update");
     const reply = send(raw({ method })).then(async (response) => {
       // A reply with a length is whole for its reader when it has that many bytes.
       const body = await readAll(response);
@@ -572,7 +572,7 @@ test("a stream shows what it has while its event waits, but not its end", async 
 
   await asSuperuser(app, async (client) => {
     await client.query("begin");
-    await client.query("select from journal_heads for update");
+    await client.query("select from journal_head for update");
     const response = await send(raw());
     response.on("data", () => {});
     await until(() => isAppendWaiting(app));
@@ -625,7 +625,7 @@ function isAppendWaiting(app: App): Promise<boolean> {
   return asSuperuser(app, async (client) => {
     const { rowCount } = await client.query(
       "select from pg_stat_activity where datname = current_database() " +
-        "and wait_event_type = 'Lock' and query like '%journal_heads%'",
+        "and wait_event_type = 'Lock' and query like '%journal_head%'",
     );
     return rowCount === 1;
   });

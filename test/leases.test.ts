@@ -13,6 +13,7 @@ import {
 } from "../src/credits/leases.ts";
 import { createLeaseBook } from "../src/gateway/lease-book.ts";
 import { createLogger } from "../src/log.ts";
+import { decodeRow, encodeRow } from "../src/metering/codec.ts";
 import { createJournal } from "../src/metering/journal.ts";
 import { projectNext } from "../src/metering/projector.ts";
 import { createMetrics } from "../src/metrics.ts";
@@ -189,11 +190,11 @@ describe("a lease", () => {
     db.systemTransaction((tx) => drainLeases(tx, { now, holder }));
   const event = (account: string, id: string | null, more = {}) =>
     usage({ account, developer, charged: String(price), lease: id, ...more });
-  const developer = newAccountId();
+  const developer = newAccountId(0);
 
   plain("of a dead holder goes back once its events are applied, and not before", async () => {
     await using books = await openBooks();
-    const account = newAccountId();
+    const account = newAccountId(0);
     await books.grant(account, 10n * price);
     const { id } = await lease(books, { account, calls: 10n });
     await books.journal.append([event(account, id), event(account, id)]);
@@ -206,7 +207,7 @@ describe("a lease", () => {
     expect(await books.held(account, "consumer")).toBe(0n);
     expect(await books.held(account, "lease_escrow")).toBe(10n * price);
 
-    await books.db.systemTransaction((tx) => projectNext(tx, expired));
+    await books.db.systemTransaction((tx) => projectNext(tx, 0, expired));
     expect(await books.held(account, "lease_escrow")).toBe(8n * price);
     expect(await close(1n)).toBe(1);
     expect(await close(1n)).toBe(0);
@@ -216,7 +217,7 @@ describe("a lease", () => {
 
   plain("is returned in its own transaction while events keep coming", async () => {
     await using books = await openBooks();
-    const account = newAccountId();
+    const account = newAccountId(0);
     await books.grant(account, 4n * price);
     const { id } = await lease(books, { account, calls: 4n });
     await drain(books, expired);
@@ -236,7 +237,7 @@ describe("a lease", () => {
 
   plain("that is drained is no more charged: the balance is, and nothing is lost", async () => {
     await using books = await openBooks();
-    const account = newAccountId();
+    const account = newAccountId(0);
     await books.grant(account, 5n * price);
     const { id } = await lease(books, { account, calls: 3n });
     await drain(books, expired);
@@ -254,25 +255,21 @@ describe("a lease", () => {
 
   plain("pays for nothing but its own account's events, and never more than it has", async () => {
     await using books = await openBooks();
-    const [account, thief] = [newAccountId(), newAccountId()];
+    const [account, thief] = [newAccountId(0), newAccountId(0)];
     await books.grant(account, 3n * price);
     await books.grant(account, 3n * price, "test");
     const { id } = await lease(books, { account, calls: 2n });
     // As no server of ours writes it: the journal is believed, not trusted.
-    await books.superuser.query(
-      "insert into usage_journal (shard, position, events) values (0, 1, $1)",
-      [
-        JSON.stringify([
-          event(thief, id),
-          event(account, id, { mode: "test" }),
-          event(account, "lea_unknown"),
-          event(account, id),
-          event(account, id),
-          event(account, id, { charged: String(7n * price) }),
-        ]),
-      ],
+    await books.plant(
+      encodeRow([
+        event(thief, id),
+        event(account, id, { mode: "test" }),
+        event(account, "lea_unknown"),
+        event(account, id),
+        event(account, id),
+        event(account, id, { charged: String(7n * price) }),
+      ]),
     );
-    await books.superuser.query("update journal_heads set position = 1");
 
     await books.project();
 
@@ -285,7 +282,7 @@ describe("a lease", () => {
 
   plain("of a holder that stops is drained before it expires, and others' are not", async () => {
     await using books = await openBooks();
-    const account = newAccountId();
+    const account = newAccountId(0);
     await books.grant(account, 10n * price);
     await lease(books, { account, calls: 2n, holder: "stops" });
     await lease(books, { account, calls: 3n, holder: "stays" });
@@ -299,13 +296,13 @@ describe("a lease", () => {
 
   plain("is not held up by the projector: an append does not wait for it", async () => {
     await using books = await openBooks();
-    const account = newAccountId();
+    const account = newAccountId(0);
     await books.grant(account, 10n * price);
     const { id } = await lease(books, { account, calls: 10n });
     await books.journal.append([event(account, id)]);
 
-    const position = await books.db.systemTransaction(async (tx) => {
-      await projectNext(tx, begun);
+    const { position } = await books.db.systemTransaction(async (tx) => {
+      await projectNext(tx, 0, begun);
       return books.journal.append([event(account, id)]);
     });
 
@@ -327,7 +324,7 @@ describe("a lease", () => {
         });
 
       for (let round = 0; round < 60; round++) {
-        const account = newAccountId();
+        const account = newAccountId(0);
         await books.grant(account, 8n * price);
         const { id } = await lease(books, { account, calls: 8n });
         const appends = Array.from({ length: 6 }, async (_, index) => {
@@ -342,7 +339,7 @@ describe("a lease", () => {
         const label = `seed ${seed}, round ${round}`;
         expect(await books.held(account, "consumer"), label).toBe(2n * price);
         expect(await books.held(account, "lease_escrow"), label).toBe(0n);
-        expect(await namedAfterFence(books, id), label).toBe(0n);
+        expect(await namedAfterFence(books, id), label).toBe(0);
         // Nothing was owed at any time: a transfer would have stayed.
         expect(await owed(books, account), label).toBe(0n);
       }
@@ -356,7 +353,7 @@ describe("the lease book", () => {
     "of two processes, with calls that fail in between, leases no more than there is",
     async () => {
       await using books = await openBooks();
-      const account = newAccountId();
+      const account = newAccountId(0);
       await books.grant(account, 50n * price);
       const other = await openDatabase(books.urls);
       const options = { callMsMax: 30_000, now: () => new Date() };
@@ -399,7 +396,7 @@ describe("the lease book", () => {
 
   plain("finds credit that comes in while calls are being refused", async () => {
     await using books = await openBooks();
-    const account = newAccountId();
+    const account = newAccountId(0);
     const leases = createLeaseBook({
       db: books.db,
       holder: "h",
@@ -431,7 +428,7 @@ describe("the lease book", () => {
     };
     const now = () => new Date();
     const leases = createLeaseBook({ db, holder: "h", callMsMax: 30_000, now });
-    const call = { accountId: newAccountId(), mode: "live", amountNanos: price } as const;
+    const call = { accountId: newAccountId(0), mode: "live", amountNanos: price } as const;
 
     const outcomes = await Promise.all(Array.from({ length: 500 }, () => leases.reserve(call)));
 
@@ -441,7 +438,7 @@ describe("the lease book", () => {
 
   plain("does not use a lease for a call that may outlast it", async () => {
     await using books = await openBooks();
-    const account = newAccountId();
+    const account = newAccountId(0);
     await books.grant(account, 100n * price);
     let nowMs = Date.parse("2026-11-20T10:00:00Z");
     const now = () => new Date(nowMs);
@@ -479,10 +476,12 @@ function owed(books: Books, account: string): Promise<bigint> {
 }
 
 /** Events that name a lease although they stand after its last position. */
-function namedAfterFence(books: Books, leaseId: string): Promise<bigint> {
-  return books.sum(
-    "select count(*) as sum from usage_journal, jsonb_array_elements(events) as listed (event), " +
-      "credit_leases where id = $1 and event->>'lease' = id and position > fence",
+async function namedAfterFence(books: Books, leaseId: string): Promise<number> {
+  const { rows } = await books.superuser.query(
+    "select codec, body from usage_journal, credit_leases where id = $1 and position > fence",
     [leaseId],
   );
+  return rows
+    .flatMap((row) => decodeRow(row).entries)
+    .filter((entry) => "lease" in entry && entry.lease === leaseId).length;
 }

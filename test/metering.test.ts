@@ -12,6 +12,8 @@ import { BadRequestSchema } from "../gen/google/rpc/error_details_pb.ts";
 import type { Tx } from "../src/db/pool.ts";
 import { platformAccountId } from "../src/ledger/store.ts";
 import { shareFloor } from "../src/lib/money.ts";
+import { decodeRow, encodeRow } from "../src/metering/codec.ts";
+import { shardCount, shardOf } from "../src/metering/entry.ts";
 import { getWatermark } from "../src/metering/journal.ts";
 import { projectNext } from "../src/metering/projector.ts";
 import { openDatabase } from "../src/server.ts";
@@ -107,14 +109,18 @@ test("another event under a known identity is kept aside, and never charged", as
   expect(await charged(app, consumer)).toBe(price);
   const kept = await asSuperuser(app, (client) =>
     client.query(
-      "select reason, event->>'endpoint' as endpoint, event->>'mode' as mode, position::int as position " +
-        "from usage_quarantine where account_id = $1 order by position",
+      "select reason, mode, position::int as position, raw, charged_nanos from usage_quarantine " +
+        "where account_id = $1 order by position",
       [consumer.accountId],
     ),
   );
   expect(kept.rows).toMatchObject([
-    { reason: "CONFLICT", endpoint: "GET /b", mode: "live" },
-    { reason: "CONFLICT", endpoint: "GET /a", mode: "test" },
+    { reason: "CONFLICT", mode: "live", charged_nanos: String(price) },
+    { reason: "CONFLICT", mode: "test", charged_nanos: String(price) },
+  ]);
+  expect(kept.rows.flatMap(({ raw }) => decodeRow({ codec: 1, body: raw }).entries)).toMatchObject([
+    { endpoint: "GET /b", mode: "live" },
+    { endpoint: "GET /a", mode: "test" },
   ]);
   expect(BigInt(kept.rows[1].position)).toBe(position);
 });
@@ -205,7 +211,7 @@ test("the answer waits until the events are durable", async ({ app }) => {
 
   await asSuperuser(app, async (client) => {
     await client.query("begin");
-    await client.query("select from journal_heads for update");
+    await client.query("select from journal_head for update");
     const recording = metering.recordUsage({ events: [event()] }).then(() => {
       isAnswered = true;
     });
@@ -257,8 +263,8 @@ test("a call that failed on the server costs nothing, but is counted", async ({ 
 describe("the projector", () => {
   plain("quarantines what makes no sense and applies the rest of the shard", async () => {
     await using books = await openBooks();
-    const [account, developer] = [newAccountId(), newAccountId()];
-    const good = usage({ account, developer });
+    const [account, developer] = [newAccountId(0), newAccountId()];
+    const good = jsonUsage({ account, developer });
     const malformed: unknown[] = [
       { ...good, id: "1", charged: "-1" },
       { ...good, id: "2", charged: 1000 },
@@ -279,34 +285,27 @@ describe("the projector", () => {
       7,
       [],
     ];
-    const rows: unknown[] = [
-      [good, ...malformed],
-      {},
-      "text",
-      null,
-      5,
-      [usage({ account, developer })],
-    ];
-    for (const [index, events] of rows.entries()) {
-      await books.superuser.query(
-        "insert into usage_journal (shard, position, events) values (0, $1, $2)",
-        [index + 1, JSON.stringify(events)],
-      );
+    const rows: unknown[] = [[good, ...malformed], {}, "text", null, 5];
+    for (const events of rows) {
+      await books.plant(Buffer.from(JSON.stringify(events)), { codec: 0 });
     }
-    await books.superuser.query("update journal_heads set position = $1", [rows.length]);
+    const noRow = Buffer.from([0xff, 0xff]);
+    await books.plant(noRow);
+    const wrong = { ...usage({ account, developer }), status: 1_000 };
+    await books.plant(encodeRow([wrong, usage({ account, developer })]));
 
     await books.project();
 
-    expect(await books.sum("select position as sum from projector_cursors")).toBe(
-      BigInt(rows.length),
+    expect(await books.sum("select min(position) as sum from projector_cursors")).toBe(
+      BigInt(rows.length + 2),
     );
     expect(await books.sum("select count(*) as sum from usage_events")).toBe(2n);
     const kept = await books.superuser.query(
-      "select event from usage_quarantine where reason = 'MALFORMED' order by position, ordinal",
+      "select raw from usage_quarantine where reason = 'MALFORMED' order by position, ordinal",
     );
-    expect(kept.rows.map(({ event }) => event)).toEqual(
-      JSON.parse(JSON.stringify([...malformed, {}, "text", null, 5])),
-    );
+    const texts = [...malformed, {}, "text", null, 5].map((one) => JSON.stringify(one));
+    expect(kept.rows.slice(0, texts.length).map(({ raw }) => String(raw))).toEqual(texts);
+    expect(kept.rows.slice(texts.length)).toEqual([{ raw: noRow }, { raw: expect.any(Buffer) }]);
     expect(await books.held(account, "consumer_receivable")).toBe(-2_000n);
   });
 
@@ -317,7 +316,7 @@ describe("the projector", () => {
     await books.project();
     const restarted = await openDatabase(books.urls);
 
-    await books.journal.append([event, { ...event, charged: "1" }]);
+    await books.journal.append([event, { ...event, chargedNanos: 1n }]);
     await projectAll(restarted);
     await restarted.close();
 
@@ -366,11 +365,11 @@ describe("the projector", () => {
         await books.journal.append([
           event,
           event,
-          { ...event, hash: "0".repeat(64) },
-          { ...event, charged: "many" },
+          { ...event, endpoint: "GET /other" },
+          { ...event, status: 1_000 },
         ]);
         const failing = books.db.systemTransaction((tx) =>
-          projectNext(failAfter(tx, step), new Date()),
+          projectNext(failAfter(tx, step), shardOf(account, shardCount), new Date()),
         );
         const isFailed = await failing.then(
           () => false,
@@ -427,16 +426,18 @@ describe("the projector", () => {
 
   plain("takes a long backlog in transactions of a bounded size", async () => {
     await using books = await openBooks();
-    const [account, developer] = [newAccountId(), newAccountId()];
+    const [account, developer] = [newAccountId(0), newAccountId()];
     for (let row = 0; row < 7; row++) {
       await books.journal.append(
         Array.from({ length: 1_000 }, () => usage({ account, developer, charged: "1" })),
       );
     }
 
-    await books.db.systemTransaction((tx) => projectNext(tx, new Date()));
+    await books.db.systemTransaction((tx) => projectNext(tx, 0, new Date()));
 
-    expect(await books.sum("select position as sum from projector_cursors")).toBe(5n);
+    expect(await books.sum("select position as sum from projector_cursors where shard = 0")).toBe(
+      5n,
+    );
     await books.project();
     expect(await totals(books)).toEqual(Array(5).fill(7_000n));
   });
@@ -474,15 +475,14 @@ plain(
     await books.project();
 
     const gross = charges.reduce((sum, { charged: nanos }) => sum + BigInt(nanos), 0n);
-    const fee = shares.reduce((sum, share) => {
-      const ofShare = charges.filter(({ feeBasisPoints }) => feeBasisPoints === share);
-      return (
-        sum +
-        shareFloor(
-          ofShare.reduce((all, c) => all + BigInt(c.charged), 0n),
-          share,
-        )
-      );
+    // Each shard has a running total of its own.
+    const sums = Map.groupBy(
+      charges,
+      ({ account, feeBasisPoints }) => `${shardOf(account, shardCount)} ${feeBasisPoints}`,
+    );
+    const fee = [...sums.values()].reduce((sum, ofOne) => {
+      const total = ofOne.reduce((all, one) => all + BigInt(one.charged), 0n);
+      return sum + shareFloor(total, ofOne[0]?.feeBasisPoints ?? 0);
     }, 0n);
     for (const developer of developers) {
       expect(await books.held(developer, "payable"), `seed ${seed}`).toBe(gross - fee);
@@ -490,9 +490,31 @@ plain(
     expect(await books.held(platformAccountId, "platform_fee"), `seed ${seed}`).toBe(3n * fee);
     expect(await totals(books), `seed ${seed}`).toEqual(Array(5).fill(3n * gross));
   },
+  60_000,
 );
 
 type Books = Awaited<ReturnType<typeof openBooks>>;
+
+/** An event as rows of codec 0 hold it. */
+function jsonUsage({ account, developer }: { account: string; developer: string }) {
+  return {
+    source: "test",
+    id: randomUUID(),
+    account,
+    developer,
+    mode: "live",
+    api: `api_${"0".repeat(26)}`,
+    key: null,
+    endpoint: "GET /x",
+    status: 200,
+    time: "2026-11-20T10:07:00.000Z",
+    priceVersion: 1,
+    feeBasisPoints: 1_000,
+    charged: "1000",
+    lease: null,
+    hash: "0".repeat(64),
+  };
+}
 
 /** What was used, found five ways: events, both roll-ups, what consumers paid or owe, what was earned. */
 async function totals({ sum }: Books): Promise<bigint[]> {
@@ -539,7 +561,7 @@ function isAppendWaiting(app: App): Promise<boolean> {
   return asSuperuser(app, async (client) => {
     const { rowCount } = await client.query(
       "select from pg_stat_activity where datname = current_database() " +
-        "and wait_event_type = 'Lock' and query like '%journal_heads%'",
+        "and wait_event_type = 'Lock' and query like '%journal_head%'",
     );
     return rowCount === 1;
   });

@@ -51,6 +51,7 @@ const admittedTo: Readonly<Record<number, readonly CallerName[]>> = admitted;
 /** Methods that change something and leave no audit record. */
 const unaudited: Readonly<Record<string, string>> = {
   "callora.metering.v1.MeteringService/RecordUsage": "the journal is the record",
+  "callora.metering.v1.MeteringService/StreamUsage": "the journal is the record",
   "callora.keys.v1.KeyService/VerifyKey": "a use is counted with the key",
   "callora.keys.v1.RouterKeyService/VerifyRouterKey":
     "it changes nothing, but a key must not be in an address",

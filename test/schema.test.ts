@@ -34,9 +34,14 @@ const workerTables: Readonly<Record<string, string>> = {
   sign_in_methods: "read by the person alone, before the account is known",
   sign_in_tokens: "what somebody shows who is not known yet",
   second_factors: "read by the person alone, before they are signed in",
-  journal_heads: "one row for each shard",
+  journal_head: "one row: the order of all shards",
   usage_journal: "a batch holds events of many accounts",
   projector_cursors: "one row for each shard",
+  projections: "what was applied together is of many accounts",
+  outbox: "read in its order, over all accounts",
+  periods: "a month is closed for all accounts",
+  journal_archives: "a file holds events of many accounts",
+  usage_partition_totals: "a dropped partition held events of many accounts",
   usage_quarantine: "its account is what a sender said, and may be none",
   settlements: "a run pays many accounts",
   settlement_slots: "a slot of the chain pays many accounts",
@@ -59,7 +64,8 @@ const appendOnly: Readonly<Record<string, readonly string[]>> = {
   audit_logs: ["update", "delete", "truncate"],
   ledger_transfers: ["update", "delete", "truncate"],
   api_prices: ["update", "delete", "truncate"],
-  usage_journal: ["update"],
+  usage_journal: ["update", "truncate"],
+  usage_corrections: ["update", "delete", "truncate"],
 };
 
 interface Fixtures {
@@ -273,7 +279,7 @@ test.for(refusals)(
   async (row, { owner, root }) => {
     const { table, verb } = row;
     const statement = {
-      update: `update ${table} set ${table === "usage_journal" ? "events = events" : "account_id = account_id"}`,
+      update: `update ${table} set ${table === "usage_journal" ? "entries = entries" : "account_id = account_id"}`,
       delete: `delete from ${table}`,
       truncate: `truncate ${table}`,
     }[verb];
@@ -375,11 +381,15 @@ async function insertInto(client: pg.Client, table: string): Promise<void> {
     audit_logs:
       "(account_id, actor_user_id, action, resource, outcome, request_id) values ('a','a','a','a','done','a')",
     ledger_transfers:
-      "(account_id, id, mode, debit_kind, credit_kind, amount_nanos, source_type, source_id) " +
-      `values ('a','trf_${"0".repeat(26)}','live','clearing','consumer',1,'a','a')`,
+      "(account_id, id, mode, debit_kind, credit_kind, amount_nanos, source_type, source_id, position) " +
+      `values ('a','trf_${"0".repeat(26)}','live','clearing','consumer',1,'a','a',0)`,
     api_prices:
       "(account_id, api_id, version, call_nanos, fee_basis_points) values ('a','a',1,1,1)",
-    usage_journal: "(shard, position, events) values (0, 1, '[]')",
+    usage_journal: "(shard, position, body) values (0, 1, '')",
+    usage_corrections:
+      "(account_id, id, event_key, event_position, event_ordinal, is_void, mode, developer_account_id, api_id, " +
+      "bucket, booked_month, delta_nanos, delta_fee_nanos, reason, shard, position, ordinal, created_at) " +
+      `values ('a','cor_${"0".repeat(26)}','a',1,0,false,'live','a','a',now(),now(),1,0,'a',0,1,0,now())`,
   }[table];
   await client.query(`alter table ${table} no force row level security`);
   await client.query(`insert into ${table} ${columns}`);

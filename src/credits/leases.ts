@@ -96,10 +96,9 @@ export async function drainLeases(
   if (rows.length > 0) {
     const ids = rows.map((row) => row.id);
     await tx.query(sql.type(nothing)`
-      update credit_leases set state = 'draining', fence = journal_heads.position
-      from journal_heads
+      update credit_leases set state = 'draining', fence = journal_head.position
+      from journal_head
       where credit_leases.id = any(${sql.array(ids, "text")})
-        and journal_heads.shard = credit_leases.shard
     `);
   }
   return rows.length;

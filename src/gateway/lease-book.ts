@@ -1,6 +1,6 @@
 import { acquireLease } from "../credits/leases.ts";
 import type { Database } from "../db/database.ts";
-import { shard } from "../metering/event.ts";
+import { shardCount, shardOf } from "../metering/entry.ts";
 import type { Mode } from "../rpc/principal.ts";
 
 /** Credit set aside for one call. */
@@ -97,7 +97,7 @@ export function createLeaseBook({
       holder,
       wantNanos: call.amountNanos * blockCalls,
       leastNanos: call.amountNanos,
-      shard,
+      shard: shardOf(call.accountId, shardCount),
       expireAt: new Date(begun.getTime() + leaseMs),
     };
     const outcome = await db.systemTransaction((tx) => acquireLease(tx, wanted, begun));

@@ -7,7 +7,7 @@ import { type Dispatcher, errors as undiciErrors } from "undici";
 import { type ApiTarget, findApiTarget } from "../catalog/store.ts";
 import type { Database } from "../db/database.ts";
 import { newId } from "../lib/id.ts";
-import { eventHash, type JournalEvent } from "../metering/event.ts";
+import { gatewaySource, type UsageEntry } from "../metering/entry.ts";
 import type { Journal } from "../metering/journal.ts";
 import type { Call } from "../rpc/call.ts";
 import { permissionDenied, RouteError, reasoned, unauthenticated } from "../rpc/errors.ts";
@@ -223,35 +223,64 @@ async function settle(
   outcome: { status: number; isWhole: boolean },
 ): Promise<void> {
   const charged = chargeOf(api, outcome);
-  const time = now().toISOString();
-  const event: JournalEvent = {
-    source: "gateway",
+  const entry = gatewayEntry({
     id: newId("evt", now()),
-    account: key.accountId,
-    mode: key.mode,
-    api: api.id,
-    developer: api.account_id,
-    key: key.id,
+    key,
+    api,
     endpoint,
     status: outcome.status,
-    time,
-    priceVersion: api.price_version,
-    feeBasisPoints: api.fee_basis_points,
-    charged: charged.toString(),
-    lease: charged === 0n ? null : reservation.leaseId,
-    hash: eventHash([call.exchange.requestId, api.id, time, endpoint, String(outcome.status)]),
-  };
-  await appendWithRetry(journal, event);
+    now: now(),
+    chargedNanos: charged,
+    lease: reservation.leaseId,
+    requestId: call.exchange.requestId,
+  });
+  await appendWithRetry(journal, entry);
   reservation.release(api.call_nanos - charged);
+}
+
+/** A call as the journal keeps it. */
+function gatewayEntry({
+  key,
+  api,
+  now,
+  lease,
+  ...rest
+}: Pick<UsageEntry, "id" | "endpoint" | "status" | "chargedNanos" | "lease" | "requestId"> & {
+  key: Pick<KeyPrincipal, "id" | "accountId" | "mode">;
+  api: ApiTarget;
+  now: Date;
+}): UsageEntry {
+  return {
+    ...rest,
+    kind: "usage",
+    account: key.accountId,
+    source: gatewaySource,
+    price: {
+      apiId: api.id,
+      developerId: api.account_id,
+      version: api.price_version,
+      unitNanos: api.call_nanos,
+      feeBasisPoints: api.fee_basis_points,
+    },
+    timeMicros: BigInt(now.getTime()) * 1_000n,
+    timeUnset: false,
+    mode: key.mode,
+    data: "",
+    units: 1n,
+    lease: rest.chargedNanos === 0n ? null : lease,
+    keyId: key.id,
+    replays: null,
+    keptHash: null,
+  };
 }
 
 const appendTries = 3;
 
 /** Its identity makes a retried event count once, even when the first try did reach the journal. */
-async function appendWithRetry(journal: Journal, event: JournalEvent): Promise<void> {
+async function appendWithRetry(journal: Journal, entry: UsageEntry): Promise<void> {
   for (let attempt = 1; ; attempt++) {
     try {
-      await journal.append([event]);
+      await journal.append([entry]);
       return;
     } catch (error) {
       if (attempt === appendTries) {

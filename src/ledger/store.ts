@@ -39,6 +39,8 @@ export interface Transfer {
   amountNanos: bigint;
   /** What caused it. The same cause moves the same two kinds once, however often it is posted. */
   source: { type: string; id: string };
+  /** The journal's position that it counts from. Unset: what is durable now. */
+  position?: bigint;
 }
 
 /** Money moving from one account to another: one transfer on either side, through clearing. */
@@ -127,22 +129,28 @@ async function insertTransfers(
   transfers: Transfer[],
   now: Date,
 ): Promise<readonly Posted[]> {
-  const rows = transfers.map(({ accountId, mode, debit, credit, amountNanos, source }) => [
-    accountId,
-    newId("trf", now),
-    mode,
-    debit,
-    credit,
-    amountNanos.toString(),
-    source.type,
-    source.id,
-    now.toISOString(),
-  ]);
+  const rows = transfers.map(
+    ({ accountId, mode, debit, credit, amountNanos, source, position }) => [
+      accountId,
+      newId("trf", now),
+      mode,
+      debit,
+      credit,
+      amountNanos.toString(),
+      source.type,
+      source.id,
+      now.toISOString(),
+      position?.toString() ?? null,
+    ],
+  );
   return tx.any(sql.type(postedRow)`
     insert into ledger_transfers (
-      account_id, id, mode, debit_kind, credit_kind, amount_nanos, source_type, source_id, created_at
+      account_id, id, mode, debit_kind, credit_kind, amount_nanos, source_type, source_id, created_at,
+      position
     )
-    select * from ${sql.unnest(rows, [
+    select account_id, id, mode, debit_kind, credit_kind, amount_nanos, source_type, source_id,
+      created_at, coalesce(position, callora_journal_position())
+    from ${sql.unnest(rows, [
       "text",
       "text",
       "text",
@@ -152,8 +160,10 @@ async function insertTransfers(
       "text",
       "text",
       "timestamptz",
+      "int8",
     ])} as transfer (
-      account_id, id, mode, debit_kind, credit_kind, amount_nanos, source_type, source_id, created_at
+      account_id, id, mode, debit_kind, credit_kind, amount_nanos, source_type, source_id, created_at,
+      position
     )
     order by account_id, source_type, source_id, mode, debit_kind, credit_kind
     on conflict (account_id, source_type, source_id, mode, debit_kind, credit_kind) do nothing

@@ -2,28 +2,45 @@ import { sql } from "slonik";
 import { z } from "zod";
 import { closeDrainedLeases, findFence, spendLeases } from "../credits/leases.ts";
 import { nothing, type Tx } from "../db/pool.ts";
-import { type AppliedEvent, journalEvent, shard } from "./event.ts";
+import { decodeRow, encodeRow } from "./codec.ts";
+import type { UsageEntry } from "./entry.ts";
+import { insertQuarantine, type Quarantined } from "./quarantine.ts";
 import { type Charge, chargeEvents } from "./rating.ts";
 import { addRollups } from "./rollup.ts";
-import { insertEvents, insertQuarantine, markRepeats, type Placed } from "./store.ts";
+import { identity, insertEvents, markRepeats, type Placed } from "./store.ts";
 
-/** Journal rows, and events in them, applied in one transaction: it must end well before a statement's deadline. */
+/** Journal rows, and entries in them, applied in one transaction: it must end well before a statement's deadline. */
 const rowsMax = 50;
-const eventsMax = 5_000;
+const entriesMax = 5_000;
 
 const cursorRow = z.object({ position: z.bigint() });
-const batchRow = z.object({ position: z.bigint(), events: z.unknown() });
+const journalRow = z.object({
+  head: z.bigint(),
+  position: z.bigint().nullable(),
+  codec: z.number().nullable(),
+  body: z.instanceof(Buffer).nullable(),
+  entries: z.number().nullable(),
+  appended_at: z.number().nullable(),
+});
+
+interface Row {
+  position: bigint;
+  codec: number;
+  body: Buffer;
+  entries: number;
+  receivedAt: Date;
+}
 
 /**
- * Apply the next journal rows: events, roll-ups, charges and the cursor in one transaction, so that each event counts
- * once whatever crashes. True: there may be more.
+ * Apply the next journal rows of a shard: events, roll-ups, charges and the cursor in one transaction, so that each
+ * event counts once whatever crashes. True: there may be more.
  *
  * The lock on the cursor's row makes it the only one for the shard; another one that comes finds it taken and leaves.
  * Leases that wait for nothing more come first, in a transaction of their own: both move balances, and a transaction
  * moves them once, in one order. Rows after a draining lease's fence wait until what is left of it is back: they may
- * have to be paid from it.
+ * have to be paid from it. Positions of other shards are passed by.
  */
-export async function projectNext(tx: Tx, now: Date): Promise<boolean> {
+export async function projectNext(tx: Tx, shard: number, now: Date): Promise<boolean> {
   const cursor = await tx.maybeOne(sql.type(cursorRow)`
     select position from projector_cursors where shard = ${shard} for update skip locked
   `);
@@ -33,19 +50,19 @@ export async function projectNext(tx: Tx, now: Date): Promise<boolean> {
   if ((await closeDrainedLeases(tx, { shard, position: cursor.position }, now)) > 0) {
     return true;
   }
-  const read = await tx.any(sql.type(batchRow)`
-    select position, events from usage_journal
-    where shard = ${shard} and position > ${cursor.position}
-    order by position limit ${rowsMax}
-  `);
+  const { head, read } = await readRows(tx, shard, cursor.position);
   // Read after the rows: a row that an ended lease did not pay for comes after that lease's end.
   const fence = await findFence(tx, shard);
-  const rows = takeRows(read.filter((row) => fence === null || row.position <= fence));
-  const position = rows.at(-1)?.position;
-  if (position === undefined) {
+  const end = fence !== null && fence < head ? fence : head;
+  const ready = read.filter((row) => row.position <= end);
+  const rows = takeRows(ready);
+  const isAll =
+    rows.length === ready.length && (read.length < rowsMax || read.length > ready.length);
+  const position = isAll ? end : (rows.at(-1)?.position ?? cursor.position);
+  if (position <= cursor.position) {
     return read.length > 0;
   }
-  await applyRows(tx, rows, now);
+  await applyRows(tx, { shard, rows }, now);
   await tx.query(sql.type(nothing)`
     update projector_cursors set position = ${position}, updated_at = ${now.toISOString()}
     where shard = ${shard}
@@ -53,81 +70,107 @@ export async function projectNext(tx: Tx, now: Date): Promise<boolean> {
   return true;
 }
 
-/** The rows up to the most events, at least one. */
-function takeRows(rows: readonly z.infer<typeof batchRow>[]) {
-  let events = 0;
+/** The journal's head, and the shard's next rows: of one snapshot, so that none up to the head is missing. */
+async function readRows(
+  tx: Tx,
+  shard: number,
+  after: bigint,
+): Promise<{ head: bigint; read: Row[] }> {
+  const found = await tx.any(sql.type(journalRow)`
+    select head.position as head, row.position, row.codec, row.body, row.entries, row.appended_at
+    from journal_head as head
+    left join lateral (
+      select position, codec, body, entries, appended_at from usage_journal
+      where shard = ${shard} and position > ${after}
+      order by position limit ${rowsMax}
+    ) as row on true
+    order by row.position
+  `);
+  const read = found.flatMap(({ position, codec, body, entries, appended_at }) =>
+    position === null || codec === null || body === null || entries === null || appended_at === null
+      ? []
+      : [{ position, codec, body, entries, receivedAt: new Date(appended_at) }],
+  );
+  return { head: found[0]?.head ?? after, read };
+}
+
+/** The rows up to the most entries, at least one. */
+function takeRows(rows: readonly Row[]): Row[] {
+  let entries = 0;
   return rows.filter((row, index) => {
-    events += Array.isArray(row.events) ? row.events.length : 1;
-    return index === 0 || events <= eventsMax;
+    entries += Math.max(1, row.entries);
+    return index === 0 || entries <= entriesMax;
   });
 }
 
 async function applyRows(
   tx: Tx,
-  rows: readonly z.infer<typeof batchRow>[],
+  { shard, rows }: { shard: number; rows: readonly Row[] },
   now: Date,
 ): Promise<void> {
-  const { placed, malformed } = readEvents(rows);
-  await insertQuarantine(tx, malformed);
-  const inserted = await insertEvents(tx, firstOfEach(placed));
-  const fresh = placed.filter((one) => inserted.get(identity(one.event)) === one.place);
-  const repeats = placed.filter((one) => inserted.get(identity(one.event)) !== one.place);
-  await markRepeats(tx, repeats);
-  const events = fresh.map((one) => one.event);
-  await addRollups(tx, events);
-  const range = `${shard}:${rows[0]?.position}-${rows.at(-1)?.position}`;
-  await chargeEvents(tx, { charges: await findPayers(tx, events), range }, now);
+  const [first, last] = [rows.at(0), rows.at(-1)];
+  if (first === undefined || last === undefined) {
+    return;
+  }
+  const { placed, refused } = readEntries(rows, shard);
+  await insertQuarantine(tx, refused);
+  const batch = { shard, first: first.position, last: last.position };
+  const inserted = await insertEvents(tx, firstOfEach(placed), batch);
+  const fresh = placed.filter((one) => inserted.get(identity(one.entry)) === one);
+  const repeats = placed.filter((one) => inserted.get(identity(one.entry)) !== one);
+  await markRepeats(tx, repeats, shard);
+  const entries = fresh.map((one) => one.entry);
+  await addRollups(tx, entries);
+  await chargeEvents(tx, { charges: await findPayers(tx, entries), ...batch }, now);
 }
 
 /** What the events cost, and whether their leases pay for it. */
-async function findPayers(tx: Tx, events: AppliedEvent[]): Promise<Charge[]> {
-  const charged = events.filter((event) => event.charged > 0n);
+async function findPayers(tx: Tx, entries: readonly UsageEntry[]): Promise<Charge[]> {
+  const charged = entries.filter((entry) => entry.chargedNanos > 0n);
   const leased = charged.filter(({ lease }) => lease !== null);
   const covered = await spendLeases(
     tx,
-    leased.map(({ account, mode, lease, charged: nanos }) => ({
+    leased.map(({ account, mode, lease, chargedNanos }) => ({
       accountId: account,
       mode,
       leaseId: lease,
-      nanos,
+      nanos: chargedNanos,
     })),
   );
   const paid = new Set(leased.filter((_, index) => covered[index]));
-  return charged.map((event) => ({ event, isLeased: paid.has(event) }));
+  return charged.map((entry) => ({ entry, isLeased: paid.has(entry) }));
 }
 
-/** What parses is placed; what does not goes to quarantine as it came, and never stops the rest. */
-function readEvents(rows: readonly z.infer<typeof batchRow>[]) {
+/** What can be read is placed; what cannot goes to quarantine as it came, and never stops the rest. */
+function readEntries(rows: readonly Row[], shard: number) {
   const placed: Placed[] = [];
-  const malformed: Parameters<typeof insertQuarantine>[1] = [];
-  for (const { position, events } of rows) {
-    // A row that is no list is one event that makes no sense.
-    const list: unknown[] = Array.isArray(events) ? events : [events];
-    list.forEach((raw, ordinal) => {
-      const result = journalEvent.safeParse(raw);
-      if (result.success) {
-        const place = `${position}:${ordinal}`;
-        placed.push({ event: result.data, position, ordinal, place, raw });
+  const refused: Quarantined[] = [];
+  for (const { position, codec, body, receivedAt } of rows) {
+    for (const [ordinal, entry] of decodeRow({ codec, body }).entries.entries()) {
+      const place = { position, ordinal };
+      const none = { shard, place, mode: "live", chargedNanos: 0n } as const;
+      if (entry.kind === "malformed") {
+        const { raw, detail } = entry;
+        refused.push({ ...none, accountId: "", reason: "MALFORMED", detail, raw });
+      } else if ("correctionId" in entry) {
+        const rest = { accountId: entry.account, raw: encodeRow([entry]) };
+        const detail = "corrections cannot be applied yet";
+        refused.push({ ...none, ...rest, reason: "POISONED", detail });
       } else {
-        malformed.push({ position, ordinal, accountId: "", reason: "MALFORMED", event: raw });
+        placed.push({ entry, place, receivedAt });
       }
-    });
+    }
   }
-  return { placed, malformed };
+  return { placed, refused };
 }
 
-function firstOfEach(placed: Placed[]): Placed[] {
+function firstOfEach(placed: readonly Placed[]): Placed[] {
   const first = new Map<string, Placed>();
   for (const one of placed) {
-    const key = identity(one.event);
+    const key = identity(one.entry);
     if (!first.has(key)) {
       first.set(key, one);
     }
   }
   return [...first.values()];
-}
-
-/** Unambiguous: source `a-b` with id `c` is not source `a` with id `b-c`. */
-export function identity({ account, source, id }: AppliedEvent): string {
-  return JSON.stringify([account, source, id]);
 }

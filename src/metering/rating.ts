@@ -10,11 +10,11 @@ import {
   type Transfer,
 } from "../ledger/store.ts";
 import { shareFloor } from "../lib/money.ts";
-import type { AppliedEvent } from "./event.ts";
+import type { UsageEntry } from "./entry.ts";
 
 /** An event that costs something, and whether its lease pays for it. */
 export interface Charge {
-  event: AppliedEvent;
+  entry: UsageEntry;
   isLeased: boolean;
 }
 
@@ -25,15 +25,17 @@ export interface Charge {
  */
 export async function chargeEvents(
   tx: Tx,
-  { charges, range }: { charges: Charge[]; range: string },
+  batch: { charges: Charge[]; shard: number; first: bigint; last: bigint },
   now: Date,
 ): Promise<void> {
-  const source = { type: "usage", id: range };
+  const { charges, shard, first, last } = batch;
+  const source = { type: "usage", id: `${shard}:${first}-${last}` };
   const leased = sumCharges(charges.filter(({ isLeased }) => isLeased));
   const unleased = sumCharges(charges.filter(({ isLeased }) => !isLeased));
   const developers = await toDevelopers(
     tx,
-    charges.map(({ event }) => event),
+    charges.map(({ entry }) => entry),
+    shard,
   );
   const others = [
     ...leased.map((sum) => toClearing(sum, "lease_escrow", sum.nanos)),
@@ -42,7 +44,7 @@ export async function chargeEvents(
   const transfers = [...others, ...(await fromBalances(tx, unleased, others))];
   await postTransfers(
     tx,
-    transfers.map((transfer) => ({ ...transfer, source })),
+    transfers.map((transfer) => ({ ...transfer, source, position: last })),
     now,
   );
 }
@@ -57,10 +59,10 @@ type Unsourced = Omit<Transfer, "source">;
 
 function sumCharges(charges: Charge[]): Sum[] {
   const sums = new Map<string, Sum>();
-  for (const { event } of charges) {
-    const { account, mode, charged } = event;
+  for (const { entry } of charges) {
+    const { account, mode, chargedNanos } = entry;
     const key = `${account} ${mode}`;
-    const nanos = (sums.get(key)?.nanos ?? 0n) + charged;
+    const nanos = (sums.get(key)?.nanos ?? 0n) + chargedNanos;
     sums.set(key, { accountId: account, mode, nanos });
   }
   return [...sums.values()];
@@ -114,18 +116,24 @@ const totalRow = z.object({
   fee_nanos: z.bigint(),
 });
 
-/** Share what was charged between developers and platform, by the running totals. */
-async function toDevelopers(tx: Tx, events: AppliedEvent[]): Promise<Unsourced[]> {
+/** Share what was charged between developers and platform, by the running totals of the shard. */
+async function toDevelopers(
+  tx: Tx,
+  entries: readonly UsageEntry[],
+  shard: number,
+): Promise<Unsourced[]> {
   const sums = new Map<string, { row: string[]; basisPoints: number; gross: bigint }>();
-  for (const { developer, mode, feeBasisPoints, charged } of events) {
-    const row = [developer, mode, String(feeBasisPoints)];
-    const gross = (sums.get(row.join(" "))?.gross ?? 0n) + charged;
+  for (const { price, mode, chargedNanos } of entries) {
+    const { developerId, feeBasisPoints } = price;
+    const row = [developerId, mode, String(feeBasisPoints)];
+    const gross = (sums.get(row.join(" "))?.gross ?? 0n) + chargedNanos;
     sums.set(row.join(" "), { row, basisPoints: feeBasisPoints, gross });
   }
   const transfers: Unsourced[] = [];
   for (const [, { row, basisPoints, gross }] of [...sums].sort(([a], [b]) => (a < b ? -1 : 1))) {
     const [accountId = "", mode] = row;
-    const fee = await addRevenueTotal(tx, { accountId, mode: mode as Mode, basisPoints, gross });
+    const added = { accountId, mode: mode as Mode, basisPoints, shard, gross };
+    const fee = await addRevenueTotal(tx, added);
     const rest = { mode: mode as Mode, debit: "clearing" } as const;
     transfers.push(
       { ...rest, accountId, credit: "payable", amountNanos: gross - fee },
@@ -138,12 +146,14 @@ async function toDevelopers(tx: Tx, events: AppliedEvent[]): Promise<Unsourced[]
 /** Add to a developer's total. Returns how much the platform's share of it grew. */
 async function addRevenueTotal(
   tx: Tx,
-  added: { accountId: string; mode: Mode; basisPoints: number; gross: bigint },
+  added: { accountId: string; mode: Mode; basisPoints: number; shard: number; gross: bigint },
 ): Promise<bigint> {
   const before = await tx.one(sql.type(totalRow)`
-    insert into revenue_totals as total (account_id, mode, fee_basis_points, gross_nanos)
-    values (${added.accountId}, ${added.mode}, ${added.basisPoints}, ${added.gross})
-    on conflict (account_id, mode, fee_basis_points) do update
+    insert into revenue_totals as total (account_id, mode, fee_basis_points, shard, gross_nanos)
+    values (
+      ${added.accountId}, ${added.mode}, ${added.basisPoints}, ${added.shard}, ${added.gross}
+    )
+    on conflict (account_id, mode, fee_basis_points, shard) do update
     set gross_nanos = total.gross_nanos + excluded.gross_nanos
     returning account_id, mode, fee_basis_points, gross_nanos, fee_nanos
   `);
@@ -151,7 +161,7 @@ async function addRevenueTotal(
   await tx.one(sql.type(totalRow)`
     update revenue_totals set fee_nanos = ${feeNanos}
     where account_id = ${added.accountId} and mode = ${added.mode}
-      and fee_basis_points = ${added.basisPoints}
+      and fee_basis_points = ${added.basisPoints} and shard = ${added.shard}
     returning account_id, mode, fee_basis_points, gross_nanos, fee_nanos
   `);
   return feeNanos - before.fee_nanos;

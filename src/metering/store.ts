@@ -1,122 +1,184 @@
 import { sql } from "slonik";
 import { z } from "zod";
 import { nothing, type Queries, type Tx } from "../db/pool.ts";
-import { type AppliedEvent, shard } from "./event.ts";
+import { encodeRow } from "./codec.ts";
+import {
+  bodyHash,
+  identityKey,
+  monthOf,
+  type Place,
+  statusOf,
+  timeText,
+  type UsageEntry,
+  unitsOf,
+} from "./entry.ts";
+import { insertQuarantine } from "./quarantine.ts";
 
-/** An event and where in the journal it stands. */
+/** A usage entry, where in the journal it stands, and when the journal received it. */
 export interface Placed {
-  event: AppliedEvent;
-  position: bigint;
-  ordinal: number;
-  /** Position and ordinal in one. */
-  place: string;
-  /** As the journal has it. */
-  raw: unknown;
+  entry: UsageEntry;
+  place: Place;
+  receivedAt: Date;
 }
 
-const insertedRow = z.object({ account_id: z.string(), source: z.string(), id: z.string() });
+const insertedRow = z.object({ account_id: z.string(), key: z.string() });
 
-/** Insert the events that are not there yet. Returns the places of those, by identity. */
-export async function insertEvents(tx: Tx, placed: Placed[]): Promise<Map<string, string>> {
-  const rows = placed.map(({ event, position }) => [
-    event.account,
-    event.source,
-    event.id,
-    event.mode,
-    event.api,
-    event.developer,
-    event.key,
-    event.endpoint,
-    event.status,
-    event.time,
-    event.priceVersion,
-    event.charged.toString(),
-    event.lease,
-    position.toString(),
-    event.hash,
-  ]);
+/** Columns of the events that are inserted, in their order, by type. */
+const columns = {
+  account_id: "text",
+  received_month: "date",
+  key: "text",
+  source: "text",
+  id: "text",
+  mode: "text",
+  api_id: "text",
+  developer_account_id: "text",
+  key_id: "text",
+  endpoint: "text",
+  status_code: "int4",
+  occurred_at: "timestamptz",
+  received_at: "timestamptz",
+  booked_month: "date",
+  price_version: "int4",
+  fee_basis_points: "int4",
+  units: "int8",
+  charged_nanos: "int8",
+  lease_id: "text",
+  position: "int8",
+  ordinal: "int4",
+  body_hash: "bytea",
+  data: "text",
+} as const;
+
+const columnList = sql.join(
+  Object.keys(columns).map((name) => sql.identifier([name])),
+  sql.fragment`, `,
+);
+
+function toRow({ entry, place, receivedAt }: Placed) {
+  const { price } = entry;
+  return [
+    entry.account,
+    receivedMonth(receivedAt),
+    identityKey(entry.source, entry.id),
+    entry.source,
+    entry.id,
+    entry.mode,
+    price.apiId,
+    price.developerId,
+    entry.keyId,
+    entry.endpoint,
+    statusOf(entry),
+    timeText(entry.timeMicros),
+    receivedAt.toISOString(),
+    monthOf(entry.timeMicros),
+    price.version,
+    price.feeBasisPoints,
+    unitsOf(entry).toString(),
+    entry.chargedNanos.toString(),
+    entry.lease,
+    place.position.toString(),
+    place.ordinal,
+    bodyHash(entry),
+    entry.data,
+  ];
+}
+
+function receivedMonth(receivedAt: Date): string {
+  return monthOf(BigInt(receivedAt.getTime()) * 1_000n);
+}
+
+/**
+ * Insert the events that are not there yet: not in the month in which they were received, nor in the two before.
+ * Returns those that it inserted, by account and key.
+ */
+export async function insertEvents(
+  tx: Tx,
+  placed: readonly Placed[],
+  { shard, last }: { shard: number; last: bigint },
+): Promise<Map<string, Placed>> {
   const inserted = await tx.any(sql.type(insertedRow)`
     insert into usage_events (
-      account_id, source, id, mode, api_id, developer_account_id, key_id, endpoint, status_code,
-      occurred_at, price_version, charged_nanos, lease_id, shard, position, body_hash
+      ${columnList}, shard, batch_position, fee_nanos, charged_before_nanos
     )
-    select account_id, source, id, mode, api_id, developer, key_id, endpoint, status,
-      occurred_at, price_version, charged, lease_id, ${shard}, position, decode(hash, 'hex')
-    from ${sql.unnest(rows, [
-      "text",
-      "text",
-      "text",
-      "text",
-      "text",
-      "text",
-      "text",
-      "text",
-      "int4",
-      "timestamptz",
-      "int4",
-      "int8",
-      "text",
-      "int8",
-      "text",
-    ])} as event (
-      account_id, source, id, mode, api_id, developer, key_id, endpoint, status,
-      occurred_at, price_version, charged, lease_id, position, hash
+    select event.*, ${shard}::int4, ${last}::int8, 0, 0
+    from ${sql.unnest(placed.map(toRow), Object.values(columns))} as event (${columnList})
+    where not exists (
+      select from usage_events as earlier
+      where earlier.account_id = event.account_id and earlier.key = event.key
+        and earlier.received_month < event.received_month
+        and earlier.received_month >= (event.received_month - interval '2 months')::date
     )
-    on conflict (account_id, source, id) do nothing
-    returning account_id, source, id
+    order by event.account_id, event.key
+    on conflict (account_id, received_month, key) do nothing
+    returning account_id, key
   `);
-  const places = new Map(
-    placed.map(({ event, place }) => [
-      JSON.stringify([event.account, event.source, event.id]),
-      place,
-    ]),
-  );
+  const byIdentity = new Map(placed.map((one) => [identity(one.entry), one]));
   return new Map(
-    inserted.map((row) => {
-      const key = JSON.stringify([row.account_id, row.source, row.id]);
-      return [key, places.get(key) ?? ""];
+    inserted.flatMap(({ account_id, key }) => {
+      const one = byIdentity.get(`${account_id} ${key}`);
+      return one === undefined ? [] : [[`${account_id} ${key}`, one] as const];
     }),
   );
 }
 
-const storedRow = z.object({ ordinal: z.number(), same: z.boolean() });
+/** An event's identity, over all accounts. */
+export function identity({ account, source, id }: UsageEntry): string {
+  return `${account} ${identityKey(source, id)}`;
+}
+
+const storedRow = z.object({
+  ordinal: z.number(),
+  received_month: z.string(),
+  same: z.boolean(),
+});
 
 /** Count events that came again: the same body is a duplicate, another one a conflict, which is kept. */
-export async function markRepeats(tx: Tx, repeats: Placed[]): Promise<void> {
+export async function markRepeats(
+  tx: Tx,
+  repeats: readonly Placed[],
+  shard: number,
+): Promise<void> {
   if (repeats.length === 0) {
     return;
   }
-  const rows = repeats.map(({ event }, index) => [
+  const rows = repeats.map(({ entry, receivedAt }, index) => [
     index,
-    event.account,
-    event.source,
-    event.id,
-    event.hash,
+    entry.account,
+    receivedMonth(receivedAt),
+    identityKey(entry.source, entry.id),
+    bodyHash(entry),
   ]);
   const compared = await tx.any(sql.type(storedRow)`
-    select repeat.ordinal, stored.body_hash = decode(repeat.hash, 'hex') as same
-    from ${sql.unnest(rows, ["int4", "text", "text", "text", "text"])}
-      as repeat (ordinal, account_id, source, id, hash)
-    join usage_events as stored using (account_id, source, id)
+    select repeat.ordinal, stored.received_month::text as received_month,
+      stored.body_hash = repeat.hash as same
+    from ${sql.unnest(rows, ["int4", "text", "date", "text", "bytea"])}
+      as repeat (ordinal, account_id, received_month, key, hash)
+    join usage_events as stored on stored.account_id = repeat.account_id
+      and stored.key = repeat.key and stored.received_month <= repeat.received_month
+      and stored.received_month >= (repeat.received_month - interval '2 months')::date
   `);
-  const counts = compared.map(({ ordinal, same }) => {
-    const event = repeats[ordinal]?.event;
-    return [event?.account ?? "", event?.source ?? "", event?.id ?? "", same ? 1 : 0, same ? 0 : 1];
+  const counts = compared.flatMap(({ ordinal, received_month, same }) => {
+    const entry = repeats[ordinal]?.entry;
+    return entry === undefined
+      ? []
+      : [[entry.account, received_month, identityKey(entry.source, entry.id), +same, +!same]];
   });
   await tx.query(sql.type(nothing)`
     update usage_events as stored
     set duplicates = stored.duplicates + repeat.duplicates,
       conflicts = stored.conflicts + repeat.conflicts
     from (
-      select account_id, source, id, sum(same)::int4 as duplicates, sum(other)::int4 as conflicts
-      from ${sql.unnest(counts, ["text", "text", "text", "int4", "int4"])}
-        as counted (account_id, source, id, same, other)
-      group by account_id, source, id
+      select account_id, received_month, key, sum(same)::int4 as duplicates,
+        sum(other)::int4 as conflicts
+      from ${sql.unnest(counts, ["text", "date", "text", "int4", "int4"])}
+        as counted (account_id, received_month, key, same, other)
+      group by account_id, received_month, key
     ) as repeat
-    where stored.account_id = repeat.account_id and stored.source = repeat.source
-      and stored.id = repeat.id
+    where stored.account_id = repeat.account_id and stored.key = repeat.key
+      and stored.received_month = repeat.received_month
   `);
-  const conflicting = compared.filter(({ same }) => !same).map(({ ordinal }) => repeats[ordinal]);
+  const conflicting = compared.flatMap(({ ordinal, same }) => (same ? [] : [repeats[ordinal]]));
   await insertQuarantine(
     tx,
     conflicting.flatMap((one) =>
@@ -124,43 +186,18 @@ export async function markRepeats(tx: Tx, repeats: Placed[]): Promise<void> {
         ? []
         : [
             {
-              position: one.position,
-              ordinal: one.ordinal,
-              accountId: one.event.account,
-              reason: "CONFLICT",
-              event: one.raw,
+              shard,
+              place: one.place,
+              accountId: one.entry.account,
+              mode: one.entry.mode,
+              reason: "CONFLICT" as const,
+              detail: "another event has its identity",
+              raw: encodeRow([one.entry]),
+              chargedNanos: one.entry.chargedNanos,
             },
           ],
     ),
   );
-}
-
-/** Keep events that are not applied, as they came. */
-export async function insertQuarantine(
-  tx: Tx,
-  events: {
-    position: bigint;
-    ordinal: number;
-    accountId: string;
-    reason: "MALFORMED" | "CONFLICT";
-    event: unknown;
-  }[],
-): Promise<void> {
-  if (events.length === 0) {
-    return;
-  }
-  const rows = events.map(({ position, ordinal, accountId, reason, event }) => [
-    shard,
-    position.toString(),
-    ordinal,
-    accountId,
-    reason,
-    JSON.stringify(event),
-  ]);
-  await tx.query(sql.type(nothing)`
-    insert into usage_quarantine (shard, position, ordinal, account_id, reason, event)
-    select * from ${sql.unnest(rows, ["int4", "int8", "int4", "text", "text", "jsonb"])}
-  `);
 }
 
 const eventRow = z.object({
@@ -172,9 +209,14 @@ const eventRow = z.object({
   endpoint: z.string(),
   status_code: z.number(),
   occurred_at: z.number(),
+  received_at: z.number(),
+  booked_month: z.string(),
+  units: z.bigint(),
+  data: z.string(),
   price_version: z.number(),
   charged_nanos: z.bigint(),
   position: z.bigint(),
+  ordinal: z.number(),
   duplicates: z.number(),
   conflicts: z.number(),
 });
@@ -182,15 +224,17 @@ const eventRow = z.object({
 /** An applied event. */
 export type EventRow = z.infer<typeof eventRow>;
 
-/** Find one of the account's applied events. */
+/** Find one of the account's applied events: the latest, when months lie between two of one identity. */
 export function findEvent(
   db: Queries,
   { accountId, source, id }: { accountId: string; source: string; id: string },
 ): Promise<EventRow | null> {
   return db.maybeOne(sql.type(eventRow)`
-    select source, id, account_id, api_id, mode, endpoint, status_code, occurred_at, price_version,
-      charged_nanos, position, duplicates, conflicts
+    select source, id, account_id, api_id, mode, endpoint, status_code, occurred_at, received_at,
+      booked_month::text as booked_month, units, data, price_version, charged_nanos, position,
+      ordinal, duplicates, conflicts
     from usage_events
-    where account_id = ${accountId} and source = ${source} and id = ${id}
+    where account_id = ${accountId} and key = ${identityKey(source, id)}
+    order by received_month desc limit 1
   `);
 }

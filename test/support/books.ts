@@ -8,7 +8,7 @@ import { checkConservation } from "../../src/conservation.ts";
 import type { Database } from "../../src/db/database.ts";
 import { between, type Mode, platformAccountId, postTransfers } from "../../src/ledger/store.ts";
 import { newId } from "../../src/lib/id.ts";
-import { eventHash, type JournalEvent } from "../../src/metering/event.ts";
+import { shardCount, shardOf, type UsageEntry } from "../../src/metering/entry.ts";
 import { createJournal } from "../../src/metering/journal.ts";
 import { projectNext } from "../../src/metering/projector.ts";
 import { openDatabase } from "../../src/server.ts";
@@ -47,6 +47,16 @@ export async function openBooks() {
 
     grant: (accountId: string, amountNanos: bigint, mode: Mode = "live") =>
       grant(db, accountId, amountNanos, mode),
+
+    /** Put a row into the journal as no server of ours writes it. */
+    plant: async (body: Buffer, { shard = 0, codec = 1 } = {}) => {
+      await superuser.query("update journal_head set position = position + 1");
+      await superuser.query(
+        `insert into usage_journal (shard, position, codec, body, entries)
+         select $1, position, $2, $3, 1 from journal_head`,
+        [shard, codec, body],
+      );
+    },
 
     /** Apply all that is in the journal, and close all leases that are drained. */
     project: (now = new Date()) => projectAll(db, now),
@@ -98,12 +108,15 @@ export async function grant(
 
 /** Apply all that is in the journal. */
 export async function projectAll(db: Database, now = new Date()): Promise<void> {
-  while (await db.systemTransaction((tx) => projectNext(tx, now))) {}
+  for (let shard = 0; shard < shardCount; shard++) {
+    while (await db.systemTransaction((tx) => projectNext(tx, shard, now))) {}
+  }
 }
 
-/** An account's id. Nothing needs the account to be there. */
-export function newAccountId(): string {
-  return newId("acc", new Date());
+/** An account's id, of one shard if it says so. Nothing needs the account to be there. */
+export function newAccountId(shard?: number): string {
+  const id = newId("acc", new Date());
+  return shard === undefined || shardOf(id, shardCount) === shard ? id : newAccountId(shard);
 }
 
 /** An API's id. */
@@ -111,26 +124,48 @@ export function newApiId(): string {
   return newId("api", new Date());
 }
 
-/** A usage event for the journal. */
-export function usage(
-  of: Pick<JournalEvent, "account" | "developer"> & Partial<JournalEvent>,
-): JournalEvent {
-  const event = {
+/** A usage event for the journal. Costs 1,000 nanos if it does not say otherwise. */
+export function usage({
+  developer,
+  api = someApiId,
+  charged = "1000",
+  feeBasisPoints = 1_000,
+  time = "2026-11-20T10:07:00.000Z",
+  ...of
+}: Pick<UsageEntry, "account"> &
+  Partial<UsageEntry> & {
+    developer: string;
+    api?: string;
+    charged?: string;
+    feeBasisPoints?: number;
+    time?: string;
+  }): UsageEntry {
+  return {
+    kind: "usage",
     source: "test",
     id: randomUUID(),
-    mode: "live" as const,
-    api: someApiId,
-    key: null,
+    mode: "live",
+    price: {
+      apiId: api,
+      developerId: developer,
+      version: 1,
+      unitNanos: BigInt(charged),
+      feeBasisPoints,
+    },
+    keyId: null,
     endpoint: "GET /x",
     status: 200,
-    time: "2026-11-20T10:07:00.000Z",
-    priceVersion: 1,
-    feeBasisPoints: 1_000,
-    charged: "1000",
+    timeMicros: BigInt(Date.parse(time)) * 1_000n,
+    timeUnset: false,
+    data: "",
+    units: 1n,
+    chargedNanos: BigInt(charged),
     lease: null,
+    requestId: "",
+    replays: null,
+    keptHash: null,
     ...of,
   };
-  return { hash: eventHash([event.api, event.time, event.endpoint, event.charged]), ...event };
 }
 
 const someApiId = `api_${"0".repeat(26)}`;

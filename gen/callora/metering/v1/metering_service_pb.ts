@@ -2,20 +2,20 @@
 // @generated from file callora/metering/v1/metering_service.proto (package callora.metering.v1, syntax proto3)
 /* eslint-disable */
 
-import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
-import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "../../../buf/validate/validate_pb.ts";
 import { file_callora_policy_v1_policy } from "../../policy/v1/policy_pb.ts";
 import { file_google_api_annotations } from "../../../google/api/annotations_pb.ts";
-import type { Timestamp } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
-import type { Message } from "@bufbuild/protobuf";
+import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Message, UnknownEnum } from "@bufbuild/protobuf";
 
 /**
  * Describes the file callora/metering/v1/metering_service.proto.
  */
 export const file_callora_metering_v1_metering_service: GenFile = /*@__PURE__*/
-  fileDesc("CipjYWxsb3JhL21ldGVyaW5nL3YxL21ldGVyaW5nX3NlcnZpY2UucHJvdG8SE2NhbGxvcmEubWV0ZXJpbmcudjEijQIKClVzYWdlRXZlbnQSGgoGc291cmNlGAEgASgJQgq6SAdyBRABGMgBEhYKAmlkGAIgASgJQgq6SAdyBRABGMgBEi0KCmFjY291bnRfaWQYAyABKAlCGbpIFnIUMhJeYWNjX1swLTlhLXZdezI2fSQSKQoGYXBpX2lkGAQgASgJQhm6SBZyFDISXmFwaV9bMC05YS12XXsyNn0kEigKBHRpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhoKCGVuZHBvaW50GAYgASgJQgi6SAVyAxjIARIdCgtzdGF0dXNfY29kZRgHIAEoDUIIukgFKgMY1wQSDAoEdGVzdBgIIAEoCCKlAQoMQXBwbGllZEV2ZW50Ei4KBWV2ZW50GAEgASgLMh8uY2FsbG9yYS5tZXRlcmluZy52MS5Vc2FnZUV2ZW50EhUKDWNoYXJnZWRfbmFub3MYAiABKAMSFQoNcHJpY2VfdmVyc2lvbhgDIAEoBRIQCghwb3NpdGlvbhgEIAEoAxISCgpkdXBsaWNhdGVzGAUgASgFEhEKCWNvbmZsaWN0cxgGIAEoBSJSChJSZWNvcmRVc2FnZVJlcXVlc3QSPAoGZXZlbnRzGAEgAygLMh8uY2FsbG9yYS5tZXRlcmluZy52MS5Vc2FnZUV2ZW50Qgu6SAiSAQUIARD0AyInChNSZWNvcmRVc2FnZVJlc3BvbnNlEhAKCHBvc2l0aW9uGAEgASgDIkUKD0dldEV2ZW50UmVxdWVzdBIaCgZzb3VyY2UYASABKAlCCrpIB3IFEAEYyAESFgoCaWQYAiABKAlCCrpIB3IFEAEYyAEiRAoQR2V0RXZlbnRSZXNwb25zZRIwCgVldmVudBgBIAEoCzIhLmNhbGxvcmEubWV0ZXJpbmcudjEuQXBwbGllZEV2ZW50IhUKE0dldFdhdGVybWFya1JlcXVlc3QiSgoUR2V0V2F0ZXJtYXJrUmVzcG9uc2USGAoQYXBwbGllZF9wb3NpdGlvbhgBIAEoAxIYChBkdXJhYmxlX3Bvc2l0aW9uGAIgASgDMrEDCg9NZXRlcmluZ1NlcnZpY2USkgEKC1JlY29yZFVzYWdlEicuY2FsbG9yYS5tZXRlcmluZy52MS5SZWNvcmRVc2FnZVJlcXVlc3QaKC5jYWxsb3JhLm1ldGVyaW5nLnYxLlJlY29yZFVzYWdlUmVzcG9uc2UiMJACAqrtGBUICBgIIMoBKgx1c2FnZS5yZWNvcmSC0+STAg46ASoiCS92MS91c2FnZRJ7CghHZXRFdmVudBIkLmNhbGxvcmEubWV0ZXJpbmcudjEuR2V0RXZlbnRSZXF1ZXN0GiUuY2FsbG9yYS5tZXRlcmluZy52MS5HZXRFdmVudFJlc3BvbnNlIiKQAgGq7RgECAcYA4LT5JMCERIPL3YxL3VzYWdlL2V2ZW50EosBCgxHZXRXYXRlcm1hcmsSKC5jYWxsb3JhLm1ldGVyaW5nLnYxLkdldFdhdGVybWFya1JlcXVlc3QaKS5jYWxsb3JhLm1ldGVyaW5nLnYxLkdldFdhdGVybWFya1Jlc3BvbnNlIiaQAgGq7RgECAcYA4LT5JMCFRITL3YxL3VzYWdlL3dhdGVybWFya2IGcHJvdG8z", [file_buf_validate_validate, file_callora_policy_v1_policy, file_google_api_annotations, file_google_protobuf_timestamp]);
+  fileDesc("CipjYWxsb3JhL21ldGVyaW5nL3YxL21ldGVyaW5nX3NlcnZpY2UucHJvdG8SE2NhbGxvcmEubWV0ZXJpbmcudjEiwwIKClVzYWdlRXZlbnQSGgoGc291cmNlGAEgASgJQgq6SAdyBRABGMgBEhYKAmlkGAIgASgJQgq6SAdyBRABGMgBEi0KCmFjY291bnRfaWQYAyABKAlCGbpIFnIUMhJeYWNjX1swLTlhLXZdezI2fSQSKQoGYXBpX2lkGAQgASgJQhm6SBZyFDISXmFwaV9bMC05YS12XXsyNn0kEigKBHRpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhoKCGVuZHBvaW50GAYgASgJQgi6SAVyAxjIARIdCgtzdGF0dXNfY29kZRgHIAEoDUIIukgFKgMY1wQSDAoEdGVzdBgIIAEoCBIXCgRkYXRhGAkgASgJQgm6SAZyBCiAgAESGwoFdW5pdHMYCiABKARCDLpICTIHGICglKWNHSKXAgoMQXBwbGllZEV2ZW50Ei4KBWV2ZW50GAEgASgLMh8uY2FsbG9yYS5tZXRlcmluZy52MS5Vc2FnZUV2ZW50EhUKDWNoYXJnZWRfbmFub3MYAiABKAMSFQoNcHJpY2VfdmVyc2lvbhgDIAEoBRIQCghwb3NpdGlvbhgEIAEoAxISCgpkdXBsaWNhdGVzGAUgASgFEhEKCWNvbmZsaWN0cxgGIAEoBRIPCgdvcmRpbmFsGAcgASgFEjAKDHJlY2VpdmVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFAoMYm9va2VkX21vbnRoGAkgASgJEhcKD2NvcnJlY3RlZF9uYW5vcxgKIAEoAyKdAQoLVXNhZ2VSZXN1bHQSMgoHb3V0Y29tZRgBIAEoDjIhLmNhbGxvcmEubWV0ZXJpbmcudjEuVXNhZ2VPdXRjb21lEhAKCHBvc2l0aW9uGAIgASgDEg8KB29yZGluYWwYAyABKAUSNwoKdmlvbGF0aW9ucxgEIAMoCzIjLmNhbGxvcmEubWV0ZXJpbmcudjEuVXNhZ2VWaW9sYXRpb24iNAoOVXNhZ2VWaW9sYXRpb24SDQoFZmllbGQYASABKAkSEwoLZGVzY3JpcHRpb24YAiABKAkirgEKElJlY29yZFVzYWdlUmVxdWVzdBJBCgZldmVudHMYASADKAsyHy5jYWxsb3JhLm1ldGVyaW5nLnYxLlVzYWdlRXZlbnRCELpIDZIBCggBEPQDIgPYAQMSDwoHcGFydGlhbBgCIAEoCBJEChN3YWl0X2Zvcl9wcm9qZWN0aW9uGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQgy6SAmqAQYiAggKMgAibQoTUmVjb3JkVXNhZ2VSZXNwb25zZRIQCghwb3NpdGlvbhgBIAEoAxIxCgdyZXN1bHRzGAIgAygLMiAuY2FsbG9yYS5tZXRlcmluZy52MS5Vc2FnZVJlc3VsdBIRCgl3YXRlcm1hcmsYAyABKAMiaAoSU3RyZWFtVXNhZ2VSZXF1ZXN0EkEKBmV2ZW50cxgBIAMoCzIfLmNhbGxvcmEubWV0ZXJpbmcudjEuVXNhZ2VFdmVudEIQukgNkgEKCAEQ9AMiA9gBAxIPCgdwYXJ0aWFsGAIgASgIIoEBChNTdHJlYW1Vc2FnZVJlc3BvbnNlEhAKCGFjY2VwdGVkGAEgASgDEhAKCHJlamVjdGVkGAIgASgDEjQKCHJlZnVzYWxzGAMgAygLMiIuY2FsbG9yYS5tZXRlcmluZy52MS5TdHJlYW1SZWZ1c2FsEhAKCHBvc2l0aW9uGAQgASgDIlcKDVN0cmVhbVJlZnVzYWwSDQoFaW5kZXgYASABKAMSNwoKdmlvbGF0aW9ucxgCIAMoCzIjLmNhbGxvcmEubWV0ZXJpbmcudjEuVXNhZ2VWaW9sYXRpb24iRQoPR2V0RXZlbnRSZXF1ZXN0EhoKBnNvdXJjZRgBIAEoCUIKukgHcgUQARjIARIWCgJpZBgCIAEoCUIKukgHcgUQARjIASJXChBHZXRFdmVudFJlc3BvbnNlEjAKBWV2ZW50GAEgASgLMiEuY2FsbG9yYS5tZXRlcmluZy52MS5BcHBsaWVkRXZlbnQSEQoJd2F0ZXJtYXJrGAIgASgDIqwBChFMaXN0RXZlbnRzUmVxdWVzdBIuCgpzdGFydF90aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGwoJcGFnZV9zaXplGAMgASgNQgi6SAUqAxj6ARIcCgpwYWdlX3Rva2VuGAQgASgJQgi6SAVyAxiABCJzChJMaXN0RXZlbnRzUmVzcG9uc2USMQoGZXZlbnRzGAEgAygLMiEuY2FsbG9yYS5tZXRlcmluZy52MS5BcHBsaWVkRXZlbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEhEKCXdhdGVybWFyaxgDIAEoAyJPChJXYXRjaEV2ZW50c1JlcXVlc3QSOQoMcmVzdW1lX3Rva2VuGAEgASgJQiO6SCByHjIcXihbMC05XXsxLDE4fVwuWzAtOV17MSw5fSk/JCJxChNXYXRjaEV2ZW50c1Jlc3BvbnNlEjEKBmV2ZW50cxgBIAMoCzIhLmNhbGxvcmEubWV0ZXJpbmcudjEuQXBwbGllZEV2ZW50EhQKDHJlc3VtZV90b2tlbhgCIAEoCRIRCgl3YXRlcm1hcmsYAyABKAMiSgoURXhwbGFpbkNoYXJnZVJlcXVlc3QSGgoGc291cmNlGAEgASgJQgq6SAdyBRABGMgBEhYKAmlkGAIgASgJQgq6SAdyBRABGMgBIqECChVFeHBsYWluQ2hhcmdlUmVzcG9uc2USMAoFZXZlbnQYASABKAsyIS5jYWxsb3JhLm1ldGVyaW5nLnYxLkFwcGxpZWRFdmVudBIrCgZyYXRpbmcYAiABKAsyGy5jYWxsb3JhLm1ldGVyaW5nLnYxLlJhdGluZxItCgdmdW5kaW5nGAMgAygLMhwuY2FsbG9yYS5tZXRlcmluZy52MS5GdW5kaW5nEjEKB2VudHJpZXMYBCADKAsyIC5jYWxsb3JhLm1ldGVyaW5nLnYxLkNoYXJnZUVudHJ5EjQKC2NvcnJlY3Rpb25zGAUgAygLMh8uY2FsbG9yYS5tZXRlcmluZy52MS5Db3JyZWN0aW9uEhEKCXdhdGVybWFyaxgGIAEoAyLEAQoGUmF0aW5nEhUKDXByaWNlX3ZlcnNpb24YASABKAUSDQoFbW9kZWwYAiABKAkSDQoFdW5pdHMYAyABKAMSLQoFdGllcnMYBCADKAsyHi5jYWxsb3JhLm1ldGVyaW5nLnYxLlJhdGVkVGllchIVCg1jaGFyZ2VkX25hbm9zGAUgASgDEhEKCWZlZV9uYW5vcxgGIAEoAxIYChBmZWVfYmFzaXNfcG9pbnRzGAcgASgFEhIKCnJlcHJvZHVjZWQYCCABKAgiVwoJUmF0ZWRUaWVyEhEKCWZyb21fdW5pdBgBIAEoAxINCgV1bml0cxgCIAEoAxISCgp1bml0X25hbm9zGAMgASgDEhQKDGFtb3VudF9uYW5vcxgEIAEoAyJiCgdGdW5kaW5nEi4KBGtpbmQYASABKA4yIC5jYWxsb3JhLm1ldGVyaW5nLnYxLkZ1bmRpbmdLaW5kEhEKCXNvdXJjZV9pZBgCIAEoCRIUCgxhbW91bnRfbmFub3MYAyABKAMidgoLQ2hhcmdlRW50cnkSEwoLdHJhbnNmZXJfaWQYASABKAkSEgoKZGViaXRfa2luZBgCIAEoCRITCgtjcmVkaXRfa2luZBgDIAEoCRIUCgxhbW91bnRfbmFub3MYBCABKAMSEwoLc2hhcmVfbmFub3MYBSABKAMijgEKCkNvcnJlY3Rpb24SCgoCaWQYASABKAkSDAoEdm9pZBgCIAEoCBITCgtkZWx0YV9uYW5vcxgDIAEoAxIOCgZyZWFzb24YBCABKAkSEAoIcG9zaXRpb24YBSABKAMSLwoLY3JlYXRlX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIhUKE0dldFdhdGVybWFya1JlcXVlc3QimAEKFEdldFdhdGVybWFya1Jlc3BvbnNlEhgKEGFwcGxpZWRfcG9zaXRpb24YASABKAMSGAoQZHVyYWJsZV9wb3NpdGlvbhgCIAEoAxI3ChNvbGRlc3Rfd2FpdGluZ190aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBITCgtxdWFyYW50aW5lZBgEIAEoAyrYAQoMVXNhZ2VPdXRjb21lEh0KGVVTQUdFX09VVENPTUVfVU5TUEVDSUZJRUQQABIaChZVU0FHRV9PVVRDT01FX0FDQ0VQVEVEEAESGgoWVVNBR0VfT1VUQ09NRV9SRUpFQ1RFRBACEhkKFVVTQUdFX09VVENPTUVfQVBQTElFRBADEhsKF1VTQUdFX09VVENPTUVfRFVQTElDQVRFEAQSGgoWVVNBR0VfT1VUQ09NRV9DT05GTElDVBAFEh0KGVVTQUdFX09VVENPTUVfUVVBUkFOVElORUQQBiqSAQoLRnVuZGluZ0tpbmQSHAoYRlVORElOR19LSU5EX1VOU1BFQ0lGSUVEEAASFgoSRlVORElOR19LSU5EX0xFQVNFEAESGAoURlVORElOR19LSU5EX0JBTEFOQ0UQAhIbChdGVU5ESU5HX0tJTkRfUkVDRUlWQUJMRRADEhYKEkZVTkRJTkdfS0lORF9HUkFOVBAEMtMHCg9NZXRlcmluZ1NlcnZpY2USkgEKC1JlY29yZFVzYWdlEicuY2FsbG9yYS5tZXRlcmluZy52MS5SZWNvcmRVc2FnZVJlcXVlc3QaKC5jYWxsb3JhLm1ldGVyaW5nLnYxLlJlY29yZFVzYWdlUmVzcG9uc2UiMJACAqrtGBUICBgIIMoBKgx1c2FnZS5yZWNvcmSC0+STAg46ASoiCS92MS91c2FnZRJ9CgtTdHJlYW1Vc2FnZRInLmNhbGxvcmEubWV0ZXJpbmcudjEuU3RyZWFtVXNhZ2VSZXF1ZXN0GiguY2FsbG9yYS5tZXRlcmluZy52MS5TdHJlYW1Vc2FnZVJlc3BvbnNlIhmQAgKq7RgSCAgYCCoMdXNhZ2UucmVjb3JkKAESewoIR2V0RXZlbnQSJC5jYWxsb3JhLm1ldGVyaW5nLnYxLkdldEV2ZW50UmVxdWVzdBolLmNhbGxvcmEubWV0ZXJpbmcudjEuR2V0RXZlbnRSZXNwb25zZSIikAIBqu0YBAgHGAOC0+STAhESDy92MS91c2FnZS9ldmVudBKCAQoKTGlzdEV2ZW50cxImLmNhbGxvcmEubWV0ZXJpbmcudjEuTGlzdEV2ZW50c1JlcXVlc3QaJy5jYWxsb3JhLm1ldGVyaW5nLnYxLkxpc3RFdmVudHNSZXNwb25zZSIjkAIBqu0YBAgHGAOC0+STAhISEC92MS91c2FnZS9ldmVudHMSjQEKC1dhdGNoRXZlbnRzEicuY2FsbG9yYS5tZXRlcmluZy52MS5XYXRjaEV2ZW50c1JlcXVlc3QaKC5jYWxsb3JhLm1ldGVyaW5nLnYxLldhdGNoRXZlbnRzUmVzcG9uc2UiKZACAartGAQIBxgDgtPkkwIYEhYvdjEvdXNhZ2UvZXZlbnRzOndhdGNoMAESiwEKDUV4cGxhaW5DaGFyZ2USKS5jYWxsb3JhLm1ldGVyaW5nLnYxLkV4cGxhaW5DaGFyZ2VSZXF1ZXN0GiouY2FsbG9yYS5tZXRlcmluZy52MS5FeHBsYWluQ2hhcmdlUmVzcG9uc2UiI5ACAartGAQIBxgDgtPkkwISEhAvdjEvdXNhZ2UvY2hhcmdlEosBCgxHZXRXYXRlcm1hcmsSKC5jYWxsb3JhLm1ldGVyaW5nLnYxLkdldFdhdGVybWFya1JlcXVlc3QaKS5jYWxsb3JhLm1ldGVyaW5nLnYxLkdldFdhdGVybWFya1Jlc3BvbnNlIiaQAgGq7RgECAcYA4LT5JMCFRITL3YxL3VzYWdlL3dhdGVybWFya2IGcHJvdG8z", [file_buf_validate_validate, file_callora_policy_v1_policy, file_google_api_annotations, file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * One use of an API. Its identity is (account, source, id).
@@ -31,7 +31,7 @@ export type UsageEvent = Message<"callora.metering.v1.UsageEvent"> & {
   source: string;
 
   /**
-   * Unique within the source.
+   * Unique within the source. Ids that grow with time (UUIDv7, ULID) are the cheapest.
    *
    * @generated from field: string id = 2;
    */
@@ -52,7 +52,7 @@ export type UsageEvent = Message<"callora.metering.v1.UsageEvent"> & {
   apiId: string;
 
   /**
-   * When. Unset means when it was received.
+   * When, at most 40 days ago and 5 minutes ahead. Unset means when it was received.
    *
    * @generated from field: google.protobuf.Timestamp time = 5;
    */
@@ -78,6 +78,20 @@ export type UsageEvent = Message<"callora.metering.v1.UsageEvent"> & {
    * @generated from field: bool test = 8;
    */
   test: boolean;
+
+  /**
+   * What meters read: a JSON object, in which numbers keep all their digits. Empty means none.
+   *
+   * @generated from field: string data = 9;
+   */
+  data: string;
+
+  /**
+   * How many units were used, for prices by unit. Zero means one.
+   *
+   * @generated from field: uint64 units = 10;
+   */
+  units: bigint;
 };
 
 /**
@@ -101,7 +115,7 @@ export type AppliedEvent = Message<"callora.metering.v1.AppliedEvent"> & {
   event?: UsageEvent | undefined;
 
   /**
-   * What was charged, in nano-USDC.
+   * What was charged, in nano-USDC, before corrections.
    *
    * @generated from field: int64 charged_nanos = 2;
    */
@@ -134,6 +148,34 @@ export type AppliedEvent = Message<"callora.metering.v1.AppliedEvent"> & {
    * @generated from field: int32 conflicts = 6;
    */
   conflicts: number;
+
+  /**
+   * Which of the events at the position it is.
+   *
+   * @generated from field: int32 ordinal = 7;
+   */
+  ordinal: number;
+
+  /**
+   * When the journal received it.
+   *
+   * @generated from field: google.protobuf.Timestamp receive_time = 8;
+   */
+  receiveTime?: Timestamp | undefined;
+
+  /**
+   * The first day of the month that it is billed in. Later than its own month when that was closed.
+   *
+   * @generated from field: string booked_month = 9;
+   */
+  bookedMonth: string;
+
+  /**
+   * What corrections added to the charge. Negative when they took from it.
+   *
+   * @generated from field: int64 corrected_nanos = 10;
+   */
+  correctedNanos: bigint;
 };
 
 /**
@@ -144,15 +186,99 @@ export const AppliedEventSchema: GenMessage<AppliedEvent> = /*@__PURE__*/
   messageDesc(file_callora_metering_v1_metering_service, 1);
 
 /**
+ * What became of one event.
+ *
+ * @generated from message callora.metering.v1.UsageResult
+ */
+export type UsageResult = Message<"callora.metering.v1.UsageResult"> & {
+  /**
+   * What became of it.
+   *
+   * @generated from field: callora.metering.v1.UsageOutcome outcome = 1;
+   */
+  outcome: UsageOutcome;
+
+  /**
+   * Where in the journal it stands. Zero when it was rejected.
+   *
+   * @generated from field: int64 position = 2;
+   */
+  position: bigint;
+
+  /**
+   * Which of the events at the position it is.
+   *
+   * @generated from field: int32 ordinal = 3;
+   */
+  ordinal: number;
+
+  /**
+   * What is wrong with it. Only when it was rejected.
+   *
+   * @generated from field: repeated callora.metering.v1.UsageViolation violations = 4;
+   */
+  violations: UsageViolation[];
+};
+
+/**
+ * Describes the message callora.metering.v1.UsageResult.
+ * Use `create(UsageResultSchema)` to create a new message.
+ */
+export const UsageResultSchema: GenMessage<UsageResult> = /*@__PURE__*/
+  messageDesc(file_callora_metering_v1_metering_service, 2);
+
+/**
+ * What is wrong with a field of an event.
+ *
+ * @generated from message callora.metering.v1.UsageViolation
+ */
+export type UsageViolation = Message<"callora.metering.v1.UsageViolation"> & {
+  /**
+   * The field, for example `account_id`.
+   *
+   * @generated from field: string field = 1;
+   */
+  field: string;
+
+  /**
+   * What it must be.
+   *
+   * @generated from field: string description = 2;
+   */
+  description: string;
+};
+
+/**
+ * Describes the message callora.metering.v1.UsageViolation.
+ * Use `create(UsageViolationSchema)` to create a new message.
+ */
+export const UsageViolationSchema: GenMessage<UsageViolation> = /*@__PURE__*/
+  messageDesc(file_callora_metering_v1_metering_service, 3);
+
+/**
  * @generated from message callora.metering.v1.RecordUsageRequest
  */
 export type RecordUsageRequest = Message<"callora.metering.v1.RecordUsageRequest"> & {
   /**
-   * All are recorded, or none.
+   * Atomic: all are recorded, or none. An event's own limits are checked by the service, for both ways.
    *
    * @generated from field: repeated callora.metering.v1.UsageEvent events = 1;
    */
   events: UsageEvent[];
+
+  /**
+   * Record what is valid and answer for each event, instead of refusing all for one.
+   *
+   * @generated from field: bool partial = 2;
+   */
+  partial: boolean;
+
+  /**
+   * Wait so long, at most 10 seconds, for what became of the events. Unset means not at all.
+   *
+   * @generated from field: google.protobuf.Duration wait_for_projection = 3;
+   */
+  waitForProjection?: Duration | undefined;
 };
 
 /**
@@ -160,18 +286,32 @@ export type RecordUsageRequest = Message<"callora.metering.v1.RecordUsageRequest
  * Use `create(RecordUsageRequestSchema)` to create a new message.
  */
 export const RecordUsageRequestSchema: GenMessage<RecordUsageRequest> = /*@__PURE__*/
-  messageDesc(file_callora_metering_v1_metering_service, 2);
+  messageDesc(file_callora_metering_v1_metering_service, 4);
 
 /**
  * @generated from message callora.metering.v1.RecordUsageResponse
  */
 export type RecordUsageResponse = Message<"callora.metering.v1.RecordUsageResponse"> & {
   /**
-   * Where in the journal the events stand. They are applied when the watermark has reached it.
+   * Where in the journal the last of the events stands. They are applied when the watermark has reached it.
    *
    * @generated from field: int64 position = 1;
    */
   position: bigint;
+
+  /**
+   * One for each event, in the order of the request. Empty for an atomic request that does not wait.
+   *
+   * @generated from field: repeated callora.metering.v1.UsageResult results = 2;
+   */
+  results: UsageResult[];
+
+  /**
+   * The journal is applied up to this position.
+   *
+   * @generated from field: int64 watermark = 3;
+   */
+  watermark: bigint;
 };
 
 /**
@@ -179,7 +319,101 @@ export type RecordUsageResponse = Message<"callora.metering.v1.RecordUsageRespon
  * Use `create(RecordUsageResponseSchema)` to create a new message.
  */
 export const RecordUsageResponseSchema: GenMessage<RecordUsageResponse> = /*@__PURE__*/
-  messageDesc(file_callora_metering_v1_metering_service, 3);
+  messageDesc(file_callora_metering_v1_metering_service, 5);
+
+/**
+ * @generated from message callora.metering.v1.StreamUsageRequest
+ */
+export type StreamUsageRequest = Message<"callora.metering.v1.StreamUsageRequest"> & {
+  /**
+   * The same as one request of RecordUsage.
+   *
+   * @generated from field: repeated callora.metering.v1.UsageEvent events = 1;
+   */
+  events: UsageEvent[];
+
+  /**
+   * Record what is valid. Otherwise the stream ends at the first message with an invalid event.
+   *
+   * @generated from field: bool partial = 2;
+   */
+  partial: boolean;
+};
+
+/**
+ * Describes the message callora.metering.v1.StreamUsageRequest.
+ * Use `create(StreamUsageRequestSchema)` to create a new message.
+ */
+export const StreamUsageRequestSchema: GenMessage<StreamUsageRequest> = /*@__PURE__*/
+  messageDesc(file_callora_metering_v1_metering_service, 6);
+
+/**
+ * @generated from message callora.metering.v1.StreamUsageResponse
+ */
+export type StreamUsageResponse = Message<"callora.metering.v1.StreamUsageResponse"> & {
+  /**
+   * Events that are durable.
+   *
+   * @generated from field: int64 accepted = 1;
+   */
+  accepted: bigint;
+
+  /**
+   * Events that were refused.
+   *
+   * @generated from field: int64 rejected = 2;
+   */
+  rejected: bigint;
+
+  /**
+   * The first 100 refusals, by the event's place in the stream.
+   *
+   * @generated from field: repeated callora.metering.v1.StreamRefusal refusals = 3;
+   */
+  refusals: StreamRefusal[];
+
+  /**
+   * Where in the journal the last event stands.
+   *
+   * @generated from field: int64 position = 4;
+   */
+  position: bigint;
+};
+
+/**
+ * Describes the message callora.metering.v1.StreamUsageResponse.
+ * Use `create(StreamUsageResponseSchema)` to create a new message.
+ */
+export const StreamUsageResponseSchema: GenMessage<StreamUsageResponse> = /*@__PURE__*/
+  messageDesc(file_callora_metering_v1_metering_service, 7);
+
+/**
+ * One event of a stream that was refused.
+ *
+ * @generated from message callora.metering.v1.StreamRefusal
+ */
+export type StreamRefusal = Message<"callora.metering.v1.StreamRefusal"> & {
+  /**
+   * Its place in the stream, from zero.
+   *
+   * @generated from field: int64 index = 1;
+   */
+  index: bigint;
+
+  /**
+   * What is wrong with it.
+   *
+   * @generated from field: repeated callora.metering.v1.UsageViolation violations = 2;
+   */
+  violations: UsageViolation[];
+};
+
+/**
+ * Describes the message callora.metering.v1.StreamRefusal.
+ * Use `create(StreamRefusalSchema)` to create a new message.
+ */
+export const StreamRefusalSchema: GenMessage<StreamRefusal> = /*@__PURE__*/
+  messageDesc(file_callora_metering_v1_metering_service, 8);
 
 /**
  * @generated from message callora.metering.v1.GetEventRequest
@@ -205,7 +439,7 @@ export type GetEventRequest = Message<"callora.metering.v1.GetEventRequest"> & {
  * Use `create(GetEventRequestSchema)` to create a new message.
  */
 export const GetEventRequestSchema: GenMessage<GetEventRequest> = /*@__PURE__*/
-  messageDesc(file_callora_metering_v1_metering_service, 4);
+  messageDesc(file_callora_metering_v1_metering_service, 9);
 
 /**
  * @generated from message callora.metering.v1.GetEventResponse
@@ -217,6 +451,13 @@ export type GetEventResponse = Message<"callora.metering.v1.GetEventResponse"> &
    * @generated from field: callora.metering.v1.AppliedEvent event = 1;
    */
   event?: AppliedEvent | undefined;
+
+  /**
+   * The journal is applied up to this position.
+   *
+   * @generated from field: int64 watermark = 2;
+   */
+  watermark: bigint;
 };
 
 /**
@@ -224,7 +465,464 @@ export type GetEventResponse = Message<"callora.metering.v1.GetEventResponse"> &
  * Use `create(GetEventResponseSchema)` to create a new message.
  */
 export const GetEventResponseSchema: GenMessage<GetEventResponse> = /*@__PURE__*/
-  messageDesc(file_callora_metering_v1_metering_service, 5);
+  messageDesc(file_callora_metering_v1_metering_service, 10);
+
+/**
+ * @generated from message callora.metering.v1.ListEventsRequest
+ */
+export type ListEventsRequest = Message<"callora.metering.v1.ListEventsRequest"> & {
+  /**
+   * Start of the range, inclusive. Unset means a day before `end_time`.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 1;
+   */
+  startTime?: Timestamp | undefined;
+
+  /**
+   * End of the range, exclusive. Unset means now.
+   *
+   * @generated from field: google.protobuf.Timestamp end_time = 2;
+   */
+  endTime?: Timestamp | undefined;
+
+  /**
+   * Most events to return. Zero means 50; more than 250 is an error.
+   *
+   * @generated from field: uint32 page_size = 3;
+   */
+  pageSize: number;
+
+  /**
+   * `next_page_token` of the previous response. Empty means the first page.
+   *
+   * @generated from field: string page_token = 4;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message callora.metering.v1.ListEventsRequest.
+ * Use `create(ListEventsRequestSchema)` to create a new message.
+ */
+export const ListEventsRequestSchema: GenMessage<ListEventsRequest> = /*@__PURE__*/
+  messageDesc(file_callora_metering_v1_metering_service, 11);
+
+/**
+ * @generated from message callora.metering.v1.ListEventsResponse
+ */
+export type ListEventsResponse = Message<"callora.metering.v1.ListEventsResponse"> & {
+  /**
+   * The page, newest first.
+   *
+   * @generated from field: repeated callora.metering.v1.AppliedEvent events = 1;
+   */
+  events: AppliedEvent[];
+
+  /**
+   * The `page_token` of the next page. Empty on the last.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+
+  /**
+   * The journal is applied up to this position.
+   *
+   * @generated from field: int64 watermark = 3;
+   */
+  watermark: bigint;
+};
+
+/**
+ * Describes the message callora.metering.v1.ListEventsResponse.
+ * Use `create(ListEventsResponseSchema)` to create a new message.
+ */
+export const ListEventsResponseSchema: GenMessage<ListEventsResponse> = /*@__PURE__*/
+  messageDesc(file_callora_metering_v1_metering_service, 12);
+
+/**
+ * @generated from message callora.metering.v1.WatchEventsRequest
+ */
+export type WatchEventsRequest = Message<"callora.metering.v1.WatchEventsRequest"> & {
+  /**
+   * Send what comes after it. Empty means from now on; `0.0` from the oldest event that is kept.
+   *
+   * @generated from field: string resume_token = 1;
+   */
+  resumeToken: string;
+};
+
+/**
+ * Describes the message callora.metering.v1.WatchEventsRequest.
+ * Use `create(WatchEventsRequestSchema)` to create a new message.
+ */
+export const WatchEventsRequestSchema: GenMessage<WatchEventsRequest> = /*@__PURE__*/
+  messageDesc(file_callora_metering_v1_metering_service, 13);
+
+/**
+ * @generated from message callora.metering.v1.WatchEventsResponse
+ */
+export type WatchEventsResponse = Message<"callora.metering.v1.WatchEventsResponse"> & {
+  /**
+   * Events that were applied, in the order of the journal. Empty in a sign of life, every 15 seconds.
+   *
+   * @generated from field: repeated callora.metering.v1.AppliedEvent events = 1;
+   */
+  events: AppliedEvent[];
+
+  /**
+   * Where to go on after this answer.
+   *
+   * @generated from field: string resume_token = 2;
+   */
+  resumeToken: string;
+
+  /**
+   * The journal is applied up to this position.
+   *
+   * @generated from field: int64 watermark = 3;
+   */
+  watermark: bigint;
+};
+
+/**
+ * Describes the message callora.metering.v1.WatchEventsResponse.
+ * Use `create(WatchEventsResponseSchema)` to create a new message.
+ */
+export const WatchEventsResponseSchema: GenMessage<WatchEventsResponse> = /*@__PURE__*/
+  messageDesc(file_callora_metering_v1_metering_service, 14);
+
+/**
+ * @generated from message callora.metering.v1.ExplainChargeRequest
+ */
+export type ExplainChargeRequest = Message<"callora.metering.v1.ExplainChargeRequest"> & {
+  /**
+   * The source of the event.
+   *
+   * @generated from field: string source = 1;
+   */
+  source: string;
+
+  /**
+   * Its id within the source.
+   *
+   * @generated from field: string id = 2;
+   */
+  id: string;
+};
+
+/**
+ * Describes the message callora.metering.v1.ExplainChargeRequest.
+ * Use `create(ExplainChargeRequestSchema)` to create a new message.
+ */
+export const ExplainChargeRequestSchema: GenMessage<ExplainChargeRequest> = /*@__PURE__*/
+  messageDesc(file_callora_metering_v1_metering_service, 15);
+
+/**
+ * @generated from message callora.metering.v1.ExplainChargeResponse
+ */
+export type ExplainChargeResponse = Message<"callora.metering.v1.ExplainChargeResponse"> & {
+  /**
+   * The event.
+   *
+   * @generated from field: callora.metering.v1.AppliedEvent event = 1;
+   */
+  event?: AppliedEvent | undefined;
+
+  /**
+   * How its price came about.
+   *
+   * @generated from field: callora.metering.v1.Rating rating = 2;
+   */
+  rating?: Rating | undefined;
+
+  /**
+   * What paid for it. The amounts add up to the charge.
+   *
+   * @generated from field: repeated callora.metering.v1.Funding funding = 3;
+   */
+  funding: Funding[];
+
+  /**
+   * The ledger entries that hold its share, and those of its corrections.
+   *
+   * @generated from field: repeated callora.metering.v1.ChargeEntry entries = 4;
+   */
+  entries: ChargeEntry[];
+
+  /**
+   * What corrected it, oldest first.
+   *
+   * @generated from field: repeated callora.metering.v1.Correction corrections = 5;
+   */
+  corrections: Correction[];
+
+  /**
+   * The journal is applied up to this position.
+   *
+   * @generated from field: int64 watermark = 6;
+   */
+  watermark: bigint;
+};
+
+/**
+ * Describes the message callora.metering.v1.ExplainChargeResponse.
+ * Use `create(ExplainChargeResponseSchema)` to create a new message.
+ */
+export const ExplainChargeResponseSchema: GenMessage<ExplainChargeResponse> = /*@__PURE__*/
+  messageDesc(file_callora_metering_v1_metering_service, 16);
+
+/**
+ * How a price came about.
+ *
+ * @generated from message callora.metering.v1.Rating
+ */
+export type Rating = Message<"callora.metering.v1.Rating"> & {
+  /**
+   * The API's price that was charged.
+   *
+   * @generated from field: int32 price_version = 1;
+   */
+  priceVersion: number;
+
+  /**
+   * How the price counts: `per_call`, or `free` from status 500 on.
+   *
+   * @generated from field: string model = 2;
+   */
+  model: string;
+
+  /**
+   * Units that were charged.
+   *
+   * @generated from field: int64 units = 3;
+   */
+  units: bigint;
+
+  /**
+   * The steps of the price and what each came to. One for a price without steps.
+   *
+   * @generated from field: repeated callora.metering.v1.RatedTier tiers = 4;
+   */
+  tiers: RatedTier[];
+
+  /**
+   * What was charged, in nano-USDC.
+   *
+   * @generated from field: int64 charged_nanos = 5;
+   */
+  chargedNanos: bigint;
+
+  /**
+   * The platform's share of it.
+   *
+   * @generated from field: int64 fee_nanos = 6;
+   */
+  feeNanos: bigint;
+
+  /**
+   * The platform's share in hundredths of a percent.
+   *
+   * @generated from field: int32 fee_basis_points = 7;
+   */
+  feeBasisPoints: number;
+
+  /**
+   * Whether rating the journal's entry again gives the same bytes.
+   *
+   * @generated from field: bool reproduced = 8;
+   */
+  reproduced: boolean;
+};
+
+/**
+ * Describes the message callora.metering.v1.Rating.
+ * Use `create(RatingSchema)` to create a new message.
+ */
+export const RatingSchema: GenMessage<Rating> = /*@__PURE__*/
+  messageDesc(file_callora_metering_v1_metering_service, 17);
+
+/**
+ * One step of a price.
+ *
+ * @generated from message callora.metering.v1.RatedTier
+ */
+export type RatedTier = Message<"callora.metering.v1.RatedTier"> & {
+  /**
+   * The first unit of the step.
+   *
+   * @generated from field: int64 from_unit = 1;
+   */
+  fromUnit: bigint;
+
+  /**
+   * Units in it.
+   *
+   * @generated from field: int64 units = 2;
+   */
+  units: bigint;
+
+  /**
+   * Price of one unit, in nano-USDC.
+   *
+   * @generated from field: int64 unit_nanos = 3;
+   */
+  unitNanos: bigint;
+
+  /**
+   * What they came to.
+   *
+   * @generated from field: int64 amount_nanos = 4;
+   */
+  amountNanos: bigint;
+};
+
+/**
+ * Describes the message callora.metering.v1.RatedTier.
+ * Use `create(RatedTierSchema)` to create a new message.
+ */
+export const RatedTierSchema: GenMessage<RatedTier> = /*@__PURE__*/
+  messageDesc(file_callora_metering_v1_metering_service, 18);
+
+/**
+ * What paid for a part of a charge.
+ *
+ * @generated from message callora.metering.v1.Funding
+ */
+export type Funding = Message<"callora.metering.v1.Funding"> & {
+  /**
+   * What it was.
+   *
+   * @generated from field: callora.metering.v1.FundingKind kind = 1;
+   */
+  kind: FundingKind;
+
+  /**
+   * The lease, or the grant that is burned by the order of grants. Empty for a debt.
+   *
+   * @generated from field: string source_id = 2;
+   */
+  sourceId: string;
+
+  /**
+   * How much, in nano-USDC.
+   *
+   * @generated from field: int64 amount_nanos = 3;
+   */
+  amountNanos: bigint;
+};
+
+/**
+ * Describes the message callora.metering.v1.Funding.
+ * Use `create(FundingSchema)` to create a new message.
+ */
+export const FundingSchema: GenMessage<Funding> = /*@__PURE__*/
+  messageDesc(file_callora_metering_v1_metering_service, 19);
+
+/**
+ * A ledger entry that holds an event's share.
+ *
+ * @generated from message callora.metering.v1.ChargeEntry
+ */
+export type ChargeEntry = Message<"callora.metering.v1.ChargeEntry"> & {
+  /**
+   * The transfer.
+   *
+   * @generated from field: string transfer_id = 1;
+   */
+  transferId: string;
+
+  /**
+   * The kind of money that it takes from.
+   *
+   * @generated from field: string debit_kind = 2;
+   */
+  debitKind: string;
+
+  /**
+   * The kind of money that it adds to.
+   *
+   * @generated from field: string credit_kind = 3;
+   */
+  creditKind: string;
+
+  /**
+   * The whole transfer: the share of all events that were applied together.
+   *
+   * @generated from field: int64 amount_nanos = 4;
+   */
+  amountNanos: bigint;
+
+  /**
+   * The event's share of it.
+   *
+   * @generated from field: int64 share_nanos = 5;
+   */
+  shareNanos: bigint;
+};
+
+/**
+ * Describes the message callora.metering.v1.ChargeEntry.
+ * Use `create(ChargeEntrySchema)` to create a new message.
+ */
+export const ChargeEntrySchema: GenMessage<ChargeEntry> = /*@__PURE__*/
+  messageDesc(file_callora_metering_v1_metering_service, 20);
+
+/**
+ * A correction of an event. Refers to it, and never changes it.
+ *
+ * @generated from message callora.metering.v1.Correction
+ */
+export type Correction = Message<"callora.metering.v1.Correction"> & {
+  /**
+   * Assigned by the server, for example `cor_01j9x0c5m2...`.
+   *
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * Whether it takes the event back wholly.
+   *
+   * @generated from field: bool void = 2;
+   */
+  void: boolean;
+
+  /**
+   * What it added to the charge, in nano-USDC.
+   *
+   * @generated from field: int64 delta_nanos = 3;
+   */
+  deltaNanos: bigint;
+
+  /**
+   * Why.
+   *
+   * @generated from field: string reason = 4;
+   */
+  reason: string;
+
+  /**
+   * Where in the journal it stands. Zero until it is applied.
+   *
+   * @generated from field: int64 position = 5;
+   */
+  position: bigint;
+
+  /**
+   * When it was made.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time = 6;
+   */
+  createTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message callora.metering.v1.Correction.
+ * Use `create(CorrectionSchema)` to create a new message.
+ */
+export const CorrectionSchema: GenMessage<Correction> = /*@__PURE__*/
+  messageDesc(file_callora_metering_v1_metering_service, 21);
 
 /**
  * @generated from message callora.metering.v1.GetWatermarkRequest
@@ -237,7 +935,7 @@ export type GetWatermarkRequest = Message<"callora.metering.v1.GetWatermarkReque
  * Use `create(GetWatermarkRequestSchema)` to create a new message.
  */
 export const GetWatermarkRequestSchema: GenMessage<GetWatermarkRequest> = /*@__PURE__*/
-  messageDesc(file_callora_metering_v1_metering_service, 6);
+  messageDesc(file_callora_metering_v1_metering_service, 22);
 
 /**
  * @generated from message callora.metering.v1.GetWatermarkResponse
@@ -256,6 +954,20 @@ export type GetWatermarkResponse = Message<"callora.metering.v1.GetWatermarkResp
    * @generated from field: int64 durable_position = 2;
    */
   durablePosition: bigint;
+
+  /**
+   * Since when the oldest event that is not applied waits. Unset when none does.
+   *
+   * @generated from field: google.protobuf.Timestamp oldest_waiting_time = 3;
+   */
+  oldestWaitingTime?: Timestamp | undefined;
+
+  /**
+   * Events in quarantine that nobody has dealt with.
+   *
+   * @generated from field: int64 quarantined = 4;
+   */
+  quarantined: bigint;
 };
 
 /**
@@ -263,10 +975,134 @@ export type GetWatermarkResponse = Message<"callora.metering.v1.GetWatermarkResp
  * Use `create(GetWatermarkResponseSchema)` to create a new message.
  */
 export const GetWatermarkResponseSchema: GenMessage<GetWatermarkResponse> = /*@__PURE__*/
-  messageDesc(file_callora_metering_v1_metering_service, 7);
+  messageDesc(file_callora_metering_v1_metering_service, 23);
 
 /**
- * Record usage, each event once.
+ * What became of one event of a request.
+ *
+ * @generated from enum callora.metering.v1.UsageOutcome
+ */
+export const UsageOutcome = {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: USAGE_OUTCOME_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * Durable, not known to be applied.
+   *
+   * @generated from enum value: USAGE_OUTCOME_ACCEPTED = 1;
+   */
+  ACCEPTED: 1,
+
+  /**
+   * Not recorded: see `violations`.
+   *
+   * @generated from enum value: USAGE_OUTCOME_REJECTED = 2;
+   */
+  REJECTED: 2,
+
+  /**
+   * Applied and charged once. Only with `wait_for_projection`.
+   *
+   * @generated from enum value: USAGE_OUTCOME_APPLIED = 3;
+   */
+  APPLIED: 3,
+
+  /**
+   * The same event was there. Only with `wait_for_projection`.
+   *
+   * @generated from enum value: USAGE_OUTCOME_DUPLICATE = 4;
+   */
+  DUPLICATE: 4,
+
+  /**
+   * Another event was there under the identity; this one is kept aside. Only with `wait_for_projection`.
+   *
+   * @generated from enum value: USAGE_OUTCOME_CONFLICT = 5;
+   */
+  CONFLICT: 5,
+
+  /**
+   * It could not be applied and is kept aside. Only with `wait_for_projection`.
+   *
+   * @generated from enum value: USAGE_OUTCOME_QUARANTINED = 6;
+   */
+  QUARANTINED: 6,
+} as const;
+
+/**
+ * What became of one event of a request.
+ *
+ * @generated from enum callora.metering.v1.UsageOutcome
+ */
+export type UsageOutcome = (typeof UsageOutcome)[keyof typeof UsageOutcome] | UnknownEnum;
+
+/**
+ * Describes the enum callora.metering.v1.UsageOutcome.
+ */
+export const UsageOutcomeSchema: GenEnum<UsageOutcome> = /*@__PURE__*/
+  enumDesc(file_callora_metering_v1_metering_service, 0);
+
+/**
+ * What paid for a charge.
+ *
+ * @generated from enum callora.metering.v1.FundingKind
+ */
+export const FundingKind = {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: FUNDING_KIND_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * Set aside by a lease.
+   *
+   * @generated from enum value: FUNDING_KIND_LEASE = 1;
+   */
+  LEASE: 1,
+
+  /**
+   * The balance.
+   *
+   * @generated from enum value: FUNDING_KIND_BALANCE = 2;
+   */
+  BALANCE: 2,
+
+  /**
+   * Nothing yet: the consumer owes it.
+   *
+   * @generated from enum value: FUNDING_KIND_RECEIVABLE = 3;
+   */
+  RECEIVABLE: 3,
+
+  /**
+   * Of the above, what came from one grant.
+   *
+   * @generated from enum value: FUNDING_KIND_GRANT = 4;
+   */
+  GRANT: 4,
+} as const;
+
+/**
+ * What paid for a charge.
+ *
+ * @generated from enum callora.metering.v1.FundingKind
+ */
+export type FundingKind = (typeof FundingKind)[keyof typeof FundingKind] | UnknownEnum;
+
+/**
+ * Describes the enum callora.metering.v1.FundingKind.
+ */
+export const FundingKindSchema: GenEnum<FundingKind> = /*@__PURE__*/
+  enumDesc(file_callora_metering_v1_metering_service, 1);
+
+/**
+ * Record usage, each event once, and see what became of it.
  *
  * @generated from service callora.metering.v1.MeteringService
  */
@@ -274,9 +1110,10 @@ export const MeteringService: GenService<{
   /**
    * Record events that did not pass through the gateway.
    *
-   * The answer means durable: every event is in the journal. An event with the `source` and `id` of an earlier one
-   * of the same account is a duplicate when its body is the same, and a conflict otherwise; neither is charged. Both
-   * are known only once the event is applied: see GetEvent.
+   * The answer means durable: every accepted event is in the journal. An event with the `source` and `id` of an
+   * earlier one of the same account is a duplicate when its body is the same, and a conflict otherwise; neither is
+   * charged. Both are known only once the event is applied: see `wait_for_projection` and GetEvent. UNAVAILABLE, with
+   * reason JOURNAL_BUSY, when too many events wait to be written: nothing of the request is recorded.
    *
    * @generated from rpc callora.metering.v1.MeteringService.RecordUsage
    */
@@ -286,9 +1123,23 @@ export const MeteringService: GenService<{
     output: typeof RecordUsageResponseSchema;
   },
   /**
+   * Record a stream of events. Each message is taken or refused as one of RecordUsage would be.
+   *
+   * The answer comes when all that was accepted is durable. A stream that breaks off may have recorded any of its
+   * messages: send them again, each event counts once.
+   *
+   * @generated from rpc callora.metering.v1.MeteringService.StreamUsage
+   */
+  streamUsage: {
+    methodKind: "client_streaming";
+    input: typeof StreamUsageRequestSchema;
+    output: typeof StreamUsageResponseSchema;
+  },
+  /**
    * Get an applied event of the caller, by its identity.
    *
-   * NOT_FOUND until the event is applied: compare `position` of its receipt with the watermark.
+   * NOT_FOUND until the event is applied: compare `position` of its receipt with the watermark. FAILED_PRECONDITION,
+   * with reason EVENT_QUARANTINED, when it could not be applied.
    *
    * @generated from rpc callora.metering.v1.MeteringService.GetEvent
    */
@@ -296,6 +1147,39 @@ export const MeteringService: GenService<{
     methodKind: "unary";
     input: typeof GetEventRequestSchema;
     output: typeof GetEventResponseSchema;
+  },
+  /**
+   * List the caller's applied events of a time range, newest first.
+   *
+   * @generated from rpc callora.metering.v1.MeteringService.ListEvents
+   */
+  listEvents: {
+    methodKind: "unary";
+    input: typeof ListEventsRequestSchema;
+    output: typeof ListEventsResponseSchema;
+  },
+  /**
+   * Send the caller's events as they are applied, in the order of the journal, each once.
+   *
+   * Go on with the `resume_token` of the last answer that was handled. OUT_OF_RANGE, with reason RESUME_EXPIRED, when
+   * events after the token are already removed.
+   *
+   * @generated from rpc callora.metering.v1.MeteringService.WatchEvents
+   */
+  watchEvents: {
+    methodKind: "server_streaming";
+    input: typeof WatchEventsRequestSchema;
+    output: typeof WatchEventsResponseSchema;
+  },
+  /**
+   * Explain what one of the caller's events cost, and what paid for it.
+   *
+   * @generated from rpc callora.metering.v1.MeteringService.ExplainCharge
+   */
+  explainCharge: {
+    methodKind: "unary";
+    input: typeof ExplainChargeRequestSchema;
+    output: typeof ExplainChargeResponseSchema;
   },
   /**
    * Get how far the journal has been applied.

@@ -1,0 +1,3 @@
+drop table meter_uniques;
+drop table meter_rollups;
+drop table meters;
