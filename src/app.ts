@@ -71,9 +71,12 @@ import { createAddressPolicy } from "./lib/address.ts";
 import { createRateOverrides, type Subject } from "./limits/overrides.ts";
 import { limitService } from "./limits/service.ts";
 import type { Logger } from "./log.ts";
-import { createLoops, type Loops, projectShards, type Uses, writeUses } from "./loops.ts";
+import { createLoops, type Loops, type Uses, writeUses } from "./loops.ts";
 import { createMailer } from "./mailer.ts";
+import { shardCount } from "./metering/entry.ts";
 import { createJournal } from "./metering/journal.ts";
+import { createProjectorMetrics } from "./metering/projector-metrics.ts";
+import { type Projectors, startProjectors } from "./metering/projectors.ts";
 import { meteringService } from "./metering/service.ts";
 import type { Metrics } from "./metrics.ts";
 import { metricsAllowed } from "./metrics.ts";
@@ -134,6 +137,7 @@ export function createApp(deps: AppDeps): App {
   const uses = { tokens: createLastUses(), services: createLastUses() };
   const loops = createLoops(deps, { useLog, uses });
   const limits = createRateLimits(deps);
+  let projectors: Projectors | undefined;
   let boundPort = config.server.port;
   const parts = {
     readiness,
@@ -142,6 +146,7 @@ export function createApp(deps: AppDeps): App {
     uses,
     holder,
     limiter: limits.limiter,
+    wakeProjectors: () => projectors?.wake(),
     ownPorts: () => ownPorts,
     boundPort: () => boundPort,
   };
@@ -172,6 +177,16 @@ export function createApp(deps: AppDeps): App {
       boundPort = bound.port;
       ownPorts.push(bound.port);
       loops.start();
+      projectors = startProjectors({
+        db,
+        progress: { note: () => {} },
+        shards: shardCount,
+        holder,
+        debtLimitNanos: config.debtLimitNanos,
+        now,
+        onError: (err) => log.warn("Cannot finish a round of a projector", { err }),
+        metrics: createProjectorMetrics(metrics.registry),
+      });
       return bound;
     },
     routes: () => edge.routes(),
@@ -187,7 +202,7 @@ export function createApp(deps: AppDeps): App {
       const inTime = () => performance.now() < deadline;
       while (inTime() && (await useLog.flush())) {}
       while (inTime() && (await db.systemTransaction((tx) => drainAll(tx, holder, now())))) {}
-      while (inTime() && (await projectShards(db, now))) {}
+      await projectors?.stop({ deadlineMs: Math.max(0, deadline - performance.now()) });
     },
   };
 }
@@ -207,6 +222,7 @@ interface Parts {
   uses: Uses;
   limiter: Limiter;
   holder: string;
+  wakeProjectors: () => void;
   ownPorts: () => readonly number[];
   /** Known once the server listens. */
   boundPort: () => number;
@@ -226,7 +242,7 @@ function build(deps: AppDeps, parts: Parts) {
   const sessions = rememberSessions({ db, trust });
   const { boundPort } = parts;
   const auth = authMounts({ ...deps, mail, sessions, passwords, lockout, boundPort });
-  const journal = createJournal({ db, onAppended: () => parts.loops.wake("projector") });
+  const journal = createJournal({ db, onAppended: parts.wakeProjectors });
   const { limiter } = parts;
   const quotas = createQuotas({ db, now });
   const verifier = createVerifier({ db, trust, limiter, quotas, useLog: parts.useLog, now });

@@ -96,6 +96,8 @@ export interface Config {
     readonly webAuthSecret: string | undefined;
   };
   readonly platformFeeBasisPoints: number;
+  /** What a consumer may owe of whom nothing else was said. */
+  readonly debtLimitNanos: bigint;
   readonly gateway: {
     /** Networks that an API's upstream may be in although their addresses are private. */
     readonly allowPrivateUpstreams: readonly string[];
@@ -155,6 +157,7 @@ const variables = {
   STELLAR_WEB_AUTH_SECRET: stellarKey("S"),
   EXTERNAL_ISSUERS: externalIssuers(),
   PLATFORM_FEE_BASIS_POINTS: wholeNumber(0, 10_000, 1000),
+  DEBT_LIMIT_NANOS: wholeNumber(0, Number.MAX_SAFE_INTEGER, 100_000_000_000),
   GATEWAY_ALLOW_PRIVATE_UPSTREAMS: networks(),
   GATEWAY_UPSTREAM_TIMEOUT_MS: wholeNumber(1, 600_000, 30_000),
 } satisfies Record<string, z.ZodType>;
@@ -400,6 +403,7 @@ function toConfig(values: Values): Config {
       webAuthSecret: values.STELLAR_WEB_AUTH_SECRET,
     },
     platformFeeBasisPoints: values.PLATFORM_FEE_BASIS_POINTS,
+    debtLimitNanos: BigInt(values.DEBT_LIMIT_NANOS),
     gateway: {
       allowPrivateUpstreams:
         values.GATEWAY_ALLOW_PRIVATE_UPSTREAMS ?? (isDevelopment ? loopbackNetworks : []),

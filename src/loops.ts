@@ -12,8 +12,6 @@ import { deleteOldAnswers } from "./db/once.ts";
 import type { UseLog } from "./keys/use-log.ts";
 import { type Loop, startLoop } from "./lib/loop.ts";
 import type { Logger } from "./log.ts";
-import { shardCount } from "./metering/entry.ts";
-import { projectNext } from "./metering/projector.ts";
 import type { Metrics } from "./metrics.ts";
 import { settleNext } from "./settlement/loop.ts";
 import type { StellarNetwork } from "./stellar/network.ts";
@@ -28,7 +26,7 @@ interface Deps {
 }
 
 /** What a loop does. */
-type LoopName = "projector" | "settlement" | "credentials" | "housekeeping" | "key uses";
+type LoopName = "settlement" | "credentials" | "housekeeping" | "key uses";
 
 /** The background work. */
 export interface Loops {
@@ -54,15 +52,6 @@ export async function writeUses(db: Database, { tokens, services }: Uses): Promi
   }
 }
 
-/** Apply the next rows of each shard. True: there may be more. */
-export async function projectShards(db: Database, now: () => Date): Promise<boolean> {
-  let isMore = false;
-  for (let shard = 0; shard < shardCount; shard++) {
-    isMore = (await db.systemTransaction((tx) => projectNext(tx, shard, now()))) || isMore;
-  }
-  return isMore;
-}
-
 /** Make the loops of the background work. They run once started. */
 export function createLoops(
   { db, sealer, network, log, metrics, now }: Deps,
@@ -83,7 +72,6 @@ export function createLoops(
   }
   return {
     start() {
-      run("projector", 1_000, () => projectShards(db, now));
       run("key uses", 5_000, () => useLog.flush());
       run("settlement", 500, () => settleNext({ db, network, now }));
       run("credentials", 5_000, () => resealNext(reseal, now()));

@@ -15,11 +15,20 @@ import { createLeaseBook } from "../src/gateway/lease-book.ts";
 import { createLogger } from "../src/log.ts";
 import { decodeRow, encodeRow } from "../src/metering/codec.ts";
 import { createJournal } from "../src/metering/journal.ts";
-import { projectNext } from "../src/metering/projector.ts";
+import { projectShard } from "../src/metering/projector.ts";
 import { createMetrics } from "../src/metrics.ts";
 import { openDatabase } from "../src/server.ts";
 import { must, openTestTrust, type startTestApp, testSealer } from "./support/app.ts";
-import { grant, newAccountId, openBooks, seeded, usage } from "./support/books.ts";
+import {
+  grant,
+  holdShard,
+  newAccountId,
+  openBooks,
+  projectOnce,
+  roundOptions,
+  seeded,
+  usage,
+} from "./support/books.ts";
 import { newPerson } from "./support/people.ts";
 import { asSuperuser } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
@@ -207,7 +216,7 @@ describe("a lease", () => {
     expect(await books.held(account, "consumer")).toBe(0n);
     expect(await books.held(account, "lease_escrow")).toBe(10n * price);
 
-    await books.db.systemTransaction((tx) => projectNext(tx, 0, expired));
+    await projectOnce(books.db, 0, { now: expired });
     expect(await books.held(account, "lease_escrow")).toBe(8n * price);
     expect(await close(1n)).toBe(1);
     expect(await close(1n)).toBe(0);
@@ -300,9 +309,10 @@ describe("a lease", () => {
     await books.grant(account, 10n * price);
     const { id } = await lease(books, { account, calls: 10n });
     await books.journal.append([event(account, id)]);
+    const held = must(await holdShard(books.db, 0));
 
     const { position } = await books.db.systemTransaction(async (tx) => {
-      await projectNext(tx, 0, begun);
+      await projectShard(tx, held, roundOptions(begun));
       return books.journal.append([event(account, id)]);
     });
 

@@ -15,10 +15,17 @@ import { shareFloor } from "../src/lib/money.ts";
 import { decodeRow, encodeRow } from "../src/metering/codec.ts";
 import { shardCount, shardOf } from "../src/metering/entry.ts";
 import { getWatermark } from "../src/metering/journal.ts";
-import { projectNext } from "../src/metering/projector.ts";
 import { openDatabase } from "../src/server.ts";
 import { must, type startTestApp, until } from "./support/app.ts";
-import { grant, newAccountId, openBooks, projectAll, seeded, usage } from "./support/books.ts";
+import {
+  grant,
+  newAccountId,
+  openBooks,
+  projectAll,
+  projectOnce,
+  seeded,
+  usage,
+} from "./support/books.ts";
 import { newPerson, type SignedIn } from "./support/people.ts";
 import { asSuperuser } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
@@ -368,9 +375,9 @@ describe("the projector", () => {
           { ...event, endpoint: "GET /other" },
           { ...event, status: 1_000 },
         ]);
-        const failing = books.db.systemTransaction((tx) =>
-          projectNext(failAfter(tx, step), shardOf(account, shardCount), new Date()),
-        );
+        const failing = projectOnce(books.db, shardOf(account, shardCount), {
+          wrap: (tx) => failAfter(tx, step),
+        });
         const isFailed = await failing.then(
           () => false,
           (error: unknown) => {
@@ -433,7 +440,7 @@ describe("the projector", () => {
       );
     }
 
-    await books.db.systemTransaction((tx) => projectNext(tx, 0, new Date()));
+    await projectOnce(books.db, 0);
 
     expect(await books.sum("select position as sum from projector_cursors where shard = 0")).toBe(
       5n,

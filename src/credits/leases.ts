@@ -111,57 +111,55 @@ const openRow = z.object({
   remainder_nanos: z.bigint(),
 });
 
-/** What an applied event takes, and the lease that it names. */
-export interface LeaseCharge {
+/** A lease of an account. */
+export interface LeaseKey {
   accountId: string;
-  mode: Mode;
-  leaseId: string | null;
+  leaseId: string;
+}
+
+/** What events take from a lease. */
+export interface LeaseSpending extends LeaseKey {
   nanos: bigint;
 }
 
+/** What is left of a lease. Zero for one that is closed, or not of the account and mode. */
+export type LeaseRemainder = (accountId: string, mode: Mode, leaseId: string) => bigint;
+
 /**
- * Take applied events from the leases that they name. Tells for each, in their order, whether its lease covered it.
+ * Lock the leases that events name, and tell what is left of each.
  *
- * One that names no lease of its account, a closed one, or one without enough left has to be paid otherwise: what
- * the journal says must never stop the projector, nor take another lease's escrow.
+ * An event may name a lease that does not pay for it: what the journal says must never stop the projector, nor take
+ * another lease's escrow.
  */
-export async function spendLeases(tx: Tx, charges: LeaseCharge[]): Promise<boolean[]> {
-  const named = new Map(
-    charges.map(({ accountId, leaseId }) => [
-      `${accountId} ${leaseId}`,
-      [accountId, leaseId ?? ""],
-    ]),
-  );
+export async function lockLeases(tx: Tx, named: readonly LeaseKey[]): Promise<LeaseRemainder> {
+  if (named.length === 0) {
+    return () => 0n;
+  }
+  const keys = named.map(({ accountId, leaseId }) => [accountId, leaseId]);
   const open = await tx.any(sql.type(openRow)`
     select account_id, id, mode, amount_nanos - spent_nanos as remainder_nanos
     from credit_leases
-    where (account_id, id) in (select * from ${sql.unnest([...named.values()], ["text", "text"])})
+    where (account_id, id) in (select * from ${sql.unnest(keys, ["text", "text"])})
       and state <> 'closed'
     order by id for no key update
   `);
   const left = new Map(
-    open.map((row) => [`${row.account_id} ${row.id} ${row.mode}`, row.remainder_nanos]),
+    open.map((row) => [`${row.account_id} ${row.mode} ${row.id}`, row.remainder_nanos]),
   );
-  const covered = charges.map(({ accountId, mode, leaseId, nanos }) => {
-    const key = `${accountId} ${leaseId} ${mode}`;
-    const remainder = left.get(key) ?? -1n;
-    if (remainder < nanos) {
-      return false;
-    }
-    left.set(key, remainder - nanos);
-    return true;
-  });
-  const rows = open.map((row) => {
-    const remainder = left.get(`${row.account_id} ${row.id} ${row.mode}`) ?? row.remainder_nanos;
-    return [row.account_id, row.id, (row.remainder_nanos - remainder).toString()];
-  });
+  return (accountId, mode, leaseId) => left.get(`${accountId} ${mode} ${leaseId}`) ?? 0n;
+}
+
+/** Take from leases, each named once, what applied events cost. Lock them first. */
+export async function spendLeases(tx: Tx, spent: readonly LeaseSpending[]): Promise<void> {
+  if (spent.length === 0) {
+    return;
+  }
+  const rows = spent.map(({ accountId, leaseId, nanos }) => [accountId, leaseId, nanos.toString()]);
   await tx.query(sql.type(nothing)`
     update credit_leases set spent_nanos = spent_nanos + spent.nanos
     from ${sql.unnest(rows, ["text", "text", "int8"])} as spent (account_id, id, nanos)
     where credit_leases.account_id = spent.account_id and credit_leases.id = spent.id
-      and spent.nanos > 0
   `);
-  return covered;
 }
 
 const drainedRow = z.object({

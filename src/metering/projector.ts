@@ -1,176 +1,253 @@
 import { sql } from "slonik";
 import { z } from "zod";
-import { closeDrainedLeases, findFence, spendLeases } from "../credits/leases.ts";
+import { closeDrainedLeases } from "../credits/leases.ts";
 import { nothing, type Tx } from "../db/pool.ts";
-import { decodeRow, encodeRow } from "./codec.ts";
-import type { UsageEntry } from "./entry.ts";
+import { applyAround, tryUsage } from "./apply-around.ts";
+import type { Refusal } from "./bisect.ts";
+import { encodeRow } from "./codec.ts";
+import { applyCorrections } from "./corrections.ts";
+import type { Candidate, Decision } from "./decide.ts";
+import { type ReadRow, readEntries, readNext } from "./journal-rows.ts";
+import { addMeters } from "./meter-rollup.ts";
+import {
+  type Batch,
+  type Counts,
+  insertMessages,
+  insertProjection,
+  type Message,
+} from "./projections.ts";
 import { insertQuarantine, type Quarantined } from "./quarantine.ts";
-import { type Charge, chargeEvents } from "./rating.ts";
-import { addRollups } from "./rollup.ts";
-import { identity, insertEvents, markRepeats, type Placed } from "./store.ts";
+import { type ShardLease, shardLeaseMs } from "./shard-lease.ts";
+import { findClosedMonths } from "./totals.ts";
 
-/** Journal rows, and entries in them, applied in one transaction: it must end well before a statement's deadline. */
-const rowsMax = 50;
-const entriesMax = 5_000;
+/** How a round goes. */
+export interface RoundOptions {
+  /** Entries that it applies, as far as rows allow. */
+  entriesMax: number;
+  /** What an account may owe of which nothing else was said. */
+  debtLimitNanos: bigint;
+  now: Date;
+}
 
-const cursorRow = z.object({ position: z.bigint() });
-const journalRow = z.object({
-  head: z.bigint(),
-  position: z.bigint().nullable(),
-  codec: z.number().nullable(),
-  body: z.instanceof(Buffer).nullable(),
-  entries: z.number().nullable(),
-  appended_at: z.number().nullable(),
-});
-
-interface Row {
+/** What a round did. */
+export interface Round {
+  /** More: there may be more at once. Fenced: another one holds the shard, and nothing was done. */
+  outcome: "more" | "idle" | "fenced";
+  /** What is applied of the shard. */
   position: bigint;
-  codec: number;
-  body: Buffer;
-  entries: number;
-  receivedAt: Date;
+  counts: Counts;
+}
+
+const noCounts: Counts = { events: 0, duplicates: 0, conflicts: 0, quarantined: 0 };
+
+/** Entries among which the refused ones are looked for. */
+const searchEntriesMax = 1_000;
+
+/**
+ * Apply a shard's next rows: events, sums, money and the cursor in one transaction, so that each event counts once
+ * whatever crashes. Throws what may pass; what fails for good goes to quarantine, and never stops the rest.
+ *
+ * The lock on the cursor's row, taken with the fence, makes it the only one for the shard. Rows are read before: while
+ * they are on their way, a process that is stopped holds no lock, and afterwards the database ends its session.
+ * Leases that wait for nothing more come first, in a transaction of their own: both move balances, and a transaction
+ * moves them once, in one order. Rows after a draining lease's fence wait until what is left of it is back: they may
+ * have to be paid from it.
+ */
+export async function projectShard(
+  tx: Tx,
+  lease: ShardLease,
+  options: RoundOptions,
+): Promise<Round> {
+  const { shard } = lease;
+  await limitWaits(tx);
+  const next = await readNext(tx, shard, options.entriesMax);
+  const { cursor, fence } = next;
+  const end = fence !== null && fence < next.head ? fence : next.head;
+  const isDrained = fence !== null && fence <= cursor;
+  if (end <= cursor && !isDrained) {
+    return { outcome: "idle", position: cursor, counts: noCounts };
+  }
+  if (!(await lockCursor(tx, lease, cursor))) {
+    return { outcome: "fenced", position: cursor, counts: noCounts };
+  }
+  if (isDrained) {
+    await closeDrainedLeases(tx, { shard, position: cursor }, options.now);
+    return { outcome: "more", position: cursor, counts: noCounts };
+  }
+  const ready = next.rows.filter((row) => row.position <= end);
+  const rows = sameKind(await readEntries(shard, ready));
+  const { taken, counts } = await applyRows(tx, lease, rows, options);
+  const isAll = taken === ready.length && (next.isWhole || ready.length < next.rows.length);
+  const position = isAll ? end : (rows[taken - 1]?.position ?? cursor);
+  await moveCursor(tx, lease, { position, now: options.now });
+  return { outcome: "more", position, counts };
 }
 
 /**
- * Apply the next journal rows of a shard: events, roll-ups, charges and the cursor in one transaction, so that each
- * event counts once whatever crashes. True: there may be more.
- *
- * The lock on the cursor's row makes it the only one for the shard; another one that comes finds it taken and leaves.
- * Leases that wait for nothing more come first, in a transaction of their own: both move balances, and a transaction
- * moves them once, in one order. Rows after a draining lease's fence wait until what is left of it is back: they may
- * have to be paid from it. Positions of other shards are passed by.
+ * Bound how long locks are waited for and held: the database ends the session of a process that was stopped in the
+ * middle, so that another one can go on.
  */
-export async function projectNext(tx: Tx, shard: number, now: Date): Promise<boolean> {
-  const cursor = await tx.maybeOne(sql.type(cursorRow)`
-    select position from projector_cursors where shard = ${shard} for update skip locked
+async function limitWaits(tx: Tx): Promise<void> {
+  await tx.query(sql.type(z.unknown())`
+    select set_config('idle_in_transaction_session_timeout', '2s', true),
+      set_config('lock_timeout', '2s', true)
   `);
-  if (cursor === null) {
-    return false;
-  }
-  if ((await closeDrainedLeases(tx, { shard, position: cursor.position }, now)) > 0) {
-    return true;
-  }
-  const { head, read } = await readRows(tx, shard, cursor.position);
-  // Read after the rows: a row that an ended lease did not pay for comes after that lease's end.
-  const fence = await findFence(tx, shard);
-  const end = fence !== null && fence < head ? fence : head;
-  const ready = read.filter((row) => row.position <= end);
-  const rows = takeRows(ready);
-  const isAll =
-    rows.length === ready.length && (read.length < rowsMax || read.length > ready.length);
-  const position = isAll ? end : (rows.at(-1)?.position ?? cursor.position);
-  if (position <= cursor.position) {
-    return read.length > 0;
-  }
-  await applyRows(tx, { shard, rows }, now);
-  await tx.query(sql.type(nothing)`
-    update projector_cursors set position = ${position}, updated_at = ${now.toISOString()}
-    where shard = ${shard}
-  `);
-  return true;
 }
 
-/** The journal's head, and the shard's next rows: of one snapshot, so that none up to the head is missing. */
-async function readRows(
+const cursorRow = z.object({ position: z.bigint() });
+
+async function lockCursor(tx: Tx, lease: ShardLease, position: bigint): Promise<boolean> {
+  const row = await tx.maybeOne(sql.type(cursorRow)`
+    select position from projector_cursors
+    where shard = ${lease.shard} and holder = ${lease.holder} and fence = ${lease.fence}
+      and position = ${position}
+    for update
+  `);
+  return row !== null;
+}
+
+/** Move the cursor. It is a sign of life, too. */
+async function moveCursor(
   tx: Tx,
-  shard: number,
-  after: bigint,
-): Promise<{ head: bigint; read: Row[] }> {
-  const found = await tx.any(sql.type(journalRow)`
-    select head.position as head, row.position, row.codec, row.body, row.entries, row.appended_at
-    from journal_head as head
-    left join lateral (
-      select position, codec, body, entries, appended_at from usage_journal
-      where shard = ${shard} and position > ${after}
-      order by position limit ${rowsMax}
-    ) as row on true
-    order by row.position
+  { shard, fence }: ShardLease,
+  { position, now }: { position: bigint; now: Date },
+): Promise<void> {
+  await tx.query(sql.type(nothing)`
+    update projector_cursors
+    set position = ${position}, updated_at = ${now.toISOString()},
+      lease_end = clock_timestamp() + ${shardLeaseMs}::int4 * interval '1 ms'
+    where shard = ${shard} and fence = ${fence}
   `);
-  const read = found.flatMap(({ position, codec, body, entries, appended_at }) =>
-    position === null || codec === null || body === null || entries === null || appended_at === null
-      ? []
-      : [{ position, codec, body, entries, receivedAt: new Date(appended_at) }],
-  );
-  return { head: found[0]?.head ?? after, read };
 }
 
-/** The rows up to the most entries, at least one. */
-function takeRows(rows: readonly Row[]): Row[] {
+/** The rows up to the first that has corrections after usage, or usage after corrections. */
+function sameKind(rows: readonly ReadRow[]): ReadRow[] {
+  const kinds = rows.map((row) => row.corrections.length > 0);
+  const other = kinds.findIndex((kind) => kind !== kinds[0]);
+  return other === -1 ? [...rows] : rows.slice(0, other);
+}
+
+/** Apply as many of the rows as one transaction takes: fewer, when something among them is refused for good. */
+async function applyRows(
+  tx: Tx,
+  lease: ShardLease,
+  rows: readonly ReadRow[],
+  options: RoundOptions,
+): Promise<{ taken: number; counts: Counts }> {
+  const whole = toBatch(lease, rows);
+  if (whole === null) {
+    return { taken: 0, counts: noCounts };
+  }
+  const usage = rows.flatMap((row) => row.usage);
+  const tried = await tryUsage(tx, whole, usage, options);
+  if ("decision" in tried) {
+    const counts = await finish(
+      tx,
+      whole,
+      { rows, decision: tried.decision, poisoned: [] },
+      options,
+    );
+    return { taken: rows.length, counts };
+  }
+  const some = firstRows(rows);
+  const batch = toBatch(lease, some) ?? whole;
+  const found = await applyAround(
+    tx,
+    batch,
+    some.flatMap((row) => row.usage),
+    options,
+  );
+  return { taken: some.length, counts: await finish(tx, batch, { rows: some, ...found }, options) };
+}
+
+function toBatch({ shard, fence }: ShardLease, rows: readonly ReadRow[]): Batch | null {
+  const [first, last] = [rows.at(0), rows.at(-1)];
+  return first === undefined || last === undefined
+    ? null
+    : { shard, fence, first: first.position, last: last.position };
+}
+
+/** The rows up to the most entries among which refused ones are looked for, at least one. */
+function firstRows(rows: readonly ReadRow[]): ReadRow[] {
   let entries = 0;
   return rows.filter((row, index) => {
-    entries += Math.max(1, row.entries);
-    return index === 0 || entries <= entriesMax;
+    entries += row.usage.length;
+    return index === 0 || entries <= searchEntriesMax;
   });
 }
 
-async function applyRows(
+interface Found {
+  rows: readonly ReadRow[];
+  decision: Decision;
+  poisoned: readonly { item: Candidate; refusal: Refusal }[];
+}
+
+/** Apply what follows from the usage, and note what came of the batch. */
+async function finish(
   tx: Tx,
-  { shard, rows }: { shard: number; rows: readonly Row[] },
-  now: Date,
-): Promise<void> {
-  const [first, last] = [rows.at(0), rows.at(-1)];
-  if (first === undefined || last === undefined) {
-    return;
+  batch: Batch,
+  { rows, decision, poisoned }: Found,
+  { now }: RoundOptions,
+): Promise<Counts> {
+  const { shard, last: batchPosition } = batch;
+  const { applied, repeated, refused } = decision;
+  const corrections = rows.flatMap((row) => row.corrections);
+  const failed: Quarantined[] = [];
+  if (corrections.length > 0) {
+    const closed = await findClosedMonths(tx, "1970-01-01");
+    const result = await applyCorrections(tx, corrections, { shard, batchPosition, closed, now });
+    const voided = result.done.filter(({ isVoid }) => isVoid);
+    await addMeters(tx, { applied: [], voided });
+    failed.push(...result.failed);
   }
-  const { placed, refused } = readEntries(rows, shard);
-  await insertQuarantine(tx, refused);
-  const batch = { shard, first: first.position, last: last.position };
-  const inserted = await insertEvents(tx, firstOfEach(placed), batch);
-  const fresh = placed.filter((one) => inserted.get(identity(one.entry)) === one);
-  const repeats = placed.filter((one) => inserted.get(identity(one.entry)) !== one);
-  await markRepeats(tx, repeats, shard);
-  const entries = fresh.map((one) => one.entry);
-  await addRollups(tx, entries);
-  await chargeEvents(tx, { charges: await findPayers(tx, entries), ...batch }, now);
+  const quarantined = [
+    ...rows.flatMap((row) => row.malformed),
+    ...refused.map((one) => toQuarantined(shard, one)),
+    ...poisoned.map(({ item, refusal }) =>
+      toQuarantined(shard, { candidate: item, reason: "POISONED", detail: refusal.detail }),
+    ),
+    ...failed,
+  ];
+  await insertQuarantine(tx, quarantined);
+  await insertMessages(tx, messagesOf(applied, quarantined), shard);
+  const again = [...applied, ...repeated];
+  const counts = {
+    events: applied.length,
+    duplicates: again.reduce((sum, { duplicates }) => sum + duplicates, 0),
+    conflicts: again.reduce((sum, { conflicts }) => sum + conflicts, 0),
+    quarantined: quarantined.length,
+  };
+  await insertProjection(tx, batch, { counts, applied, now });
+  return counts;
 }
 
-/** What the events cost, and whether their leases pay for it. */
-async function findPayers(tx: Tx, entries: readonly UsageEntry[]): Promise<Charge[]> {
-  const charged = entries.filter((entry) => entry.chargedNanos > 0n);
-  const leased = charged.filter(({ lease }) => lease !== null);
-  const covered = await spendLeases(
-    tx,
-    leased.map(({ account, mode, lease, chargedNanos }) => ({
-      accountId: account,
-      mode,
-      leaseId: lease,
-      nanos: chargedNanos,
-    })),
-  );
-  const paid = new Set(leased.filter((_, index) => covered[index]));
-  return charged.map((entry) => ({ entry, isLeased: paid.has(entry) }));
+function toQuarantined(
+  shard: number,
+  { candidate, reason, detail }: Decision["refused"][number],
+): Quarantined {
+  const { entry, place } = candidate;
+  const { account: accountId, mode, chargedNanos } = entry;
+  return { shard, place, accountId, mode, reason, detail, raw: encodeRow([entry]), chargedNanos };
 }
 
-/** What can be read is placed; what cannot goes to quarantine as it came, and never stops the rest. */
-function readEntries(rows: readonly Row[], shard: number) {
-  const placed: Placed[] = [];
-  const refused: Quarantined[] = [];
-  for (const { position, codec, body, receivedAt } of rows) {
-    for (const [ordinal, entry] of decodeRow({ codec, body }).entries.entries()) {
-      const place = { position, ordinal };
-      const none = { shard, place, mode: "live", chargedNanos: 0n } as const;
-      if (entry.kind === "malformed") {
-        const { raw, detail } = entry;
-        refused.push({ ...none, accountId: "", reason: "MALFORMED", detail, raw });
-      } else if ("correctionId" in entry) {
-        const rest = { accountId: entry.account, raw: encodeRow([entry]) };
-        const detail = "corrections cannot be applied yet";
-        refused.push({ ...none, ...rest, reason: "POISONED", detail });
-      } else {
-        placed.push({ entry, place, receivedAt });
-      }
+/** Accounts are told what of theirs is kept aside, and what they came to owe: once a batch. */
+function messagesOf(applied: Decision["applied"], quarantined: readonly Quarantined[]): Message[] {
+  const messages = new Map<string, Message>();
+  for (const { accountId, reason, place } of quarantined) {
+    const key = `${accountId} ${reason}`;
+    const count = Number(messages.get(key)?.payload.count ?? 0) + 1;
+    const payload = { reason, count, position: String(place.position) };
+    if (accountId !== "") {
+      messages.set(key, { accountId, topic: "usage.quarantined", payload });
     }
   }
-  return { placed, refused };
-}
-
-function firstOfEach(placed: readonly Placed[]): Placed[] {
-  const first = new Map<string, Placed>();
-  for (const one of placed) {
-    const key = identity(one.entry);
-    if (!first.has(key)) {
-      first.set(key, one);
+  for (const { entry, owedNanos } of applied) {
+    if (owedNanos > 0n) {
+      const key = `${entry.account} ${entry.mode}`;
+      const before = BigInt(messages.get(key)?.payload.owedNanos ?? 0);
+      const payload = { mode: entry.mode, owedNanos: String(before + owedNanos) };
+      messages.set(key, { accountId: entry.account, topic: "usage.owed", payload });
     }
   }
-  return [...first.values()];
+  return [...messages.values()];
 }

@@ -1,6 +1,7 @@
 import { sql } from "slonik";
 import { nothing, type Tx } from "../db/pool.ts";
-import { bucketOf, monthOf, statusOf, type UsageEntry } from "./entry.ts";
+import type { Applied } from "./applied-event.ts";
+import { bucketOf, statusOf } from "./entry.ts";
 
 interface Sum {
   key: string[];
@@ -10,51 +11,51 @@ interface Sum {
 }
 
 /** Add events to the sums of their consumers and of their developers. */
-export async function addRollups(tx: Tx, events: readonly UsageEntry[]): Promise<void> {
+export async function addRollups(tx: Tx, events: readonly Applied[]): Promise<void> {
   if (events.length === 0) {
     return;
   }
   await addUsage(
     tx,
-    sumBy(events, (e) => [
+    sumBy(events, ({ entry: e, bookedMonth }, bucket) => [
       e.account,
       e.mode,
       e.price.apiId,
-      bucketOf(e.timeMicros),
-      monthOf(e.timeMicros),
+      bucket,
+      bookedMonth,
     ]),
   );
   await addRevenue(
     tx,
-    sumBy(events, (e) => [
+    sumBy(events, ({ entry: e, bookedMonth }, bucket) => [
       e.price.developerId,
       e.mode,
       e.price.apiId,
-      bucketOf(e.timeMicros),
+      bucket,
       e.endpoint,
       e.account,
-      monthOf(e.timeMicros),
+      bookedMonth,
     ]),
   );
 }
 
 /** Sorted, so that two projectors of different shards lock rows in one order. */
-function sumBy(events: readonly UsageEntry[], keyOf: (event: UsageEntry) => string[]): Sum[] {
+function sumBy(
+  events: readonly Applied[],
+  keyOf: (event: Applied, bucket: string) => string[],
+): Sum[] {
   const sums = new Map<string, Sum>();
   for (const event of events) {
-    const key = keyOf(event);
+    const { entry } = event;
+    const key = keyOf(event, bucketOf(entry.timeMicros));
     const text = JSON.stringify(key);
     const sum = sums.get(text) ?? { key, calls: 0n, errors: 0n, nanos: 0n };
     sum.calls += 1n;
-    sum.errors += isError(event) ? 1n : 0n;
-    sum.nanos += event.chargedNanos;
+    sum.errors += statusOf(entry) >= 400 ? 1n : 0n;
+    sum.nanos += entry.chargedNanos;
     sums.set(text, sum);
   }
   return [...sums].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, sum]) => sum);
-}
-
-function isError(event: UsageEntry): boolean {
-  return statusOf(event) >= 400;
 }
 
 function toRow({ key, calls, errors, nanos }: Sum): string[] {

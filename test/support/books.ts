@@ -6,11 +6,13 @@ import pg from "pg";
 import { inject } from "vitest";
 import { checkConservation } from "../../src/conservation.ts";
 import type { Database } from "../../src/db/database.ts";
+import type { Tx } from "../../src/db/pool.ts";
 import { between, type Mode, platformAccountId, postTransfers } from "../../src/ledger/store.ts";
 import { newId } from "../../src/lib/id.ts";
 import { shardCount, shardOf, type UsageEntry } from "../../src/metering/entry.ts";
 import { createJournal } from "../../src/metering/journal.ts";
-import { projectNext } from "../../src/metering/projector.ts";
+import { projectShard, type Round, type RoundOptions } from "../../src/metering/projector.ts";
+import { claimShard, releaseShard, type ShardLease } from "../../src/metering/shard-lease.ts";
 import { openDatabase } from "../../src/server.ts";
 import { enterTreasury } from "../../src/settlement/treasury.ts";
 import { type NetworkConfig, openNetwork } from "../../src/stellar/network.ts";
@@ -106,10 +108,55 @@ export async function grant(
   );
 }
 
-/** Apply all that is in the journal. */
-export async function projectAll(db: Database, now = new Date()): Promise<void> {
+/** Apply all that is in the journal, of the shards that nobody else holds. */
+export async function projectAll(
+  db: Database,
+  now = new Date(),
+  options: Partial<RoundOptions> = {},
+): Promise<void> {
   for (let shard = 0; shard < shardCount; shard++) {
-    while (await db.systemTransaction((tx) => projectNext(tx, shard, now))) {}
+    const lease = await holdShard(db, shard);
+    if (lease === null) {
+      continue;
+    }
+    const round = { ...roundOptions(now), ...options };
+    try {
+      while (
+        (await db.systemTransaction((tx) => projectShard(tx, lease, round))).outcome === "more"
+      ) {}
+    } finally {
+      await db.systemTransaction((tx) => releaseShard(tx, lease));
+    }
+  }
+}
+
+/** How a round goes when nothing else is said. */
+export function roundOptions(now = new Date()): RoundOptions {
+  return { entriesMax: 5_000, debtLimitNanos: 100_000_000_000n, now };
+}
+
+/** Claim a shard for a minute. Null when another one has it. */
+export function holdShard(db: Database, shard: number): Promise<ShardLease | null> {
+  const wanted = { shard, holder: randomUUID(), leaseMs: 60_000 };
+  return db.systemTransaction((tx) => claimShard(tx, wanted));
+}
+
+/** Apply the next rows of one shard, which nobody else may hold. */
+export async function projectOnce(
+  db: Database,
+  shard: number,
+  { wrap = (tx) => tx, ...options }: Partial<RoundOptions> & { wrap?: (tx: Tx) => Tx } = {},
+): Promise<Round> {
+  const lease = await holdShard(db, shard);
+  if (lease === null) {
+    throw new Error("another one holds the shard");
+  }
+  try {
+    return await db.systemTransaction((tx) =>
+      projectShard(wrap(tx), lease, { ...roundOptions(), ...options }),
+    );
+  } finally {
+    await db.systemTransaction((tx) => releaseShard(tx, lease));
   }
 }
 

@@ -1,0 +1,77 @@
+import { sql } from "slonik";
+import { nothing, type Tx } from "../db/pool.ts";
+import { type ApplyOptions, applyUsage, lockMoney } from "./apply.ts";
+import { findRefused, type Refusal } from "./bisect.ts";
+import type { Candidate, Decision } from "./decide.ts";
+import type { Batch } from "./projections.ts";
+import { asRefusal } from "./refusal.ts";
+
+type Options = Omit<ApplyOptions, "trial">;
+
+/** Apply usage as a whole. A refusal: the database or the code refused it for good, and nothing of it is there. */
+export function tryUsage(
+  tx: Tx,
+  batch: Batch,
+  candidates: readonly Candidate[],
+  options: Options,
+): Promise<{ decision: Decision } | Refusal> {
+  return attempt(tx, "usage", () => applyUsage(tx, batch, candidates, { ...options, trial: "" }));
+}
+
+/**
+ * Apply usage around the entries that are refused for good. Returns these too, with the reason.
+ *
+ * Groups are tried until each refused entry is found; then all of that is undone, and the rest is applied at once, as
+ * if the refused ones had never been there.
+ */
+export async function applyAround(
+  tx: Tx,
+  batch: Batch,
+  candidates: readonly Candidate[],
+  options: Options,
+): Promise<{ decision: Decision; poisoned: { item: Candidate; refusal: Refusal }[] }> {
+  // All at once, before the groups lock theirs: in the order of everybody who locks balances.
+  await lockMoney(tx, candidates, () => 0n);
+  await run(tx, sql.type(nothing)`savepoint search`);
+  let trials = 0;
+  const poisoned = await findRefused(candidates, async (group) => {
+    trials += 1;
+    const trial = `:${trials}`;
+    const tried = await attempt(tx, "trial", () =>
+      applyUsage(tx, batch, group, { ...options, trial }),
+    );
+    return "detail" in tried ? tried : null;
+  });
+  await run(tx, sql.type(nothing)`rollback to savepoint search`);
+  const refused = new Set(poisoned.map(({ item }) => item));
+  const rest = candidates.filter((one) => !refused.has(one));
+  const decision = await applyUsage(tx, batch, rest, { ...options, trial: "" });
+  return { decision, poisoned };
+}
+
+/** Run work that leaves no trace when it is refused for good. Throws what may pass. */
+async function attempt(
+  tx: Tx,
+  name: string,
+  work: () => Promise<Decision>,
+): Promise<{ decision: Decision } | Refusal> {
+  const savepoint = sql.identifier([name]);
+  await run(tx, sql.type(nothing)`savepoint ${savepoint}`);
+  try {
+    const decision = await work();
+    await run(tx, sql.type(nothing)`release savepoint ${savepoint}`);
+    return { decision };
+  } catch (error) {
+    const refusal = asRefusal(error);
+    if (refusal === null) {
+      throw error;
+    }
+    await run(tx, sql.type(nothing)`rollback to savepoint ${savepoint}`);
+    await run(tx, sql.type(nothing)`release savepoint ${savepoint}`);
+    return refusal;
+  }
+}
+
+async function run(tx: Tx, statement: Parameters<Tx["query"]>[0]): Promise<void> {
+  await tx.query(statement);
+}

@@ -1,0 +1,179 @@
+import {
+  type LeaseKey,
+  type LeaseRemainder,
+  type LeaseSpending,
+  lockLeases,
+  spendLeases,
+} from "../credits/leases.ts";
+import type { Tx } from "../db/pool.ts";
+import { lockBalances, postTransfers } from "../ledger/store.ts";
+import { balancesOf, transfersOf } from "./charge.ts";
+import {
+  type Candidate,
+  type Decision,
+  decide,
+  findFirst,
+  identityOf,
+  monthsOf,
+  type NewEvent,
+} from "./decide.ts";
+import { monthOf } from "./entry.ts";
+import { addRepeats, findStored, insertEvents } from "./event-store.ts";
+import { createFunds, type Means } from "./funds.ts";
+import { addMeters } from "./meter-rollup.ts";
+import type { Batch } from "./projections.ts";
+import { addRollups } from "./rollup.ts";
+import { createRunning } from "./running.ts";
+import {
+  addChargeTotals,
+  addRevenueTotals,
+  findChargeTotals,
+  findClosedMonths,
+  findDebtLimits,
+  findRevenueTotals,
+} from "./totals.ts";
+
+/** How usage is applied. */
+export interface ApplyOptions {
+  /** What an account may owe of which nothing else was said. */
+  debtLimitNanos: bigint;
+  now: Date;
+  /** Tells groups of one batch apart that are only tried. Empty for the batch itself. */
+  trial: string;
+}
+
+/**
+ * Apply usage, in the journal's order: events, sums, and the money. Returns what was decided of each; what is refused
+ * has no effect but that.
+ *
+ * Leases are locked before balances, and balances all at once: in the order of everybody who locks them.
+ */
+export async function applyUsage(
+  tx: Tx,
+  batch: Batch,
+  candidates: readonly Candidate[],
+  options: ApplyOptions,
+): Promise<Decision> {
+  if (candidates.length === 0) {
+    return { applied: [], repeated: [], refused: [] };
+  }
+  const { shard, last: batchPosition } = batch;
+  const stored = await findStored(tx, {
+    identities: distinctIdentities(candidates),
+    months: monthsOf(candidates),
+  });
+  // What is not stored may be applied; what is stored costs nothing.
+  const charged = candidates.filter(
+    (one) => one.entry.chargedNanos > 0n && findFirst(one, stored) === undefined,
+  );
+  const funds = createFunds(await lockMeans(tx, charged, options));
+  const running = createRunning(await findTotals(tx, candidates, shard));
+  const closed = await findClosedMonths(tx, firstMonth(candidates));
+  const known = { shard, batchPosition, stored, funds, running, closed };
+  const decision = decide(candidates, known);
+  await store(tx, batch, decision, options);
+  return decision;
+}
+
+async function store(
+  tx: Tx,
+  batch: Batch,
+  { applied, repeated }: Decision,
+  { now, trial }: ApplyOptions,
+): Promise<void> {
+  const { shard, first, last } = batch;
+  await addRepeats(tx, repeated);
+  if (applied.length === 0) {
+    return;
+  }
+  await insertEvents(tx, applied, { shard, batchPosition: last });
+  await addRollups(tx, applied);
+  await addMeters(tx, { applied, voided: [] });
+  const charged = applied.filter(({ entry }) => entry.chargedNanos > 0n);
+  if (charged.length === 0) {
+    return;
+  }
+  await addRevenueTotals(tx, charged, shard);
+  await addChargeTotals(tx, charged);
+  await spendLeases(tx, spendingOf(charged));
+  const source = { type: "usage", id: `${shard}:${first}-${last}${trial}` };
+  const transfers = transfersOf(charged).map((one) => ({ ...one, source, position: last }));
+  await postTransfers(tx, transfers, now);
+}
+
+function distinctIdentities(candidates: readonly Candidate[]): string[][] {
+  const identities = new Map<string, string[]>();
+  for (const { entry, key } of candidates) {
+    identities.set(identityOf({ accountId: entry.account, key }), [entry.account, key]);
+  }
+  return [...identities].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, identity]) => identity);
+}
+
+/** Lock what pays for candidates, and what it is paid to. */
+async function lockMeans(
+  tx: Tx,
+  charged: readonly Candidate[],
+  { debtLimitNanos }: ApplyOptions,
+): Promise<Means> {
+  const leftOf = await lockLeases(tx, leasesOf(charged));
+  const heldBy = await lockMoney(tx, charged, leftOf);
+  const accounts = new Set(charged.map(({ entry }) => entry.account));
+  const limits = charged.length === 0 ? new Map() : await findDebtLimits(tx, [...accounts]);
+  return {
+    leftOf,
+    balanceOf: (accountId, mode) => heldBy({ accountId, mode, kind: "consumer" }),
+    debtOf: (accountId, mode) => -heldBy({ accountId, mode, kind: "consumer_receivable" }),
+    debtLimitOf: (accountId) => limits.get(accountId) ?? debtLimitNanos,
+  };
+}
+
+/** Lock every balance that applying the candidates may move. */
+export async function lockMoney(
+  tx: Tx,
+  candidates: readonly Candidate[],
+  leftOf: LeaseRemainder,
+): ReturnType<typeof lockBalances> {
+  const keys = balancesOf(candidates, leftOf);
+  return keys.length === 0 ? () => 0n : lockBalances(tx, keys);
+}
+
+function leasesOf(candidates: readonly Candidate[]): LeaseKey[] {
+  const leases = new Map<string, LeaseKey>();
+  for (const { entry } of candidates) {
+    if (entry.lease !== null) {
+      const key = { accountId: entry.account, leaseId: entry.lease };
+      leases.set(`${key.accountId} ${key.leaseId}`, key);
+    }
+  }
+  return [...leases.values()];
+}
+
+function spendingOf(events: readonly NewEvent[]): LeaseSpending[] {
+  const spent = new Map<string, LeaseSpending>();
+  for (const { entry, leasedNanos } of events) {
+    if (entry.lease !== null && leasedNanos > 0n) {
+      const key = { accountId: entry.account, leaseId: entry.lease };
+      const name = `${key.accountId} ${key.leaseId}`;
+      spent.set(name, { ...key, nanos: (spent.get(name)?.nanos ?? 0n) + leasedNanos });
+    }
+  }
+  return [...spent.values()];
+}
+
+async function findTotals(tx: Tx, candidates: readonly Candidate[], shard: number) {
+  const keys = candidates.map(({ entry: { mode, price } }) => ({
+    developerId: price.developerId,
+    mode,
+    feeBasisPoints: price.feeBasisPoints,
+  }));
+  const accounts = new Set(candidates.map(({ entry }) => entry.account));
+  return {
+    grossOf: await findRevenueTotals(tx, { shard, keys }),
+    chargedOf: await findChargeTotals(tx, [...accounts]),
+  };
+}
+
+function firstMonth(candidates: readonly Candidate[]): string {
+  const months = candidates.map(({ entry }) => monthOf(entry.timeMicros));
+  return months.reduce((first, month) => (month < first ? month : first));
+}

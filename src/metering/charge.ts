@@ -1,0 +1,73 @@
+import {
+  type BalanceKey,
+  type Kind,
+  type Mode,
+  platformAccountId,
+  type Transfer,
+} from "../ledger/store.ts";
+import type { Candidate, NewEvent } from "./decide.ts";
+
+/** A transfer whose cause is the batch that it is posted with. */
+export type ShareOfBatch = Omit<Transfer, "source">;
+
+/**
+ * Every balance that applying the candidates may move.
+ *
+ * A consumer's own balance is not among them while leases have enough for all: whoever wants a new lease would wait.
+ */
+export function balancesOf(
+  candidates: readonly Candidate[],
+  leftOf: (accountId: string, mode: Mode, leaseId: string) => bigint,
+): BalanceKey[] {
+  const keys = new Map<string, BalanceKey>();
+  function add(accountId: string, mode: Mode, ...kinds: Kind[]) {
+    for (const kind of kinds) {
+      keys.set(`${accountId} ${kind} ${mode}`, { accountId, kind, mode });
+    }
+  }
+  const taken = new Map<string, bigint>();
+  for (const { entry } of candidates) {
+    const { account, mode, lease, price, chargedNanos } = entry;
+    if (chargedNanos === 0n) {
+      continue;
+    }
+    add(account, mode, "clearing");
+    add(price.developerId, mode, "clearing", "payable");
+    add(platformAccountId, mode, "clearing", "platform_fee");
+    const sum = (taken.get(`${account} ${lease} ${mode}`) ?? 0n) + chargedNanos;
+    taken.set(`${account} ${lease} ${mode}`, sum);
+    if (lease !== null) {
+      add(account, mode, "lease_escrow");
+    }
+    if (lease === null || sum > leftOf(account, mode, lease)) {
+      add(account, mode, "consumer", "consumer_receivable");
+    }
+  }
+  return [...keys.values()];
+}
+
+/** The money of applied events: from leases, balances and debts to the developers and the platform. */
+export function transfersOf(events: readonly NewEvent[]): ShareOfBatch[] {
+  const sums = new Map<string, ShareOfBatch>();
+  function add({ accountId, mode, debit, credit, amountNanos }: ShareOfBatch) {
+    if (amountNanos === 0n) {
+      return;
+    }
+    const key = `${accountId} ${mode} ${debit} ${credit}`;
+    const sum = (sums.get(key)?.amountNanos ?? 0n) + amountNanos;
+    sums.set(key, { accountId, mode, debit, credit, amountNanos: sum });
+  }
+  for (const { entry, leasedNanos, owedNanos, feeNanos } of events) {
+    const { account, mode, price, chargedNanos } = entry;
+    const from = { accountId: account, mode, credit: "clearing" } as const;
+    add({ ...from, debit: "lease_escrow", amountNanos: leasedNanos });
+    add({ ...from, debit: "consumer", amountNanos: chargedNanos - leasedNanos - owedNanos });
+    add({ ...from, debit: "consumer_receivable", amountNanos: owedNanos });
+    const to = { mode, debit: "clearing" } as const;
+    const accountId = price.developerId;
+    add({ ...to, accountId, credit: "payable", amountNanos: chargedNanos - feeNanos });
+    const fee = { accountId: platformAccountId, amountNanos: feeNanos };
+    add({ ...to, ...fee, credit: "platform_fee" });
+  }
+  return [...sums.values()];
+}

@@ -1,0 +1,173 @@
+import type { Applied } from "./applied-event.ts";
+import { addMonths, bookedMonth } from "./booked-month.ts";
+import { bodyHash, identityKey, monthOf, type Place, type UsageEntry } from "./entry.ts";
+import type { Funds } from "./funds.ts";
+import { rateEntry } from "./rate.ts";
+import type { Running } from "./running.ts";
+
+/** How many months before its own an event's identity is looked for: longer than an event may be late. */
+const monthsBefore = 2;
+/** Rows may be appended in another order than their clocks say. */
+const monthsAfter = 1;
+
+/** A usage entry that may be applied. */
+export interface Candidate {
+  entry: UsageEntry;
+  place: Place;
+  receivedAt: Date;
+  receivedMonth: string;
+  /** Source and id. */
+  key: string;
+  /** Of what the sender said. */
+  hash: Buffer;
+}
+
+/** What is stored of an event that was applied. */
+export interface StoredEvent {
+  accountId: string;
+  receivedMonth: string;
+  key: string;
+  hash: Buffer;
+}
+
+/** How often an applied event came again. */
+export interface Repeats {
+  duplicates: number;
+  conflicts: number;
+}
+
+/** An event that is to be stored. */
+export interface NewEvent extends Applied, Repeats {
+  receivedMonth: string;
+  key: string;
+  hash: Buffer;
+}
+
+/** What was decided of a list of entries, in their order. */
+export interface Decision {
+  applied: NewEvent[];
+  /** Stored events that came again. */
+  repeated: (StoredEvent & Repeats)[];
+  refused: {
+    candidate: Candidate;
+    reason: "CONFLICT" | "OVER_LIMIT" | "POISONED";
+    detail: string;
+  }[];
+}
+
+/** Make a candidate of an entry. */
+export function toCandidate(one: Pick<Candidate, "entry" | "place" | "receivedAt">): Candidate {
+  const { entry, receivedAt } = one;
+  return {
+    ...one,
+    receivedMonth: monthOf(BigInt(receivedAt.getTime()) * 1_000n),
+    key: identityKey(entry.source, entry.id),
+    hash: bodyHash(entry),
+  };
+}
+
+/** The months in which the identities of candidates are looked for. */
+export function monthsOf(candidates: readonly Candidate[]): string[] {
+  const months = new Set<string>();
+  for (const own of new Set(candidates.map(({ receivedMonth }) => receivedMonth))) {
+    for (let count = -monthsBefore; count <= monthsAfter; count++) {
+      months.add(addMonths(own, count));
+    }
+  }
+  return [...months];
+}
+
+/** An event's identity over all accounts. */
+export function identityOf({ accountId, key }: { accountId: string; key: string }): string {
+  return `${accountId} ${key}`;
+}
+
+/** The stored event whose identity a candidate has. */
+export function findFirst(
+  { entry, key, receivedMonth }: Candidate,
+  stored: ReadonlyMap<string, readonly StoredEvent[]>,
+): StoredEvent | undefined {
+  const from = addMonths(receivedMonth, -monthsBefore);
+  const to = addMonths(receivedMonth, monthsAfter);
+  return stored
+    .get(identityOf({ accountId: entry.account, key }))
+    ?.find((one) => one.receivedMonth >= from && one.receivedMonth <= to);
+}
+
+/**
+ * Decide of each entry, in the journal's order, whether it is applied, came before, or has to be kept aside.
+ *
+ * What is decided of an event depends on those before it, and not on which of them are in the same list.
+ */
+export function decide(
+  candidates: readonly Candidate[],
+  known: {
+    shard: number;
+    batchPosition: bigint;
+    stored: ReadonlyMap<string, readonly StoredEvent[]>;
+    funds: Funds;
+    running: Running;
+    closed: ReadonlyMap<string, bigint>;
+  },
+): Decision {
+  const refused: Decision["refused"] = [];
+  const fresh = new Map<string, NewEvent>();
+  const repeated = new Map<StoredEvent, StoredEvent & Repeats>();
+  function findRepeated(candidate: Candidate) {
+    const stored = findFirst(candidate, known.stored);
+    if (stored === undefined) {
+      return undefined;
+    }
+    const again = repeated.get(stored) ?? { ...stored, duplicates: 0, conflicts: 0 };
+    repeated.set(stored, again);
+    return again;
+  }
+
+  for (const candidate of candidates) {
+    const identity = identityOf({ accountId: candidate.entry.account, key: candidate.key });
+    const first = fresh.get(identity) ?? findRepeated(candidate);
+    if (first !== undefined) {
+      if (first.hash.equals(candidate.hash)) {
+        first.duplicates += 1;
+      } else {
+        first.conflicts += 1;
+        refused.push({ candidate, reason: "CONFLICT", detail: "another event has its identity" });
+      }
+      continue;
+    }
+    const result = apply(candidate, known);
+    if ("reason" in result) {
+      refused.push({ candidate, ...result });
+    } else {
+      fresh.set(identity, result);
+    }
+  }
+  return { applied: [...fresh.values()], repeated: [...repeated.values()], refused };
+}
+
+function apply(
+  candidate: Candidate,
+  { shard, batchPosition, funds, running, closed }: Parameters<typeof decide>[1],
+): NewEvent | { reason: "OVER_LIMIT" | "POISONED"; detail: string } {
+  const { entry, place } = candidate;
+  const { account, mode, lease, price, chargedNanos } = entry;
+  if (rateEntry(entry).chargedNanos !== chargedNanos) {
+    return { reason: "POISONED", detail: "the price does not give what was promised" };
+  }
+  const paid = funds.pay({ accountId: account, mode, leaseId: lease, nanos: chargedNanos });
+  if (paid === null) {
+    return { reason: "OVER_LIMIT", detail: "the account would owe more than it may" };
+  }
+  const { developerId, feeBasisPoints } = price;
+  return {
+    ...candidate,
+    ...paid,
+    shard,
+    batchPosition,
+    bookedMonth: bookedMonth(monthOf(entry.timeMicros), place.position, closed),
+    feeNanos: running.addRevenue({ developerId, mode, feeBasisPoints }, chargedNanos),
+    chargedBefore: running.addCharge(account, mode, chargedNanos),
+    duplicates: 0,
+    conflicts: 0,
+  };
+}

@@ -1,0 +1,83 @@
+import { sql } from "slonik";
+import { z } from "zod";
+import { nothing, type Tx } from "../db/pool.ts";
+import type { Decision, NewEvent } from "./decide.ts";
+import { chain, emptyChain, ratingLine } from "./rate.ts";
+
+/** What was applied together. */
+export interface Batch {
+  shard: number;
+  fence: bigint;
+  /** The positions of its first and of its last row. */
+  first: bigint;
+  last: bigint;
+}
+
+/** What came of a batch. */
+export interface Counts {
+  events: number;
+  duplicates: number;
+  conflicts: number;
+  quarantined: number;
+}
+
+const hashRow = z.object({ rating_hash: z.instanceof(Buffer) });
+
+/** Note what came of a batch, and go on with the shard's chain of ratings. */
+export async function insertProjection(
+  tx: Tx,
+  batch: Batch,
+  { counts, applied, now }: { counts: Counts; applied: Decision["applied"]; now: Date },
+): Promise<void> {
+  const before = await tx.maybeOne(sql.type(hashRow)`
+    select rating_hash from projections where shard = ${batch.shard}
+    order by last_position desc limit 1
+  `);
+  const hash = chain(before?.rating_hash ?? emptyChain, applied.map(ratingLine));
+  const sumOf = (mode: NewEvent["entry"]["mode"]) =>
+    sum(applied.map(({ entry }) => (entry.mode === mode ? entry.chargedNanos : 0n)));
+  await tx.query(sql.type(nothing)`
+    insert into projections (
+      shard, last_position, first_position, applied_at, fence, events, duplicates, conflicts,
+      quarantined, charged_live_nanos, charged_test_nanos, fee_nanos, rating_hash
+    )
+    values (
+      ${batch.shard}, ${batch.last}, ${batch.first}, ${now.toISOString()}, ${batch.fence},
+      ${counts.events}, ${counts.duplicates}, ${counts.conflicts}, ${counts.quarantined},
+      ${sumOf("live")}, ${sumOf("test")}, ${sum(applied.map(({ feeNanos }) => feeNanos))},
+      ${sql.binary(hash)}
+    )
+  `);
+}
+
+function sum(amounts: readonly bigint[]): bigint {
+  return amounts.reduce((total, amount) => total + amount, 0n);
+}
+
+/** What others are to be told of a batch. */
+export interface Message {
+  accountId: string;
+  topic: "usage.quarantined" | "usage.owed";
+  payload: Readonly<Record<string, string | number>>;
+}
+
+/** Leave messages for the loops that tell others. */
+export async function insertMessages(
+  tx: Tx,
+  messages: readonly Message[],
+  shard: number,
+): Promise<void> {
+  if (messages.length === 0) {
+    return;
+  }
+  const rows = messages.map(({ accountId, topic, payload }) => [
+    accountId,
+    topic,
+    JSON.stringify(payload),
+  ]);
+  await tx.query(sql.type(nothing)`
+    insert into outbox (shard, account_id, topic, payload)
+    select ${shard}::int4, account_id, topic, payload
+    from ${sql.unnest(rows, ["text", "text", "jsonb"])} as message (account_id, topic, payload)
+  `);
+}

@@ -1,0 +1,223 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Database } from "../db/database.ts";
+import type { Counts } from "./projections.ts";
+import { projectShard, type Round } from "./projector.ts";
+import {
+  claimShard,
+  releaseShard,
+  renewShard,
+  type ShardLease,
+  shardLeaseMs,
+} from "./shard-lease.ts";
+
+/** A shard that another process has is asked for this often. */
+const claimMs = 1_000;
+/** A shard where nothing happens is held on to this often. */
+const beatMs = 1_500;
+const pollMsMin = 25;
+const pollMsMax = 250;
+const backOffMsMin = 50;
+const backOffMsMax = 2_000;
+/** Entries of a round: few while there is little to do, so that it is soon over. */
+const entriesMin = 500;
+const entriesMost = 5_000;
+
+/** Where what is applied is told to those who wait for it. */
+export interface Applications {
+  note(shard: number, position: bigint): void;
+}
+
+/** What is counted of the projectors. */
+export interface ProjectorMetrics {
+  /** A shard was claimed, or lost. */
+  held(shard: number, isHeld: boolean): void;
+  applied(shard: number, round: { position: bigint; counts: Counts; seconds: number }): void;
+  failed(shard: number): void;
+}
+
+/** The projectors of a process. */
+export interface Projectors {
+  /** Look for new rows at once. */
+  wake(): void;
+  /** Apply what there is, as far as the time goes, and let others have the shards. */
+  stop(options?: { deadlineMs: number }): Promise<void>;
+}
+
+interface Deps {
+  db: Pick<Database, "systemTransaction">;
+  progress: Applications;
+  shards: number;
+  /** Names the process. A UUID. */
+  holder: string;
+  debtLimitNanos: bigint;
+  now(): Date;
+  onError(error: unknown): void;
+  metrics: ProjectorMetrics;
+}
+
+/**
+ * Apply the journal in the background: each shard that this process can claim, round after round.
+ *
+ * A round that fails is tried again with fewer entries, after a pause that grows up to 2 s.
+ */
+export function startProjectors(deps: Deps): Projectors {
+  const loops = Array.from({ length: deps.shards }, (_, shard) => startShard(deps, shard));
+  return {
+    wake() {
+      for (const loop of loops) {
+        loop.wake();
+      }
+    },
+    async stop({ deadlineMs } = { deadlineMs: 0 }) {
+      await Promise.all(loops.map((loop) => loop.stop(deadlineMs)));
+    },
+  };
+}
+
+function startShard(deps: Deps, shard: number) {
+  const bell = createBell();
+  let stopAt = Number.POSITIVE_INFINITY;
+  const isStopping = () => stopAt !== Number.POSITIVE_INFINITY;
+  const state: State = {
+    lease: null,
+    beatAt: 0,
+    pollMs: pollMsMin,
+    backOffMs: backOffMsMin,
+    entries: entriesMin,
+  };
+
+  async function run() {
+    for (;;) {
+      const pauseMs = await step(deps, shard, state);
+      // At the end one pass over what is there is enough: pauses are made when there is nothing more to do now.
+      if (performance.now() >= stopAt || (isStopping() && pauseMs > 0)) {
+        break;
+      }
+      if (pauseMs > 0) {
+        await bell.wait(pauseMs);
+      }
+    }
+    await release(deps, state);
+  }
+
+  const running = run();
+  return {
+    wake: () => bell.ring(),
+    async stop(deadlineMs: number) {
+      stopAt = performance.now() + deadlineMs;
+      bell.ring();
+      await running;
+    },
+  };
+}
+
+interface State {
+  lease: ShardLease | null;
+  /** When to give a sign of life. */
+  beatAt: number;
+  pollMs: number;
+  backOffMs: number;
+  entries: number;
+}
+
+/** Do the next thing for a shard. Returns how long there is nothing to do. Never throws. */
+async function step(deps: Deps, shard: number, state: State): Promise<number> {
+  try {
+    if (state.lease === null && !(await claim(deps, shard, state))) {
+      return claimMs;
+    }
+    const pauseMs = state.lease === null ? claimMs : await project(deps, state.lease, state);
+    state.backOffMs = backOffMsMin;
+    return pauseMs;
+  } catch (error) {
+    deps.metrics.failed(shard);
+    deps.onError(error);
+    const pauseMs = state.backOffMs;
+    state.backOffMs = Math.min(pauseMs * 2, backOffMsMax);
+    state.entries = Math.max(entriesMin, state.entries >>> 1);
+    return pauseMs;
+  }
+}
+
+async function claim({ db, holder, metrics }: Deps, shard: number, state: State): Promise<boolean> {
+  const wanted = { shard, holder, leaseMs: shardLeaseMs };
+  state.lease = await db.systemTransaction((tx) => claimShard(tx, wanted));
+  if (state.lease === null) {
+    return false;
+  }
+  state.beatAt = performance.now() + beatMs;
+  metrics.held(shard, true);
+  return true;
+}
+
+async function project(deps: Deps, lease: ShardLease, state: State): Promise<number> {
+  const { db, metrics, progress } = deps;
+  const begun = performance.now();
+  const { debtLimitNanos } = deps;
+  const options = { entriesMax: state.entries, debtLimitNanos, now: deps.now() };
+  const round = await db.systemTransaction((tx) => projectShard(tx, lease, options));
+  if (round.outcome === "more") {
+    const seconds = (performance.now() - begun) / 1_000;
+    state.beatAt = performance.now() + beatMs;
+    state.pollMs = pollMsMin;
+    state.entries = nextEntries(state.entries, round);
+    metrics.applied(lease.shard, { ...round, seconds });
+    progress.note(lease.shard, round.position);
+    return 0;
+  }
+  const isHeld = round.outcome === "idle" && (await beat(deps, lease, state));
+  if (!isHeld) {
+    state.lease = null;
+    metrics.held(lease.shard, false);
+    return claimMs;
+  }
+  state.entries = entriesMin;
+  state.pollMs = Math.min(state.pollMs * 2, pollMsMax);
+  return state.pollMs;
+}
+
+/** Twice as many entries as long as a round was full. */
+function nextEntries(entries: number, { counts }: Round): number {
+  const done = counts.events + counts.duplicates + counts.quarantined;
+  return done >= entries ? Math.min(entries * 2, entriesMost) : entries;
+}
+
+async function beat({ db }: Deps, lease: ShardLease, state: State): Promise<boolean> {
+  if (performance.now() < state.beatAt) {
+    return true;
+  }
+  state.beatAt = performance.now() + beatMs;
+  return db.systemTransaction((tx) => renewShard(tx, lease, shardLeaseMs));
+}
+
+async function release({ db, metrics, onError }: Deps, { lease }: State): Promise<void> {
+  if (lease === null) {
+    return;
+  }
+  try {
+    await db.systemTransaction((tx) => releaseShard(tx, lease));
+  } catch (error) {
+    // It ends by itself.
+    onError(error);
+  }
+  metrics.held(lease.shard, false);
+}
+
+/** A pause that can be ended. A ring while nobody waits ends the next one. */
+function createBell() {
+  let isRung = false;
+  let ending = new AbortController();
+  return {
+    ring() {
+      isRung = true;
+      ending.abort();
+    },
+    async wait(ms: number): Promise<void> {
+      if (!isRung) {
+        ending = new AbortController();
+        await sleep(ms, undefined, { signal: ending.signal }).catch(() => {});
+      }
+      isRung = false;
+    },
+  };
+}
