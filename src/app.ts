@@ -16,6 +16,7 @@ import { HealthService } from "../gen/callora/health/v1/health_service_pb.ts";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { RouterKeyService } from "../gen/callora/keys/v1/router_key_service_pb.ts";
 import { LimitService } from "../gen/callora/limits/v1/limit_service_pb.ts";
+import { CorrectionService } from "../gen/callora/metering/v1/correction_service_pb.ts";
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
 import { Access, RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
@@ -73,6 +74,7 @@ import { limitService } from "./limits/service.ts";
 import type { Logger } from "./log.ts";
 import { createLoops, type Loops, type Uses, writeUses } from "./loops.ts";
 import { createMailer } from "./mailer.ts";
+import { correctionService } from "./metering/correction-service.ts";
 import { shardCount } from "./metering/entry.ts";
 import { createJournal } from "./metering/journal.ts";
 import { createProjectorMetrics } from "./metering/projector-metrics.ts";
@@ -303,6 +305,7 @@ function build(deps: AppDeps, parts: Parts) {
     ),
     entry(CreditService, creditService({ db, existsAccount, now })),
     entry(MeteringService, meteringService({ db, journal, existingAccounts, now })),
+    entry(CorrectionService, correctionService({ db, journal, existingAccounts, now })),
     entry(AnalyticsService, analyticsService({ db, secretKey: deps.secretKey, now })),
     entry(AuditService, auditService({ db })),
     entry(LimitService, limitService({ db, overrides, existsSubject, now })),

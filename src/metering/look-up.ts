@@ -37,7 +37,8 @@ export function lookUpMethods({
   };
 }
 
-function toEvent(row: EventRow) {
+/** An applied event as its account sees it. */
+export function toEvent(row: EventRow) {
   return {
     event: {
       source: row.source,

@@ -6,7 +6,6 @@ import type { DescMethod, DescService } from "@bufbuild/protobuf";
 /** Services of the contract that nothing serves yet. */
 export const unbuiltServices: readonly string[] = [
   "callora.ledger.v1.LedgerService",
-  "callora.metering.v1.CorrectionService",
   "callora.metering.v1.MeterService",
 ];
 
