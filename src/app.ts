@@ -304,7 +304,17 @@ function build(deps: AppDeps, parts: Parts) {
       }),
     ),
     entry(CreditService, creditService({ db, existsAccount, now })),
-    entry(MeteringService, meteringService({ db, journal, existingAccounts, now })),
+    entry(
+      MeteringService,
+      meteringService({
+        db,
+        journal,
+        existingAccounts,
+        shards: shardCount,
+        onStop: (listener) => parts.readiness.onChange(listener),
+        now,
+      }),
+    ),
     entry(CorrectionService, correctionService({ db, journal, existingAccounts, now })),
     entry(AnalyticsService, analyticsService({ db, secretKey: deps.secretKey, now })),
     entry(AuditService, auditService({ db })),

@@ -45,7 +45,7 @@ export function toEvent(row: EventRow) {
       id: row.id,
       accountId: row.account_id,
       apiId: row.api_id,
-      time: timestampFromMs(row.occurred_at),
+      time: toTimestamp(row.occurred_micros),
       endpoint: row.endpoint,
       statusCode: row.status_code,
       test: row.mode === "test",
@@ -60,5 +60,10 @@ export function toEvent(row: EventRow) {
     ordinal: row.ordinal,
     receiveTime: timestampFromMs(row.received_at),
     bookedMonth: row.booked_month,
+    correctedNanos: row.corrected_nanos,
   };
+}
+
+function toTimestamp(micros: bigint) {
+  return { seconds: micros / 1_000_000n, nanos: Number(micros % 1_000_000n) * 1_000 };
 }

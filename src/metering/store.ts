@@ -8,7 +8,8 @@ export function identity({ account, source, id }: UsageEntry): string {
   return `${account} ${identityKey(source, id)}`;
 }
 
-const eventRow = z.object({
+/** The row of an applied event. */
+export const eventRow = z.object({
   source: z.string(),
   id: z.string(),
   account_id: z.string(),
@@ -16,21 +17,33 @@ const eventRow = z.object({
   mode: z.enum(["live", "test"]),
   endpoint: z.string(),
   status_code: z.number(),
-  occurred_at: z.number(),
+  occurred_micros: z.bigint(),
   received_at: z.number(),
   booked_month: z.string(),
   units: z.bigint(),
   data: z.string(),
   price_version: z.number(),
   charged_nanos: z.bigint(),
+  corrected_nanos: z.bigint(),
   position: z.bigint(),
   ordinal: z.number(),
   duplicates: z.number(),
   conflicts: z.number(),
 });
 
-/** An applied event. */
+/** An applied event, and what corrections added to its charge. */
 export type EventRow = z.infer<typeof eventRow>;
+
+/** The columns of an applied event, of `usage_events as event`. */
+export const eventColumns = sql.fragment`
+  source, id, account_id, api_id, mode, endpoint, status_code,
+  (extract(epoch from occurred_at) * 1000000)::int8 as occurred_micros, received_at,
+  booked_month::text as booked_month, units, data, price_version, charged_nanos, (
+    select coalesce(sum(delta_nanos), 0)::int8 from usage_corrections as correction
+    where correction.account_id = event.account_id
+      and correction.event_position = event.position and correction.event_ordinal = event.ordinal
+  ) as corrected_nanos, position, ordinal, duplicates, conflicts
+`;
 
 /** Find one of the account's applied events: the latest, when months lie between two of one identity. */
 export function findEvent(
@@ -38,10 +51,7 @@ export function findEvent(
   { accountId, source, id }: { accountId: string; source: string; id: string },
 ): Promise<EventRow | null> {
   return db.maybeOne(sql.type(eventRow)`
-    select source, id, account_id, api_id, mode, endpoint, status_code, occurred_at, received_at,
-      booked_month::text as booked_month, units, data, price_version, charged_nanos, position,
-      ordinal, duplicates, conflicts
-    from usage_events
+    select ${eventColumns} from usage_events as event
     where account_id = ${accountId} and key = ${identityKey(source, id)}
     order by received_month desc limit 1
   `);
