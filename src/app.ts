@@ -77,6 +77,7 @@ import { createMailer } from "./mailer.ts";
 import { correctionService } from "./metering/correction-service.ts";
 import { shardCount } from "./metering/entry.ts";
 import { createJournal } from "./metering/journal.ts";
+import { closePeriods } from "./metering/periods.ts";
 import { createProjectorMetrics } from "./metering/projector-metrics.ts";
 import { type Projectors, startProjectors } from "./metering/projectors.ts";
 import { meteringService } from "./metering/service.ts";
@@ -324,6 +325,7 @@ function build(deps: AppDeps, parts: Parts) {
       settlementService({
         db,
         network,
+        closePeriods,
         checkConservation: () => checkConservation({ db, network }),
         wake: () => parts.loops.wake("settlement"),
         now,

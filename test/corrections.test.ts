@@ -12,6 +12,7 @@ import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
 import { postTransfers } from "../src/ledger/store.ts";
 import { encodeRow } from "../src/metering/codec.ts";
 import { shardCount, shardOf } from "../src/metering/entry.ts";
+import { startRun } from "../src/settlement/run.ts";
 import { must, type startTestApp } from "./support/app.ts";
 import { newAccountId, openBooks, seeded, usage } from "./support/books.ts";
 import { newPerson } from "./support/people.ts";
@@ -291,6 +292,29 @@ function setUpBooks({ charged = 1_000n, feeBasisPoints = 1_000 } = {}) {
 }
 
 describe("money", () => {
+  test("that a developer owes is taken before a run pays them", async () => {
+    await using books = await openBooks();
+    const { account, developer, entry, correction } = setUpBooks();
+    await books.grant(account, 5_000n);
+    await books.journal.append([entry]);
+    await books.project();
+    await payOut(books, developer, 900n);
+    await books.journal.append([correction("void")]);
+    await books.journal.append([usage({ account, developer, charged: "800", feeBasisPoints: 0 })]);
+    await books.project();
+    const run = () => books.db.systemTransaction((tx) => startRun(tx, 0n, new Date()));
+
+    await run();
+    const owed = await books.held(developer, "developer_receivable");
+    await books.journal.append([usage({ account, developer, charged: "800", feeBasisPoints: 0 })]);
+    await books.project();
+    await run();
+
+    expect(owed).toBe(-100n);
+    expect(await books.held(developer, "developer_receivable")).toBe(0n);
+    expect(await books.held(developer, "payable")).toBe(700n);
+  });
+
   test("that was paid out is owed by the developer, and repaid first", async () => {
     await using books = await openBooks();
     const { account, developer, entry, correction } = setUpBooks();

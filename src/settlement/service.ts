@@ -31,6 +31,8 @@ interface Deps {
   network: StellarNetwork;
   /** Compares the ledger with the journal and the chain. */
   checkConservation: () => Promise<MessageInitShape<typeof CheckConservationResponseSchema>>;
+  /** Closes the months that have ended: bills of them are made by the run. */
+  closePeriods: (tx: Tx, settlementId: string, now: Date) => Promise<void>;
   /** Told that there is something to pay. */
   wake: () => void;
   now: () => Date;
@@ -48,6 +50,7 @@ export function settlementService(deps: Deps): ServiceImpl<typeof SettlementServ
         const scope = { accountId, retry, response: RunSettlementResponseSchema, audit };
         return once(tx, scope, async () => {
           const id = await startRun(tx, req.minimumNanos, now());
+          await deps.closePeriods(tx, id, now());
           const settlement = await readSettlement(tx, id);
           audit.record(`settlement:${settlement.id}`);
           return { settlement };
