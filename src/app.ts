@@ -110,6 +110,8 @@ export interface AppDeps {
   metrics: Metrics;
   now: () => Date;
   version: string;
+  /** Looks after the tables as their owner, at the start and daily. Undefined: nobody does. */
+  maintain?: () => Promise<void>;
   /** Ports of what the server stands on. Upstreams must not reach them. */
   ownPorts: readonly number[];
 }

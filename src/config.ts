@@ -98,6 +98,8 @@ export interface Config {
   readonly platformFeeBasisPoints: number;
   /** What a consumer may owe of whom nothing else was said. */
   readonly debtLimitNanos: bigint;
+  /** Months, before the present one, whose events are kept. */
+  readonly eventsKeepMonths: number;
   readonly gateway: {
     /** Networks that an API's upstream may be in although their addresses are private. */
     readonly allowPrivateUpstreams: readonly string[];
@@ -158,6 +160,7 @@ const variables = {
   EXTERNAL_ISSUERS: externalIssuers(),
   PLATFORM_FEE_BASIS_POINTS: wholeNumber(0, 10_000, 1000),
   DEBT_LIMIT_NANOS: wholeNumber(0, Number.MAX_SAFE_INTEGER, 100_000_000_000),
+  EVENTS_KEEP_MONTHS: wholeNumber(3, 1_200, 13),
   GATEWAY_ALLOW_PRIVATE_UPSTREAMS: networks(),
   GATEWAY_UPSTREAM_TIMEOUT_MS: wholeNumber(1, 600_000, 30_000),
 } satisfies Record<string, z.ZodType>;
@@ -404,6 +407,7 @@ function toConfig(values: Values): Config {
     },
     platformFeeBasisPoints: values.PLATFORM_FEE_BASIS_POINTS,
     debtLimitNanos: BigInt(values.DEBT_LIMIT_NANOS),
+    eventsKeepMonths: values.EVENTS_KEEP_MONTHS,
     gateway: {
       allowPrivateUpstreams:
         values.GATEWAY_ALLOW_PRIVATE_UPSTREAMS ?? (isDevelopment ? loopbackNetworks : []),

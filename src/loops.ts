@@ -23,10 +23,11 @@ interface Deps {
   log: Logger;
   metrics: Metrics;
   now: () => Date;
+  maintain?: () => Promise<void>;
 }
 
 /** What a loop does. */
-type LoopName = "settlement" | "credentials" | "housekeeping" | "key uses";
+type LoopName = "partitions" | "settlement" | "credentials" | "housekeeping" | "key uses";
 
 /** The background work. */
 export interface Loops {
@@ -52,9 +53,11 @@ export async function writeUses(db: Database, { tokens, services }: Uses): Promi
   }
 }
 
+const dayMs = 24 * 60 * 60 * 1_000;
+
 /** Make the loops of the background work. They run once started. */
 export function createLoops(
-  { db, sealer, network, log, metrics, now }: Deps,
+  { db, sealer, network, log, metrics, now, maintain }: Deps,
   { useLog, uses }: { useLog: UseLog; uses: Uses },
 ): Loops {
   const running = new Map<LoopName, Loop>();
@@ -72,6 +75,13 @@ export function createLoops(
   }
   return {
     start() {
+      if (maintain !== undefined) {
+        // What fails is tried again before a day is over: a missing partition loses nothing meanwhile.
+        run("partitions", dayMs, async () => {
+          await maintain();
+          return false;
+        });
+      }
       run("key uses", 5_000, () => useLog.flush());
       run("settlement", 500, () => settleNext({ db, network, now }));
       run("credentials", 5_000, () => resealNext(reseal, now()));
