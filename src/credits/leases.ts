@@ -169,16 +169,6 @@ const drainedRow = z.object({
   remainder_nanos: z.bigint(),
 });
 
-const fenceRow = z.object({ fence: z.bigint().nullable() });
-
-/** Find the first journal position that a draining lease of the shard waits for. Null when none is draining. */
-export async function findFence(tx: Tx, shard: number): Promise<bigint | null> {
-  const row = await tx.one(sql.type(fenceRow)`
-    select min(fence) as fence from credit_leases where shard = ${shard} and state = 'draining'
-  `);
-  return row.fence;
-}
-
 /** Give back what is left of up to 100 draining leases whose every event is applied. */
 export async function closeDrainedLeases(
   tx: Tx,

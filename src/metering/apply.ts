@@ -13,12 +13,11 @@ import {
   type Decision,
   decide,
   findFirst,
-  identityOf,
   monthsOf,
   type NewEvent,
 } from "./decide.ts";
 import { monthOf } from "./entry.ts";
-import { addRepeats, findStored, insertEvents } from "./event-store.ts";
+import { addRepeats, findStored, type Identity, insertEvents } from "./event-store.ts";
 import { createFunds, type Means } from "./funds.ts";
 import { addMeters } from "./meter-rollup.ts";
 import type { Batch } from "./projections.ts";
@@ -101,11 +100,12 @@ async function store(
   await postTransfers(tx, transfers, now);
 }
 
-function distinctIdentities(candidates: readonly Candidate[]): string[][] {
-  const identities = new Map<string, string[]>();
-  for (const { entry, key } of candidates) {
-    identities.set(identityOf({ accountId: entry.account, key }), [entry.account, key]);
+function distinctIdentities(candidates: readonly Candidate[]): Identity[] {
+  const identities = new Map<string, Identity>();
+  for (const { entry, key, identity } of candidates) {
+    identities.set(identity, { accountId: entry.account, key });
   }
+  // In the order of the index.
   return [...identities].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, identity]) => identity);
 }
 

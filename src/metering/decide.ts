@@ -18,6 +18,8 @@ export interface Candidate {
   receivedMonth: string;
   /** Source and id. */
   key: string;
+  /** Its account and key. */
+  identity: string;
   /** Of what the sender said. */
   hash: Buffer;
 }
@@ -56,14 +58,13 @@ export interface Decision {
 }
 
 /** Make a candidate of an entry. */
-export function toCandidate(one: Pick<Candidate, "entry" | "place" | "receivedAt">): Candidate {
-  const { entry, receivedAt } = one;
-  return {
-    ...one,
-    receivedMonth: monthOf(BigInt(receivedAt.getTime()) * 1_000n),
-    key: identityKey(entry.source, entry.id),
-    hash: bodyHash(entry),
-  };
+export function toCandidate(
+  one: Pick<Candidate, "entry" | "place" | "receivedAt" | "receivedMonth">,
+): Candidate {
+  const { entry, place, receivedAt, receivedMonth } = one;
+  const key = identityKey(entry.source, entry.id);
+  const identity = identityOf({ accountId: entry.account, key });
+  return { entry, place, receivedAt, receivedMonth, key, identity, hash: bodyHash(entry) };
 }
 
 /** The months in which the identities of candidates are looked for. */
@@ -84,14 +85,16 @@ export function identityOf({ accountId, key }: { accountId: string; key: string 
 
 /** The stored event whose identity a candidate has. */
 export function findFirst(
-  { entry, key, receivedMonth }: Candidate,
+  { identity, receivedMonth }: Candidate,
   stored: ReadonlyMap<string, readonly StoredEvent[]>,
 ): StoredEvent | undefined {
+  const known = stored.get(identity);
+  if (known === undefined) {
+    return undefined;
+  }
   const from = addMonths(receivedMonth, -monthsBefore);
   const to = addMonths(receivedMonth, monthsAfter);
-  return stored
-    .get(identityOf({ accountId: entry.account, key }))
-    ?.find((one) => one.receivedMonth >= from && one.receivedMonth <= to);
+  return known.find((one) => one.receivedMonth >= from && one.receivedMonth <= to);
 }
 
 /**
@@ -124,7 +127,7 @@ export function decide(
   }
 
   for (const candidate of candidates) {
-    const identity = identityOf({ accountId: candidate.entry.account, key: candidate.key });
+    const { identity } = candidate;
     const first = fresh.get(identity) ?? findRepeated(candidate);
     if (first !== undefined) {
       if (first.hash.equals(candidate.hash)) {

@@ -1,4 +1,4 @@
-import { createHash } from "node:crypto";
+import { createHash, hash } from "node:crypto";
 import type { Mode } from "../ledger/store.ts";
 
 /** Shards of the journal. All of an account's entries are in one of them. */
@@ -103,11 +103,8 @@ export function bodyHash(entry: UsageEntry): Buffer {
       ? [price.apiId, time, endpoint, status, entry.mode]
       : [requestId, price.apiId, time, endpoint, status];
   const more = units === 1n && data === "" ? [] : [units.toString(), data];
-  const hash = createHash("sha256");
-  for (const part of [...said, ...more]) {
-    hash.update(`${Buffer.byteLength(part)}:${part}`);
-  }
-  return hash.digest();
+  const text = [...said, ...more].map((part) => `${Buffer.byteLength(part)}:${part}`).join("");
+  return hash("sha256", text, "buffer");
 }
 
 /** A time in microseconds since 1970 as RFC 3339 writes it, in UTC. */

@@ -1,5 +1,6 @@
 import { sql } from "slonik";
 import { z } from "zod";
+import { type Column, unnestColumns } from "../db/columns.ts";
 import { nothing, type Tx } from "../db/pool.ts";
 import { identityOf, type NewEvent, type Repeats, type StoredEvent } from "./decide.ts";
 import { statusOf, timeText, unitsOf } from "./entry.ts";
@@ -11,19 +12,25 @@ const storedRow = z.object({
   body_hash: z.instanceof(Buffer),
 });
 
-/** Find events that are stored under identities in some months, by identity. */
+/**
+ * Find events that are stored under identities in some months, by identity.
+ *
+ * The limit, which no identity reaches, keeps this a look-up of each: a plan that reads whole months is never better.
+ */
 export async function findStored(
   tx: Tx,
-  { identities, months }: { identities: readonly (readonly string[])[]; months: string[] },
+  { identities, months }: { identities: readonly Identity[]; months: string[] },
 ): Promise<Map<string, StoredEvent[]>> {
   const rows = await tx.any(sql.type(storedRow)`
     select stored.account_id, stored.received_month::text as received_month, stored.key,
       stored.body_hash
-    from ${sql.unnest(identities, ["text", "text"])} as wanted (account_id, key)
-    join usage_events as stored
-      on stored.account_id = wanted.account_id and stored.key = wanted.key
-    where stored.received_month = any(${sql.array(months, "date")})
-    order by stored.received_month desc
+    from ${unnestColumns(identities, identityColumns)} as wanted (account_id, key)
+    cross join lateral (
+      select account_id, received_month, key, body_hash from usage_events
+      where account_id = wanted.account_id and key = wanted.key
+        and received_month = any(${sql.array(months, "date")})
+      limit 100
+    ) as stored
   `);
   const stored = rows.map((row) => ({
     accountId: row.account_id,
@@ -31,82 +38,56 @@ export async function findStored(
     key: row.key,
     hash: row.body_hash,
   }));
+  // The latest first.
+  stored.sort((a, b) => compare(b.receivedMonth, a.receivedMonth));
   return Map.groupBy(stored, identityOf);
 }
 
-/** Columns of an event, in their order, by type. */
-const columns = {
-  account_id: "text",
-  received_month: "date",
-  key: "text",
-  source: "text",
-  id: "text",
-  mode: "text",
-  api_id: "text",
-  developer_account_id: "text",
-  key_id: "text",
-  endpoint: "text",
-  status_code: "int4",
-  occurred_at: "timestamptz",
-  received_at: "timestamptz",
-  booked_month: "date",
-  price_version: "int4",
-  fee_basis_points: "int4",
-  units: "int8",
-  charged_nanos: "int8",
-  fee_nanos: "int8",
-  leased_nanos: "int8",
-  owed_nanos: "int8",
-  charged_before_nanos: "int8",
-  lease_id: "text",
-  position: "int8",
-  ordinal: "int4",
-  body_hash: "bytea",
-  data: "text",
-  duplicates: "int4",
-  conflicts: "int4",
-} as const;
+/** What an event is known by. */
+export type Identity = Pick<StoredEvent, "accountId" | "key">;
+
+const identityColumns: Column<Identity>[] = [
+  { type: "text", of: ({ accountId }) => accountId },
+  { type: "text", of: ({ key }) => key },
+];
+
+/** Columns of an event. */
+const columns: Record<string, Column<NewEvent>> = {
+  account_id: { type: "text", of: ({ entry }) => entry.account },
+  received_month: { type: "date", of: ({ receivedMonth }) => receivedMonth },
+  key: { type: "text", of: ({ key }) => key },
+  source: { type: "text", of: ({ entry }) => entry.source },
+  id: { type: "text", of: ({ entry }) => entry.id },
+  mode: { type: "text", of: ({ entry }) => entry.mode },
+  api_id: { type: "text", of: ({ entry }) => entry.price.apiId },
+  developer_account_id: { type: "text", of: ({ entry }) => entry.price.developerId },
+  key_id: { type: "text", of: ({ entry }) => entry.keyId },
+  endpoint: { type: "text", of: ({ entry }) => entry.endpoint },
+  status_code: { type: "int4", of: ({ entry }) => statusOf(entry) },
+  occurred_at: { type: "timestamptz", of: ({ entry }) => timeText(entry.timeMicros) },
+  received_at: { type: "timestamptz", of: ({ receivedAt }) => receivedAt.toISOString() },
+  booked_month: { type: "date", of: ({ bookedMonth }) => bookedMonth },
+  price_version: { type: "int4", of: ({ entry }) => entry.price.version },
+  fee_basis_points: { type: "int4", of: ({ entry }) => entry.price.feeBasisPoints },
+  units: { type: "int8", of: ({ entry }) => unitsOf(entry) },
+  charged_nanos: { type: "int8", of: ({ entry }) => entry.chargedNanos },
+  fee_nanos: { type: "int8", of: ({ feeNanos }) => feeNanos },
+  leased_nanos: { type: "int8", of: ({ leasedNanos }) => leasedNanos },
+  owed_nanos: { type: "int8", of: ({ owedNanos }) => owedNanos },
+  charged_before_nanos: { type: "int8", of: ({ chargedBefore }) => chargedBefore },
+  lease_id: { type: "text", of: ({ entry }) => entry.lease },
+  position: { type: "int8", of: ({ place }) => place.position },
+  ordinal: { type: "int4", of: ({ place }) => place.ordinal },
+  body_hash: { type: "bytea", of: ({ hash }) => hash },
+  data: { type: "text", of: ({ entry }) => entry.data },
+  duplicates: { type: "int4", of: ({ duplicates }) => duplicates },
+  conflicts: { type: "int4", of: ({ conflicts }) => conflicts },
+};
 
 const columnList = sql.join(
   Object.keys(columns).map((name) => sql.identifier([name])),
   sql.fragment`, `,
 );
-
-function toRow(event: NewEvent) {
-  const { entry, place } = event;
-  const { price } = entry;
-  return [
-    entry.account,
-    event.receivedMonth,
-    event.key,
-    entry.source,
-    entry.id,
-    entry.mode,
-    price.apiId,
-    price.developerId,
-    entry.keyId,
-    entry.endpoint,
-    statusOf(entry),
-    timeText(entry.timeMicros),
-    event.receivedAt.toISOString(),
-    event.bookedMonth,
-    price.version,
-    price.feeBasisPoints,
-    unitsOf(entry).toString(),
-    entry.chargedNanos.toString(),
-    event.feeNanos.toString(),
-    event.leasedNanos.toString(),
-    event.owedNanos.toString(),
-    event.chargedBefore.toString(),
-    entry.lease,
-    place.position.toString(),
-    place.ordinal,
-    event.hash,
-    entry.data,
-    event.duplicates,
-    event.conflicts,
-  ];
-}
 
 /** Insert events that are not there. In the order of their keys: neighbours of an index go into its same pages. */
 export async function insertEvents(
@@ -123,7 +104,7 @@ export async function insertEvents(
   await tx.query(sql.type(nothing)`
     insert into usage_events (${columnList}, shard, batch_position)
     select event.*, ${shard}::int4, ${batchPosition}::int8
-    from ${sql.unnest(sorted.map(toRow), Object.values(columns))} as event (${columnList})
+    from ${unnestColumns(sorted, Object.values(columns))} as event (${columnList})
   `);
 }
 

@@ -3,8 +3,9 @@ import { sql } from "slonik";
 import { z } from "zod";
 import type { Tx } from "../db/pool.ts";
 import type { PlacedCorrection } from "./applied-event.ts";
-import { decodeRow } from "./codec.ts";
+import { decodeRow, type Malformed } from "./codec.ts";
 import { type Candidate, toCandidate } from "./decide.ts";
+import { type Entry, monthOf } from "./entry.ts";
 import type { Quarantined } from "./quarantine.ts";
 
 /** Rows, and their bytes, that are read at once. */
@@ -115,7 +116,8 @@ export async function readEntries(shard: number, rows: readonly JournalRow[]): P
 
 function readRow(shard: number, { position, codec, body, receivedAt }: JournalRow): ReadRow {
   const read: ReadRow = { position, usage: [], corrections: [], malformed: [] };
-  for (const [ordinal, entry] of decodeRow({ codec, body }).entries.entries()) {
+  const receivedMonth = monthOf(BigInt(receivedAt.getTime()) * 1_000n);
+  for (const [ordinal, entry] of decode({ codec, body }).entries()) {
     const place = { position, ordinal };
     if (entry.kind === "malformed") {
       const { raw, detail } = entry;
@@ -124,8 +126,17 @@ function readRow(shard: number, { position, codec, body, receivedAt }: JournalRo
     } else if ("correctionId" in entry) {
       read.corrections.push({ place, entry });
     } else {
-      read.usage.push(toCandidate({ entry, place, receivedAt }));
+      read.usage.push(toCandidate({ entry, place, receivedAt, receivedMonth }));
     }
   }
   return read;
+}
+
+/** A row that cannot even be refused entry by entry must not stop its shard either. */
+function decode(row: { codec: number; body: Buffer }): (Entry | Malformed)[] {
+  try {
+    return decodeRow(row).entries;
+  } catch {
+    return [{ kind: "malformed", raw: row.body, detail: "the row cannot be read" }];
+  }
 }

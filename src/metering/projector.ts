@@ -26,6 +26,8 @@ export interface RoundOptions {
   entriesMax: number;
   /** What an account may owe of which nothing else was said. */
   debtLimitNanos: bigint;
+  /** Whether the cursor passes by what other shards have when its own has nothing: not needed after each append. */
+  passesBy: boolean;
   now: Date;
 }
 
@@ -64,7 +66,8 @@ export async function projectShard(
   const { cursor, fence } = next;
   const end = fence !== null && fence < next.head ? fence : next.head;
   const isDrained = fence !== null && fence <= cursor;
-  if (end <= cursor && !isDrained) {
+  const isPassing = next.rows.length === 0 && fence === null;
+  if ((end <= cursor && !isDrained) || (isPassing && !options.passesBy)) {
     return { outcome: "idle", position: cursor, counts: noCounts };
   }
   if (!(await lockCursor(tx, lease, cursor))) {

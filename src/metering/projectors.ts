@@ -14,6 +14,8 @@ import {
 const claimMs = 1_000;
 /** A shard where nothing happens is held on to this often. */
 const beatMs = 1_500;
+/** Positions of other shards are passed by this often. */
+const passMs = 500;
 const pollMsMin = 25;
 const pollMsMax = 250;
 const backOffMsMin = 50;
@@ -75,12 +77,15 @@ export function startProjectors(deps: Deps): Projectors {
 }
 
 function startShard(deps: Deps, shard: number) {
-  const bell = createBell();
+  // New rows end the wait for rows, and nothing but that: not the pause after a failure, nor before another claim.
+  const rows = createBell();
+  const end = createBell();
   let stopAt = Number.POSITIVE_INFINITY;
   const isStopping = () => stopAt !== Number.POSITIVE_INFINITY;
   const state: State = {
     lease: null,
     beatAt: 0,
+    passAt: 0,
     pollMs: pollMsMin,
     backOffMs: backOffMsMin,
     entries: entriesMin,
@@ -88,13 +93,13 @@ function startShard(deps: Deps, shard: number) {
 
   async function run() {
     for (;;) {
-      const pauseMs = await step(deps, shard, state);
+      const { pauseMs, isIdle } = await step(deps, shard, state);
       // At the end one pass over what is there is enough: pauses are made when there is nothing more to do now.
       if (performance.now() >= stopAt || (isStopping() && pauseMs > 0)) {
         break;
       }
       if (pauseMs > 0) {
-        await bell.wait(pauseMs);
+        await (isIdle ? rows : end).wait(pauseMs);
       }
     }
     await release(deps, state);
@@ -102,10 +107,11 @@ function startShard(deps: Deps, shard: number) {
 
   const running = run();
   return {
-    wake: () => bell.ring(),
+    wake: () => rows.ring(),
     async stop(deadlineMs: number) {
       stopAt = performance.now() + deadlineMs;
-      bell.ring();
+      rows.ring();
+      end.ring();
       await running;
     },
   };
@@ -115,50 +121,61 @@ interface State {
   lease: ShardLease | null;
   /** When to give a sign of life. */
   beatAt: number;
+  /** When to pass by positions of other shards. */
+  passAt: number;
   pollMs: number;
   backOffMs: number;
   entries: number;
 }
 
-/** Do the next thing for a shard. Returns how long there is nothing to do. Never throws. */
-async function step(deps: Deps, shard: number, state: State): Promise<number> {
+interface Pause {
+  pauseMs: number;
+  /** Whether all is applied, so that it is over once there is more. */
+  isIdle: boolean;
+}
+
+/** Do the next thing for a shard. Returns what to wait for. Never throws. */
+async function step(deps: Deps, shard: number, state: State): Promise<Pause> {
   try {
-    if (state.lease === null && !(await claim(deps, shard, state))) {
-      return claimMs;
-    }
-    const pauseMs = state.lease === null ? claimMs : await project(deps, state.lease, state);
+    const lease = state.lease ?? (await claim(deps, shard, state));
+    const pauseMs = lease === null ? claimMs : await project(deps, lease, state);
     state.backOffMs = backOffMsMin;
-    return pauseMs;
+    return { pauseMs, isIdle: state.lease !== null };
   } catch (error) {
     deps.metrics.failed(shard);
     deps.onError(error);
     const pauseMs = state.backOffMs;
     state.backOffMs = Math.min(pauseMs * 2, backOffMsMax);
-    state.entries = Math.max(entriesMin, state.entries >>> 1);
-    return pauseMs;
+    state.entries = Math.max(1, state.entries >>> 1);
+    return { pauseMs, isIdle: false };
   }
 }
 
-async function claim({ db, holder, metrics }: Deps, shard: number, state: State): Promise<boolean> {
+async function claim(
+  { db, holder, metrics }: Deps,
+  shard: number,
+  state: State,
+): Promise<ShardLease | null> {
   const wanted = { shard, holder, leaseMs: shardLeaseMs };
   state.lease = await db.systemTransaction((tx) => claimShard(tx, wanted));
-  if (state.lease === null) {
-    return false;
+  if (state.lease !== null) {
+    state.beatAt = performance.now() + beatMs;
+    metrics.held(shard, true);
   }
-  state.beatAt = performance.now() + beatMs;
-  metrics.held(shard, true);
-  return true;
+  return state.lease;
 }
 
 async function project(deps: Deps, lease: ShardLease, state: State): Promise<number> {
   const { db, metrics, progress } = deps;
   const begun = performance.now();
   const { debtLimitNanos } = deps;
-  const options = { entriesMax: state.entries, debtLimitNanos, now: deps.now() };
+  const passesBy = begun >= state.passAt;
+  const options = { entriesMax: state.entries, debtLimitNanos, passesBy, now: deps.now() };
   const round = await db.systemTransaction((tx) => projectShard(tx, lease, options));
   if (round.outcome === "more") {
     const seconds = (performance.now() - begun) / 1_000;
     state.beatAt = performance.now() + beatMs;
+    state.passAt = performance.now() + passMs;
     state.pollMs = pollMsMin;
     state.entries = nextEntries(state.entries, round);
     metrics.applied(lease.shard, { ...round, seconds });

@@ -64,10 +64,14 @@ function sumBy(
   keyOf: (event: RollupChange, bucket: string) => string[],
 ): Sum[] {
   const sums = new Map<string, Sum>();
+  const buckets = new Map<bigint, string>();
   for (const event of events) {
     const { entry, calls, nanos } = event;
-    const key = keyOf(event, bucketOf(entry.timeMicros));
-    const text = JSON.stringify(key);
+    const bucket = buckets.get(entry.timeMicros) ?? bucketOf(entry.timeMicros);
+    buckets.set(entry.timeMicros, bucket);
+    const key = keyOf(event, bucket);
+    // No text of an event holds a NUL.
+    const text = key.join("\0");
     const sum = sums.get(text) ?? { key, calls: 0n, errors: 0n, nanos: 0n };
     sum.calls += calls;
     sum.errors += statusOf(entry) >= 400 ? calls : 0n;

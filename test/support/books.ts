@@ -132,7 +132,7 @@ export async function projectAll(
 
 /** How a round goes when nothing else is said. */
 export function roundOptions(now = new Date()): RoundOptions {
-  return { entriesMax: 5_000, debtLimitNanos: 100_000_000_000n, now };
+  return { entriesMax: 5_000, debtLimitNanos: 100_000_000_000n, passesBy: true, now };
 }
 
 /** Claim a shard for a minute. Null when another one has it. */
@@ -206,7 +206,8 @@ export function usage({
     timeUnset: false,
     data: "",
     units: 1n,
-    chargedNanos: BigInt(charged),
+    // As the door promises it: what failed on the server costs nothing.
+    chargedNanos: (of.status ?? 200) >= 500 ? 0n : BigInt(charged),
     lease: null,
     requestId: "",
     replays: null,

@@ -1,0 +1,640 @@
+import { randomUUID } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
+import { Registry } from "prom-client";
+import { describe, expect, test } from "vitest";
+import type { Tx } from "../src/db/pool.ts";
+import { encodeRow } from "../src/metering/codec.ts";
+import { shardCount, shardOf, type UsageEntry } from "../src/metering/entry.ts";
+import { projectShard } from "../src/metering/projector.ts";
+import { createProjectorMetrics } from "../src/metering/projector-metrics.ts";
+import { startProjectors } from "../src/metering/projectors.ts";
+import { claimShard, releaseShard, renewShard } from "../src/metering/shard-lease.ts";
+import { must, until } from "./support/app.ts";
+import {
+  holdShard,
+  newAccountId,
+  openBooks,
+  projectAll,
+  projectOnce,
+  roundOptions,
+  seeded,
+  usage,
+} from "./support/books.ts";
+
+type Books = Awaited<ReturnType<typeof openBooks>>;
+
+const seed = Number(process.env.CALLORA_TEST_SEED ?? Date.now() % 1_000_000);
+
+describe("what is refused for good", () => {
+  test(`is kept aside wherever it stands, and stops nobody (seed ${seed})`, async () => {
+    await using books = await openBooks();
+    await refusePoison(books);
+    const random = seeded(seed);
+    const developer = newAccountId();
+    const accounts = [newAccountId(0), newAccountId(0), newAccountId(1)];
+    const expected = { good: 0n, bad: 0n, nanos: 0n };
+    for (const account of accounts) {
+      await books.grant(account, 20_000n);
+    }
+
+    for (let batch = 0; batch < 8; batch++) {
+      const rate = must([0, 0.01, 0.3, 1][batch % 4]);
+      const entries = Array.from({ length: 1 + Math.floor(random() * 120) }, () => {
+        const isBad = random() < rate;
+        expected[isBad ? "bad" : "good"] += 1n;
+        expected.nanos += isBad ? 0n : 1_000n;
+        const account = must(accounts[Math.floor(random() * accounts.length)]);
+        return usage({ account, developer, endpoint: isBad ? "poison" : "GET /x" });
+      });
+      await books.journal.append(entries);
+      if (random() < 0.5) {
+        await books.project();
+      }
+    }
+    await books.project();
+
+    expect(await books.sum("select count(*) as sum from usage_events")).toBe(expected.good);
+    expect(await totals(books), `seed ${seed}`).toEqual(Array(6).fill(expected.nanos));
+    const { rows } = await books.superuser.query(
+      "select reason, detail, state, count(*)::int as count, sum(charged_nanos)::text as nanos " +
+        "from usage_quarantine group by reason, detail, state",
+    );
+    expect(rows, `seed ${seed}`).toEqual([
+      {
+        reason: "POISONED",
+        detail: "the database refused it: 23514, constraint no_poison",
+        state: "open",
+        count: Number(expected.bad),
+        nanos: String(expected.bad * 1_000n),
+      },
+    ]);
+    expect(await behind(books)).toBe(0n);
+    // What was tried and undone left no transfers, and no sum but the batch's own.
+    expect(
+      await books.sum(
+        "select count(*) as sum from ledger_transfers where source_type = 'usage' and source_id !~ '^\\d:\\d+-\\d+$'",
+      ),
+    ).toBe(0n);
+    await isChained(books);
+  });
+
+  test("may come again once it is not refused any more", async () => {
+    await using books = await openBooks();
+    await refusePoison(books);
+    const [account, developer] = [newAccountId(), newAccountId()];
+    const event = usage({ account, developer, endpoint: "poison" });
+    await books.journal.append([event, usage({ account, developer })]);
+    await books.project();
+    await books.superuser.query("alter table usage_events drop constraint no_poison");
+
+    await books.journal.append([event, event]);
+    await books.project();
+
+    expect(await totals(books)).toEqual(Array(6).fill(2_000n));
+    expect(await books.sum("select sum(duplicates) from usage_events")).toBe(1n);
+  });
+
+  test("is told from what may pass: then nothing is kept aside, and all of it is tried again", async () => {
+    await using books = await openBooks();
+    const [account, developer] = [newAccountId(0), newAccountId()];
+    await books.journal.append([usage({ account, developer }), usage({ account, developer })]);
+
+    for (const state of ["40001", "40P01", "53100", "55P03", "57014", "42501"]) {
+      await failInserts(books, state);
+      await expect(projectOnce(books.db, 0), state).rejects.toThrow();
+      expect(await behind(books)).toBe(1n);
+    }
+    await books.superuser.query("drop trigger fail on usage_rollups");
+    await books.project();
+
+    expect(await books.sum("select count(*) as sum from usage_quarantine")).toBe(0n);
+    expect(await totals(books)).toEqual(Array(6).fill(2_000n));
+  });
+
+  test("is a promise that the price does not give", async () => {
+    await using books = await openBooks();
+    const [account, developer] = [newAccountId(), newAccountId()];
+    const good = usage({ account, developer });
+
+    await books.journal.append([good, { ...good, id: "dear", chargedNanos: 1_001n }]);
+    await books.project();
+
+    expect(await totals(books)).toEqual(Array(6).fill(1_000n));
+    expect(await reasons(books)).toEqual(["POISONED"]);
+  });
+
+  test("is undone with all the rest when the round breaks off at any statement", async () => {
+    await using books = await openBooks();
+    await refusePoison(books);
+    const [account, developer] = [newAccountId(0), newAccountId()];
+    await books.grant(account, 3_500n);
+    let done = 0n;
+
+    // In larger steps: each round of a search takes some hundred statements.
+    for (let step = 1; ; step += 7) {
+      await books.journal.append([
+        usage({ account, developer }),
+        usage({ account, developer, endpoint: "poison" }),
+        usage({ account, developer }),
+      ]);
+      const isFailed = await projectOnce(books.db, 0, { wrap: (tx) => failAfter(tx, step) }).then(
+        () => false,
+        (error: unknown) => {
+          expect(error).toBeInstanceOf(Crash);
+          return true;
+        },
+      );
+      expect(await totals(books)).toEqual(Array(6).fill(isFailed ? done : done + 2_000n));
+      await books.project();
+      done += 2_000n;
+      expect(await totals(books)).toEqual(Array(6).fill(done));
+      if (!isFailed) {
+        expect(step).toBeGreaterThan(50);
+        break;
+      }
+    }
+    expect(await books.sum("select count(*) as sum from usage_quarantine")).toBe(done / 2_000n);
+  });
+});
+
+describe("what an account may owe", () => {
+  test(`is decided event by event, however events are batched (seed ${seed})`, async () => {
+    const random = seeded(seed);
+    const [account, developer] = [newAccountId(0), newAccountId()];
+    const entries = Array.from({ length: 150 }, (_, index) =>
+      usage({
+        account,
+        developer,
+        id: String(index < 20 ? index : Math.floor(random() * 140)),
+        charged: String(1 + Math.floor(random() * 3_000)),
+        feeBasisPoints: 333,
+        mode: random() < 0.8 ? "live" : "test",
+      }),
+    );
+    const outcomes = [];
+
+    for (const sizeOf of [() => 1, () => entries.length, () => 1 + Math.floor(random() * 30)]) {
+      await using books = await openBooks();
+      await books.grant(account, 40_000n);
+      const left = [...entries];
+      while (left.length > 0) {
+        await books.journal.append(left.splice(0, sizeOf()));
+        if (random() < 0.5) {
+          await projectAll(books.db, new Date(), { debtLimitNanos: 30_000n });
+        }
+      }
+      await projectAll(books.db, new Date(), { debtLimitNanos: 30_000n });
+      outcomes.push(await outcome(books));
+      const owed = -(await books.held(account, "consumer_receivable"));
+      expect(owed, `seed ${seed}`).toBeLessThanOrEqual(30_000n);
+      expect(owed, `seed ${seed}`).toBeGreaterThan(25_000n);
+      expect(await books.held(account, "consumer"), `seed ${seed}`).toBe(0n);
+      expect(await reasons(books)).toContain("OVER_LIMIT");
+      await isChained(books);
+    }
+
+    expect(outcomes[1], `seed ${seed}`).toEqual(outcomes[0]);
+    expect(outcomes[2], `seed ${seed}`).toEqual(outcomes[0]);
+  }, 60_000);
+
+  test("is said of each account, else of all", async () => {
+    await using books = await openBooks();
+    const [developer, one, other] = [newAccountId(), newAccountId(), newAccountId()];
+    await books.superuser.query(
+      "insert into debt_limits (account_id, limit_nanos) values ($1, 0)",
+      [one],
+    );
+
+    await books.journal.append([one, other].flatMap((account) => usage({ account, developer })));
+    await books.project();
+
+    expect(await books.held(one, "consumer_receivable")).toBe(0n);
+    expect(await books.held(other, "consumer_receivable")).toBe(-1_000n);
+    const { rows } = await books.superuser.query(
+      "select account_id, topic from outbox order by id",
+    );
+    expect(new Map(rows.map(({ account_id, topic }) => [account_id, topic]))).toEqual(
+      new Map([
+        [one, "usage.quarantined"],
+        [other, "usage.owed"],
+      ]),
+    );
+  });
+
+  test("does not hold what was refused for it against the same event later", async () => {
+    await using books = await openBooks();
+    const [account, developer] = [newAccountId(), newAccountId()];
+    const event = usage({ account, developer });
+    await books.journal.append([event]);
+    await projectAll(books.db, new Date(), { debtLimitNanos: 0n });
+    await books.grant(account, 1_000n);
+
+    await books.journal.append([event]);
+    await projectAll(books.db, new Date(), { debtLimitNanos: 0n });
+
+    expect(await totals(books)).toEqual(Array(6).fill(1_000n));
+    expect(await reasons(books)).toEqual(["OVER_LIMIT"]);
+  });
+});
+
+describe("an event's identity", () => {
+  test.for([
+    ["2026-10-31T23:59:59.999Z", "2026-11-01T00:00:00Z", "again"],
+    ["2026-09-01T00:00:00Z", "2026-11-30T23:59:59Z", "again"],
+    // Appended by a process whose clock is behind.
+    ["2026-11-01T00:00:00Z", "2026-10-31T23:59:59.999Z", "again"],
+    ["2026-08-31T23:59:59Z", "2026-11-01T00:00:00Z", "anew"],
+  ] as const)("received at %s counts %s %s", async ([first, second, outcome]) => {
+    await using books = await openBooks();
+    const event = usage({ account: newAccountId(0), developer: newAccountId() });
+
+    await books.plant(encodeRow([event]));
+    await receivedAt(books, first);
+    await books.project();
+    await books.plant(encodeRow([event, { ...event, endpoint: "GET /other" }]));
+    await receivedAt(books, second);
+    await books.project();
+
+    const counted = { again: [1n, 1n, 1n], anew: [2n, 0n, 1n] }[outcome];
+    expect(await repeats(books)).toEqual(counted);
+    expect(await totals(books)).toEqual(Array(6).fill(must(counted[0]) * 1_000n));
+  });
+
+  test("counts once in one round over a month's edge", async () => {
+    await using books = await openBooks();
+    const event = usage({ account: newAccountId(0), developer: newAccountId() });
+
+    await books.plant(encodeRow([event]));
+    await receivedAt(books, "2026-10-31T23:59:59.999Z");
+    await books.plant(encodeRow([event, event]));
+    await receivedAt(books, "2026-11-01T00:00:00Z");
+    await books.project();
+
+    expect(await repeats(books)).toEqual([1n, 2n, 0n]);
+  });
+});
+
+test("an event is stored letter by letter, whatever is in it", async () => {
+  await using books = await openBooks();
+  const [account, developer] = [newAccountId(0), newAccountId()];
+  const texts = [
+    "NULL",
+    "null",
+    "{}",
+    '"',
+    "\\",
+    '\\"',
+    " a ",
+    ",",
+    "a\nb",
+    "\u{1f418}",
+    "\\x00",
+    "''",
+    "{NULL}",
+  ];
+
+  await books.journal.append(
+    texts.map((text) =>
+      usage({ account, developer, source: text, id: text, endpoint: text, data: text }),
+    ),
+  );
+  await books.project();
+
+  const { rows } = await books.superuser.query(
+    "select source, id, endpoint, data from usage_events order by position, ordinal",
+  );
+  expect(rows).toEqual(
+    texts.map((text) => ({ source: text, id: text, endpoint: text, data: text })),
+  );
+});
+
+test("a process goes on by itself once what failed passes, and counts what it did", async () => {
+  await using books = await openBooks();
+  const [account, developer] = [newAccountId(0), newAccountId()];
+  const registry = new Registry();
+  const errors: unknown[] = [];
+  await failInserts(books, "53100");
+  const event = usage({ account, developer });
+  await books.journal.append([event, event, { ...event, endpoint: "GET /other" }]);
+
+  const projectors = startProjectors({
+    db: books.db,
+    progress: { note: () => {} },
+    shards: shardCount,
+    holder: randomUUID(),
+    debtLimitNanos: 100_000_000_000n,
+    now: () => new Date(),
+    onError: (error) => errors.push(error),
+    metrics: createProjectorMetrics(registry),
+  });
+  const begun = performance.now();
+  await until(() => {
+    projectors.wake();
+    return errors.length >= 3;
+  });
+  // 50 ms and 100 ms: what comes in meanwhile does not end the pause after a failure.
+  expect(performance.now() - begun).toBeGreaterThan(150);
+  await books.superuser.query("drop trigger fail on usage_rollups");
+  await until(async () => (await behind(books)) === 0n);
+  const lines = await registry.metrics();
+  await projectors.stop();
+
+  expect(await totals(books)).toEqual(Array(6).fill(1_000n));
+  expect(lines).toContain('callora_projected_entries_total{shard="0",outcome="applied"} 1');
+  expect(lines).toContain('callora_projected_entries_total{shard="0",outcome="duplicate"} 1');
+  expect(lines).toContain('callora_projected_entries_total{shard="0",outcome="quarantined"} 1');
+  expect(lines).toMatch(/callora_projector_failures_total\{shard="0"\} [3-9]/);
+  expect(lines).toContain('callora_projector_held{shard="1"} 1');
+  expect(await books.sum("select count(holder) as sum from projector_cursors")).toBe(0n);
+});
+
+test("an event of a closed month is billed in the next open one, and shown in its own time", async () => {
+  await using books = await openBooks();
+  const [account, developer] = [newAccountId(0), newAccountId()];
+  const time = "2026-09-30T23:59:59Z";
+  await books.journal.append([usage({ account, developer, time })]);
+  await books.superuser.query(
+    "insert into periods (month, closed_position, settlement_id) values ('2026-09-01', 1, 's'), ('2026-10-01', 1, 's')",
+  );
+  await books.journal.append([usage({ account, developer, time })]);
+  await books.project();
+
+  const { rows } = await books.superuser.query(
+    "select bucket, booked_month::text as month, calls::int as calls from usage_rollups order by 2",
+  );
+  const bucket = new Date("2026-09-30T23:45:00Z");
+  expect(rows).toEqual([
+    { bucket, month: "2026-09-01", calls: 1 },
+    { bucket, month: "2026-11-01", calls: 1 },
+  ]);
+  expect(await books.sum("select count(*) as sum from revenue_rollups")).toBe(2n);
+});
+
+describe("two shards", () => {
+  test(`applied at once share developers and platform without harm (seed ${seed})`, async () => {
+    await using books = await openBooks();
+    const random = seeded(seed);
+    const developers = [newAccountId(), newAccountId(), newAccountId()];
+    const consumers = Array.from({ length: 8 }, (_, index) => newAccountId(index % shardCount));
+    // Everybody is everything: balances of one account are moved by both shards.
+    const everybody = [...developers, ...consumers];
+    const entries: UsageEntry[] = Array.from({ length: 1_500 }, () =>
+      usage({
+        account: must(consumers[Math.floor(random() * consumers.length)]),
+        developer: must(everybody[Math.floor(random() * everybody.length)]),
+        charged: String(Math.floor(random() * 5_000)),
+        feeBasisPoints: 777,
+      }),
+    );
+    let isDone = false;
+    const projecting = Array.from({ length: shardCount }, async (_, shard) => {
+      while (!isDone) {
+        await projectOnce(books.db, shard, { entriesMax: 50 });
+      }
+    });
+    const granting = consumers.map(async (account) => {
+      for (let count = 0; count < 20; count++) {
+        await books.grant(account, 10_000n);
+      }
+    });
+
+    while (entries.length > 0) {
+      await books.journal.append(entries.splice(0, 1 + Math.floor(random() * 40)));
+    }
+    await Promise.all(granting);
+    isDone = true;
+    await Promise.all(projecting);
+    await books.project();
+
+    const total = await books.sum("select sum(charged_nanos) from usage_events");
+    expect(await totals(books), `seed ${seed}`).toEqual(Array(6).fill(total));
+    expect(await behind(books)).toBe(0n);
+    expect(await shardsOf(books)).toEqual([0, 1]);
+    await isChained(books);
+  }, 60_000);
+
+  test("do not wait for each other's rows", async () => {
+    await using books = await openBooks();
+    const developer = newAccountId();
+    await books.journal.append([usage({ account: newAccountId(1), developer })]);
+    await books.journal.append([usage({ account: newAccountId(0), developer })]);
+
+    const round = await projectOnce(books.db, 0);
+
+    expect(round).toMatchObject({ outcome: "more", position: 2n, counts: { events: 1 } });
+    expect(await behind(books)).toBe(2n);
+  });
+
+  test("pass by each other's rows, at once or when there is time for it", async () => {
+    await using books = await openBooks();
+    await books.journal.append([usage({ account: newAccountId(1), developer: newAccountId() })]);
+
+    const idle = await projectOnce(books.db, 0, { passesBy: false });
+    expect(idle).toMatchObject({ outcome: "idle", position: 0n });
+    const passing = await projectOnce(books.db, 0, { passesBy: true });
+    expect(passing).toMatchObject({ outcome: "more", position: 1n });
+  });
+});
+
+describe("a shard's lease", () => {
+  test("is one holder's until it ends, and no older holder applies anything", async () => {
+    await using books = await openBooks();
+    const [account, developer] = [newAccountId(0), newAccountId()];
+    const [holder, other] = [must(await claim(books, "a", 200)), "b"];
+    await books.journal.append([usage({ account, developer })]);
+
+    expect(await claim(books, other, 200)).toBeNull();
+    await sleep(250);
+    const taken = must(await claim(books, other, 60_000));
+
+    const apply = (lease: typeof holder) =>
+      books.db.systemTransaction((tx) => projectShard(tx, lease, roundOptions()));
+    expect(taken.fence).toBe(holder.fence + 1n);
+    expect(await apply(holder)).toMatchObject({ outcome: "fenced", counts: { events: 0 } });
+    expect(await books.db.systemTransaction((tx) => renewShard(tx, holder, 200))).toBe(false);
+    await books.db.systemTransaction((tx) => releaseShard(tx, holder));
+    expect(await claim(books, "c", 200)).toBeNull();
+    expect(await apply(taken)).toMatchObject({ outcome: "more", counts: { events: 1 } });
+    expect(await totals(books)).toEqual(Array(6).fill(1_000n));
+  });
+
+  test("is not taken from a holder in the middle of a round, however old it is", async () => {
+    await using books = await openBooks();
+    const lease = must(await claim(books, "a", 1));
+    await books.journal.append([usage({ account: newAccountId(0), developer: newAccountId() })]);
+
+    await books.db.systemTransaction(async (tx) => {
+      await projectShard(tx, lease, roundOptions());
+      expect(await claim(books, "b", 1)).toBeNull();
+    });
+
+    expect(await totals(books)).toEqual(Array(6).fill(1_000n));
+  });
+
+  test("of a holder that stops in the middle ends with its session, which holds no lock longer", async () => {
+    await using books = await openBooks();
+    const lease = must(await claim(books, "a", 1));
+    const [account, developer] = [newAccountId(0), newAccountId()];
+    await books.journal.append([usage({ account, developer })]);
+
+    const stopped = books.db.systemTransaction(async (tx) => {
+      await projectShard(tx, lease, roundOptions());
+      await sleep(3_500);
+    });
+    const failed = expect(stopped).rejects.toThrow();
+    let taken = await holdShard(books.db, 0);
+    expect(taken).toBeNull();
+    for (let tries = 0; taken === null && tries < 35; tries++) {
+      await sleep(100);
+      taken = await holdShard(books.db, 0);
+    }
+    const held = must(taken);
+    await books.db.systemTransaction((tx) => projectShard(tx, held, roundOptions()));
+    await failed;
+
+    expect(await totals(books)).toEqual(Array(6).fill(1_000n));
+    expect(await books.sum("select sum(duplicates) from usage_events")).toBe(0n);
+  });
+});
+
+function claim(books: Books, name: string, leaseMs: number) {
+  const holder = `00000000-0000-4000-8000-00000000000${name}`;
+  return books.db.systemTransaction((tx) => claimShard(tx, { shard: 0, holder, leaseMs }));
+}
+
+/** Have the database refuse events by their endpoint. */
+async function refusePoison({ superuser }: Books): Promise<void> {
+  await superuser.query(
+    "alter table usage_events add constraint no_poison check (endpoint <> 'poison')",
+  );
+}
+
+/** Have the database fail in the middle of a round. */
+async function failInserts({ superuser }: Books, state: string): Promise<void> {
+  await superuser.query(`
+    create or replace function fail() returns trigger language plpgsql as
+      $$ begin raise exception 'as a test wants it' using errcode = '${state}'; end $$;
+    create or replace trigger fail before insert on usage_rollups
+      for each row execute function fail();
+  `);
+}
+
+/** Say when the journal received its last row. */
+async function receivedAt({ superuser }: Books, time: string): Promise<void> {
+  await superuser.query("alter table usage_journal disable trigger usage_journal_no_update");
+  await superuser.query(
+    "update usage_journal set appended_at = $1 where position = (select position from journal_head)",
+    [time],
+  );
+  await superuser.query("alter table usage_journal enable trigger usage_journal_no_update");
+}
+
+/** Events, how often they came again, and how often others came under their identity. */
+async function repeats({ sum }: Books): Promise<bigint[]> {
+  return [
+    await sum("select count(*) as sum from usage_events"),
+    await sum("select sum(duplicates) from usage_events"),
+    await sum("select sum(conflicts) from usage_events"),
+  ];
+}
+
+async function reasons({ superuser }: Books): Promise<string[]> {
+  const { rows } = await superuser.query("select distinct reason from usage_quarantine");
+  return rows.map(({ reason }) => reason).sort();
+}
+
+/** How many positions are not applied in the shard that is last. */
+function behind({ sum }: Books): Promise<bigint> {
+  return sum(
+    "select head.position - min(cursor.position) as sum " +
+      "from journal_head as head, projector_cursors as cursor group by head.position",
+  );
+}
+
+async function shardsOf({ superuser }: Books): Promise<number[]> {
+  const { rows } = await superuser.query("select distinct shard from usage_events order by shard");
+  for (const { account_id, shard } of (
+    await superuser.query("select account_id, shard from usage_events")
+  ).rows) {
+    expect(shardOf(account_id, shardCount)).toBe(shard);
+  }
+  return rows.map(({ shard }) => shard);
+}
+
+/** What became of each event, in the order of the journal, without what batches are made of. */
+async function outcome({ superuser }: Books): Promise<unknown> {
+  const events = await superuser.query(
+    "select account_id, mode, id, charged_nanos, fee_nanos, owed_nanos, leased_nanos, " +
+      "charged_before_nanos, booked_month::text, duplicates, conflicts from usage_events " +
+      "order by position, ordinal",
+  );
+  const kept = await superuser.query(
+    "select reason, mode, charged_nanos from usage_quarantine order by position, ordinal",
+  );
+  const last = await superuser.query(
+    "select rating_hash from projections order by last_position desc limit 1",
+  );
+  return { events: events.rows, kept: kept.rows, chain: last.rows };
+}
+
+/** The sums of events are those of the batches, and every row of the journal is in one of these. */
+async function isChained(books: Books): Promise<void> {
+  const { rows } = await books.superuser.query(
+    "select shard, sum(events) as events, sum(charged_live_nanos + charged_test_nanos) as nanos, " +
+      "sum(fee_nanos) as fees, sum(duplicates) as duplicates, sum(conflicts) as conflicts " +
+      "from projections group by shard order by shard",
+  );
+  const found = await books.superuser.query(
+    "select shard, count(*) as events, sum(charged_nanos) as nanos, sum(fee_nanos) as fees, " +
+      "sum(duplicates) as duplicates, sum(conflicts) as conflicts " +
+      "from usage_events group by shard order by shard",
+  );
+  expect(rows.filter(({ events }) => events !== "0")).toEqual(found.rows);
+  expect(
+    await books.sum(
+      "select count(*) as sum from usage_journal as row where not exists (" +
+        "select from projections where shard = row.shard and row.position between first_position and last_position)",
+    ),
+  ).toBe(0n);
+}
+
+/** What was used, found six ways: events, both roll-ups, charges, what consumers paid or owe, what was earned. */
+async function totals({ sum }: Books): Promise<bigint[]> {
+  return [
+    await sum("select sum(charged_nanos) from usage_events"),
+    await sum("select sum(charged_nanos) from usage_rollups"),
+    await sum("select sum(revenue_nanos) from revenue_rollups"),
+    await sum("select sum(charged_nanos) from charge_totals"),
+    await sum(
+      "select sum(amount_nanos) from ledger_transfers " +
+        "where source_type = 'usage' and credit_kind = 'clearing'",
+    ),
+    await sum(
+      "select sum(credits_nanos - debits_nanos) from ledger_accounts " +
+        "where kind in ('payable', 'platform_fee')",
+    ),
+  ];
+}
+
+class Crash extends Error {}
+
+/** The transaction, which breaks off after so many statements. */
+function failAfter(tx: Tx, steps: number): Tx {
+  let step = 0;
+  return new Proxy(tx, {
+    get(target, name) {
+      const member = Reflect.get(target, name);
+      if (typeof member !== "function") {
+        return member;
+      }
+      return async (...parameters: unknown[]) => {
+        const result = await member.apply(target, parameters);
+        step += 1;
+        if (step === steps) {
+          throw new Crash();
+        }
+        return result;
+      };
+    },
+  });
+}
