@@ -3,6 +3,7 @@ import type { LastUses } from "./accounts/last-uses.ts";
 import { updateServiceTokenUses } from "./accounts/service-token-store.ts";
 import { deleteExpiredSessions } from "./accounts/session-store.ts";
 import { updateTokenUses } from "./accounts/token-store.ts";
+import type { Config } from "./config.ts";
 import { createResealGauges } from "./credentials/gauges.ts";
 import { resealNext } from "./credentials/loop.ts";
 import type { Sealer } from "./credentials/seal.ts";
@@ -12,6 +13,7 @@ import { deleteOldAnswers } from "./db/once.ts";
 import type { UseLog } from "./keys/use-log.ts";
 import { type Loop, startLoop } from "./lib/loop.ts";
 import type { Logger } from "./log.ts";
+import { archiveNext } from "./metering/archive.ts";
 import type { Metrics } from "./metrics.ts";
 import { settleNext } from "./settlement/loop.ts";
 import type { StellarNetwork } from "./stellar/network.ts";
@@ -24,10 +26,17 @@ interface Deps {
   metrics: Metrics;
   now: () => Date;
   maintain?: () => Promise<void>;
+  config: Pick<Config, "archiveDir" | "journalKeepDays">;
 }
 
 /** What a loop does. */
-type LoopName = "partitions" | "settlement" | "credentials" | "housekeeping" | "key uses";
+type LoopName =
+  | "archive"
+  | "partitions"
+  | "settlement"
+  | "credentials"
+  | "housekeeping"
+  | "key uses";
 
 /** The background work. */
 export interface Loops {
@@ -57,7 +66,7 @@ const dayMs = 24 * 60 * 60 * 1_000;
 
 /** Make the loops of the background work. They run once started. */
 export function createLoops(
-  { db, sealer, network, log, metrics, now, maintain }: Deps,
+  { db, sealer, network, log, metrics, now, maintain, config }: Deps,
   { useLog, uses }: { useLog: UseLog; uses: Uses },
 ): Loops {
   const running = new Map<LoopName, Loop>();
@@ -81,6 +90,10 @@ export function createLoops(
           await maintain();
           return false;
         });
+      }
+      const { archiveDir: directory, journalKeepDays: keepDays } = config;
+      if (directory !== undefined) {
+        run("archive", 60_000, () => archiveNext({ db, directory, keepDays, now }));
       }
       run("key uses", 5_000, () => useLog.flush());
       run("settlement", 500, () => settleNext({ db, network, now }));
