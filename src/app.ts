@@ -18,6 +18,7 @@ import { RouterKeyService } from "../gen/callora/keys/v1/router_key_service_pb.t
 import { LedgerService } from "../gen/callora/ledger/v1/ledger_service_pb.ts";
 import { LimitService } from "../gen/callora/limits/v1/limit_service_pb.ts";
 import { MeterService } from "../gen/callora/metering/v1/meter_service_pb.ts";
+import { CorrectionService } from "../gen/callora/metering/v1/correction_service_pb.ts";
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
 import { Access, RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
@@ -80,10 +81,12 @@ import { createLoops, type Loops, type Uses, writeUses } from "./loops.ts";
 import { createMailer } from "./mailer.ts";
 import { createProgress, type Progress } from "./metering/applied.ts";
 import { balancesAt } from "./metering/balance-at.ts";
+import { correctionService } from "./metering/correction-service.ts";
 import { shardCount } from "./metering/entry.ts";
 import { createJournal, getWatermark } from "./metering/journal.ts";
 import { meterService } from "./metering/meter-service.ts";
 import { listCursors } from "./metering/outcomes.ts";
+import { closePeriods } from "./metering/periods.ts";
 import { createProjectorMetrics } from "./metering/projector-metrics.ts";
 import { type Projectors, startProjectors } from "./metering/projectors.ts";
 import { meteringService } from "./metering/service.ts";
@@ -118,6 +121,8 @@ export interface AppDeps {
   metrics: Metrics;
   now: () => Date;
   version: string;
+  /** Looks after the tables as their owner, at the start and daily. Undefined: nobody does. */
+  maintain?: () => Promise<void>;
   /** Ports of what the server stands on. Upstreams must not reach them. */
   ownPorts: readonly number[];
 }
@@ -320,7 +325,9 @@ function build(deps: AppDeps, parts: Parts) {
     progress,
     shards: shardCount,
     prices: rememberPrices({ db, trust }),
-    findStrangers: rememberAccounts({ db }),
+    findMissingAccounts: rememberAccounts({ db }),
+    onStop: (listener: () => void) => parts.readiness.onChange(listener),
+    onApplied: progress.onApplied,
     now,
   };
   const services: ServiceEntry[] = [
@@ -349,6 +356,7 @@ function build(deps: AppDeps, parts: Parts) {
     entry(LedgerService, ledgerService({ db, balancesAt, watermark })),
     entry(MeteringService, meteringService(door)),
     entry(MeterService, meterService({ db, wakeBuilder: () => parts.loops.wake("meters"), now })),
+    entry(CorrectionService, correctionService({ db, journal, existingAccounts, now })),
     entry(AnalyticsService, analyticsService({ db, secretKey: deps.secretKey, now })),
     entry(AuditService, auditService({ db })),
     entry(LimitService, limitService({ db, overrides, findSubjectId, now })),
@@ -358,6 +366,7 @@ function build(deps: AppDeps, parts: Parts) {
         db,
         network,
         watermark,
+        closePeriods,
         checkConservation: () => checkConservation({ db, network }),
         wake: () => parts.loops.wake("settlement"),
         now,

@@ -71,6 +71,9 @@ test("an empty environment makes a development server on loopback with the embed
     },
     platformFeeBasisPoints: 1000,
     debtLimitNanos: 100_000_000_000n,
+    archiveDir: ".callora/archive",
+    journalKeepDays: 45,
+    eventsKeepMonths: 13,
     gateway: { allowPrivateUpstreams: ["127.0.0.0/8", "::1/128"], upstreamTimeoutMs: 30_000 },
   });
 });

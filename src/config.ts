@@ -1,5 +1,6 @@
 import { createPrivateKey, X509Certificate } from "node:crypto";
 import { isIP } from "node:net";
+import { join } from "node:path";
 import type { z } from "zod";
 import type { ExternalIssuer } from "./accounts/external.ts";
 import {
@@ -100,6 +101,12 @@ export interface Config {
   readonly platformFeeBasisPoints: number;
   /** What a consumer may owe of whom nothing else was said. */
   readonly debtLimitNanos: bigint;
+  /** Where old rows of the journal are kept. Undefined: in the database, for ever. */
+  readonly archiveDir: string | undefined;
+  /** Days that rows of the journal stay in the database. */
+  readonly journalKeepDays: number;
+  /** Months, before the present one, whose events are kept. */
+  readonly eventsKeepMonths: number;
   readonly gateway: {
     /** Networks that an API's upstream may be in although their addresses are private. */
     readonly allowPrivateUpstreams: readonly string[];
@@ -161,6 +168,9 @@ const variables = {
   EXTERNAL_ISSUERS: externalIssuers(),
   PLATFORM_FEE_BASIS_POINTS: wholeNumber(0, 10_000, 1000),
   DEBT_LIMIT_NANOS: wholeNumber(0, Number.MAX_SAFE_INTEGER, 100_000_000_000),
+  CALLORA_ARCHIVE_DIR: text(),
+  JOURNAL_KEEP_DAYS: wholeNumber(41, 36_500, 45),
+  EVENTS_KEEP_MONTHS: wholeNumber(3, 1_200, 13),
   GATEWAY_ALLOW_PRIVATE_UPSTREAMS: networks(),
   GATEWAY_UPSTREAM_TIMEOUT_MS: wholeNumber(1, 600_000, 30_000),
 } satisfies Record<string, z.ZodType>;
@@ -365,6 +375,15 @@ function printable(name: string): string {
   return name.replace(/[^\x21-\x7e]/g, "?").slice(0, 80);
 }
 
+/** Nobody knows whether several servers share a directory: in production somebody has to say so. */
+function archiveDir({ CALLORA_ARCHIVE_DIR: directory, ...values }: Values): string | undefined {
+  if (directory !== undefined) {
+    return directory === "none" ? undefined : directory;
+  }
+  const isProduction = values.NODE_ENV === "production";
+  return isProduction ? undefined : join(values.CALLORA_DATA_DIR ?? dataDirDefault, "archive");
+}
+
 function toConfig(values: Values): Config {
   const isDevelopment = values.NODE_ENV === "development";
   const network = values.STELLAR_NETWORK;
@@ -414,6 +433,9 @@ function toConfig(values: Values): Config {
     },
     platformFeeBasisPoints: values.PLATFORM_FEE_BASIS_POINTS,
     debtLimitNanos: BigInt(values.DEBT_LIMIT_NANOS),
+    archiveDir: archiveDir(values),
+    journalKeepDays: values.JOURNAL_KEEP_DAYS,
+    eventsKeepMonths: values.EVENTS_KEEP_MONTHS,
     gateway: {
       allowPrivateUpstreams:
         values.GATEWAY_ALLOW_PRIVATE_UPSTREAMS ?? (isDevelopment ? loopbackNetworks : []),

@@ -3,6 +3,7 @@ import type { LastUses } from "./accounts/last-uses.ts";
 import { updateServiceTokenUses } from "./accounts/service-token-store.ts";
 import { deleteExpiredSessions } from "./accounts/session-store.ts";
 import { updateTokenUses } from "./accounts/token-store.ts";
+import type { Config } from "./config.ts";
 import { createResealGauges } from "./credentials/gauges.ts";
 import { resealNext } from "./credentials/loop.ts";
 import type { Sealer } from "./credentials/seal.ts";
@@ -12,6 +13,7 @@ import { deleteOldAnswers } from "./db/once.ts";
 import type { UseLog } from "./keys/use-log.ts";
 import { type Loop, startLoop } from "./lib/loop.ts";
 import type { Logger } from "./log.ts";
+import { archiveNext } from "./metering/archive.ts";
 import { buildNextMeter } from "./metering/meter-build.ts";
 import type { Metrics } from "./metrics.ts";
 import { settleNext } from "./settlement/loop.ts";
@@ -24,10 +26,19 @@ interface Deps {
   log: Logger;
   metrics: Metrics;
   now: () => Date;
+  maintain?: () => Promise<void>;
+  config: Pick<Config, "archiveDir" | "journalKeepDays">;
 }
 
 /** What a loop does. */
-type LoopName = "meters" | "settlement" | "credentials" | "housekeeping" | "key uses";
+type LoopName =
+  | "archive"
+  | "meters"
+  | "partitions"
+  | "settlement"
+  | "credentials"
+  | "housekeeping"
+  | "key uses";
 
 /** The background work. */
 export interface Loops {
@@ -53,9 +64,11 @@ export async function writeUses(db: Database, { tokens, services }: Uses): Promi
   }
 }
 
+const dayMs = 24 * 60 * 60 * 1_000;
+
 /** Make the loops of the background work. They run once started. */
 export function createLoops(
-  { db, sealer, network, log, metrics, now }: Deps,
+  { db, sealer, network, log, metrics, now, maintain, config }: Deps,
   { useLog, uses }: { useLog: UseLog; uses: Uses },
 ): Loops {
   const running = new Map<LoopName, Loop>();
@@ -74,6 +87,17 @@ export function createLoops(
   return {
     start() {
       run("meters", 1_000, () => db.systemTransaction(buildNextMeter));
+      if (maintain !== undefined) {
+        // What fails is tried again before a day is over: a missing partition loses nothing meanwhile.
+        run("partitions", dayMs, async () => {
+          await maintain();
+          return false;
+        });
+      }
+      const { archiveDir: directory, journalKeepDays: keepDays } = config;
+      if (directory !== undefined) {
+        run("archive", 60_000, () => archiveNext({ db, directory, keepDays, now }));
+      }
       run("key uses", 5_000, () => useLog.flush());
       run("settlement", 500, () => settleNext({ db, network, now }));
       run("credentials", 5_000, () => resealNext(reseal, now()));

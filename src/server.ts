@@ -22,6 +22,7 @@ import { openTrust } from "./db/trust.ts";
 import { portOf } from "./lib/address.ts";
 import { releaseMemory } from "./lib/memory.ts";
 import type { Logger } from "./log.ts";
+import { maintainPartitions } from "./metering/partitions.ts";
 import { createMetrics } from "./metrics.ts";
 import { shownHost } from "./own-origins.ts";
 import { enterTreasury } from "./settlement/treasury.ts";
@@ -74,6 +75,11 @@ export async function startServer({
     signal.throwIfAborted();
     await migrateUp(urls.owner, { directory: migrationsDirectory });
     await assertDurable(urls.owner);
+    const maintain = async () => {
+      const keepMonths = config.eventsKeepMonths;
+      const changes = await maintainPartitions({ url: urls.owner, keepMonths, now: now() });
+      log.info("Looked after the partitions of events", { component: "partitions", ...changes });
+    };
     const db = await openDatabase(urls);
     stops.push(() => db.close());
     const sealer = createSealer({ keys: await readEncryptionKeys(config) });
@@ -101,6 +107,7 @@ export async function startServer({
       metrics: createMetrics(),
       now,
       version,
+      maintain,
       ownPorts: ownPorts(config, [urls.owner, urls.app, network.horizonUrl]),
     });
     releaseMemory();

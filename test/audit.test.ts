@@ -23,6 +23,8 @@ import {
   MeterService,
   MeterState,
 } from "../gen/callora/metering/v1/meter_service_pb.ts";
+import { CorrectionService } from "../gen/callora/metering/v1/correction_service_pb.ts";
+import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
 import { RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
 import { insertIdentity } from "../src/accounts/identity-store.ts";
@@ -360,6 +362,34 @@ const deeds: Deeds = {
     const row = { table: "meters", where: "id = $1", value: meterId };
     return { actor, resource: `meter:${meterId}`, row, release: () => session.end() };
   },
+  "metering.v1.CorrectionService/ReplayEvents": async (app, options) => {
+    const { actor, corrections, id, place } = await makeQuarantined(app);
+    await corrections.replayEvents({ quarantineIds: [id], reason: "x" }, options);
+    return quarantineDeed(actor, { id, place });
+  },
+  "metering.v1.CorrectionService/DismissEvent": async (app, options) => {
+    const { actor, corrections, id, place } = await makeQuarantined(app);
+    await corrections.dismissEvent({ quarantineId: id, reason: "x" }, options);
+    return quarantineDeed(actor, { id, place });
+  },
+  "metering.v1.CorrectionService/VoidEvent": async (app, options) => {
+    const { actor, corrections, event } = await makeEvent(app);
+    await corrections.voidEvent({ ...event, reason: "x" }, options);
+    return eventDeed(app, actor, event);
+  },
+  "metering.v1.CorrectionService/AdjustEvent": async (app, options) => {
+    const { actor, corrections, event } = await makeEvent(app);
+    await corrections.adjustEvent({ ...event, chargedNanos: 7n, reason: "x" }, options);
+    return eventDeed(app, actor, event);
+  },
+  "metering.v1.CorrectionService/SetDebtLimit": async (app, options) => {
+    const actor = await app.admin();
+    const { accountId } = await app.person();
+    const client = app.client(CorrectionService, actor.token);
+    await client.setDebtLimit({ accountId, limitNanos: 7n }, options);
+    const row = { table: "debt_limits", where: "account_id = $1", value: accountId };
+    return { actor, resource: `account:${accountId}`, row };
+  },
   "settlement.v1.SettlementService/RunSettlement": async (app, options) => {
     const actor = await app.admin();
     const client = app.client(SettlementService, actor.token);
@@ -375,6 +405,47 @@ const deeds: Deeds = {
     return { actor, resource: `payout_address:${address}`, row };
   },
 };
+
+/** An applied event, and who corrects it. */
+async function makeEvent(app: App) {
+  const actor = await app.admin();
+  const consumer = await app.person();
+  const { id: apiId } = await app.api(await app.person("DEVELOPER"));
+  const event = { accountId: consumer.accountId, source: "urn:test", id: randomUUID() };
+  const metering = app.client(MeteringService, actor.token);
+  await metering.recordUsage({ events: [{ ...event, apiId }] });
+  await app.applied();
+  return { actor, corrections: app.client(CorrectionService, actor.token), event, apiId, metering };
+}
+
+async function eventDeed(app: App, actor: Person, event: { accountId: string; id: string }) {
+  const [found] = await asSuperuser(app, async (client) => {
+    const text = "select position, ordinal from usage_events where account_id = $1 and id = $2";
+    return (await client.query(text, [event.accountId, event.id])).rows;
+  });
+  const place = `${found.position}.${found.ordinal}`;
+  // The newest row of the account's shard: the correction.
+  const where = `position = (select max(position) from usage_journal
+    where shard = (select shard from usage_events where id = $1))`;
+  const row = { table: "usage_journal", where, value: event.id };
+  return { actor, resource: `usage_event:${event.accountId}:${place}`, row };
+}
+
+/** An event in quarantine, and who deals with it. */
+async function makeQuarantined(app: App) {
+  const { actor, corrections, event, apiId, metering } = await makeEvent(app);
+  await metering.recordUsage({ events: [{ ...event, apiId, endpoint: "another" }] });
+  await app.applied();
+  const { events } = await corrections.listQuarantinedEvents({ accountId: event.accountId });
+  const { id } = must(events[0]);
+  return { actor, corrections, id, place: id.split(".") };
+}
+
+function quarantineDeed(actor: Person, { id, place }: { id: string; place: string[] }) {
+  const where = "position = $1";
+  const row = { table: "usage_quarantine", where, value: must(place[0]) };
+  return { actor, resource: `quarantined_event:${id}`, row };
+}
 
 const methods = await contractMethods();
 const short = (name: string) => name.replace(/^callora\./, "");

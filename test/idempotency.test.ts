@@ -8,6 +8,8 @@ import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
 import { Mode } from "../gen/callora/keys/v1/key_pb.ts";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { Aggregation, MeterService } from "../gen/callora/metering/v1/meter_service_pb.ts";
+import { CorrectionService } from "../gen/callora/metering/v1/correction_service_pb.ts";
+import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
 import { deleteOldAnswers } from "../src/db/once.ts";
 import { must, type startTestApp } from "./support/app.ts";
@@ -108,6 +110,31 @@ const retryables: Readonly<Record<string, Retryable>> = {
           .grantCredits({ requestId, accountId, amountNanos: other ? 2n : 1n }, options(header));
     },
   },
+  VoidEvent: {
+    role: "super_admin",
+    effects: deedsOf("usage.void"),
+    async prepare(app, me) {
+      const event = await recordEvent(app, me);
+      return ({ requestId = "", header, other }) =>
+        app
+          .client(CorrectionService, me.token)
+          .voidEvent({ requestId, ...event, reason: other ? "y" : "x" }, options(header));
+    },
+  },
+  AdjustEvent: {
+    role: "super_admin",
+    effects: deedsOf("usage.adjust"),
+    async prepare(app, me) {
+      const event = await recordEvent(app, me);
+      return ({ requestId = "", header, other }) =>
+        app
+          .client(CorrectionService, me.token)
+          .adjustEvent(
+            { requestId, ...event, chargedNanos: other ? 2n : 1n, reason: "x" },
+            options(header),
+          );
+    },
+  },
   RunSettlement: {
     role: "super_admin",
     effects: "select count(*) from settlements",
@@ -119,6 +146,21 @@ const retryables: Readonly<Record<string, Retryable>> = {
     },
   },
 };
+
+function deedsOf(action: string): string {
+  return `select count(*) from audit_logs where action = '${action}' and outcome = 'done'`;
+}
+
+/** An applied event of somebody. */
+async function recordEvent(app: App, { token }: SignedIn) {
+  const api = await app.api(await newPerson(app.db, "developer"));
+  const { accountId } = await newPerson(app.db);
+  const event = { accountId, source: "urn:retried", id: randomUUID() };
+  const metering = app.client(MeteringService, token);
+  await metering.recordUsage({ events: [{ ...event, apiId: api.id }] });
+  await app.applied();
+  return event;
+}
 
 const rows = Object.entries(retryables).map(([name, row]) => ({ name, ...row }));
 

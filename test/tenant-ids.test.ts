@@ -21,6 +21,7 @@ import {
   MeterService,
   MeterState,
 } from "../gen/callora/metering/v1/meter_service_pb.ts";
+import { CorrectionService } from "../gen/callora/metering/v1/correction_service_pb.ts";
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
 import { RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
@@ -62,6 +63,8 @@ interface Target {
 }
 
 type Attempt = (call: { app: App; me: Person; target: Target }) => Promise<unknown>;
+
+const theirEvent = { source: "tenants", id: "theirs" };
 
 /** What each RPC that takes an id answers for another tenant's: a code, or an answer that tells nothing. */
 const attempts: Readonly<Record<string, { expected: Code | object; attempt: Attempt }>> = {
@@ -250,6 +253,41 @@ const attempts: Readonly<Record<string, { expected: Code | object; attempt: Atte
       return app.client(MeterService, me.token).queryMeter({ meterId, ...range });
     },
   },
+  ...Object.fromEntries(
+    (
+      [
+        [
+          "ListQuarantinedEvents",
+          (client, accountId) => client.listQuarantinedEvents({ accountId }),
+        ],
+        ["GetQuarantinedEvent", (client) => client.getQuarantinedEvent({ quarantineId: "1.0" })],
+        [
+          "ReplayEvents",
+          (client) => client.replayEvents({ quarantineIds: ["1.0"], reason: "mine" }),
+        ],
+        ["DismissEvent", (client) => client.dismissEvent({ quarantineId: "1.0", reason: "mine" })],
+        [
+          "VoidEvent",
+          (client, accountId) => client.voidEvent({ accountId, ...theirEvent, reason: "mine" }),
+        ],
+        [
+          "AdjustEvent",
+          (client, accountId) => client.adjustEvent({ accountId, ...theirEvent, reason: "mine" }),
+        ],
+        ["SetDebtLimit", (client, accountId) => client.setDebtLimit({ accountId })],
+      ] satisfies [
+        string,
+        (client: Client<typeof CorrectionService>, accountId: string) => Promise<unknown>,
+      ][]
+    ).map(([name, attempt]) => [
+      `metering.v1.CorrectionService/${name}`,
+      {
+        expected: Code.PermissionDenied,
+        attempt: ({ app, me, target: { person } }: Parameters<Attempt>[0]) =>
+          attempt(app.client(CorrectionService, me.token), person.accountId),
+      },
+    ]),
+  ),
   "analytics.v1.AnalyticsService/GetUsage": {
     expected: { calls: 0, chargedNanos: 0n, apis: [] },
     attempt: ({ app, me, target: { apiId } }) =>
@@ -313,6 +351,7 @@ const services = [
   CreditService,
   MeteringService,
   MeterService,
+  CorrectionService,
   AnalyticsService,
   AuditService,
   LimitService,

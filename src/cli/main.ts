@@ -63,6 +63,10 @@ function createProgram(state: State): Command {
     .command("verify")
     .description("check that no money was made or lost; exits with 1 if some was")
     .action(async () => (await import("./verify.ts")).verify(context()));
+  program
+    .command("partitions")
+    .description("make the partitions of events to come, and remove events that are not kept")
+    .action(async () => (await import("./partitions.ts")).partitions(context()));
   addMigrate(program);
   addAdmin(program, context);
   addKeys(program, context);

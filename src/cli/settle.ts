@@ -3,6 +3,7 @@ import { SettlementService } from "../../gen/callora/settlement/v1/settlement_se
 import type { Database } from "../db/database.ts";
 import { platformAccountId } from "../ledger/store.ts";
 import { usdcText } from "../lib/money.ts";
+import { closePeriods } from "../metering/periods.ts";
 import { methodPolicy } from "../rpc/policy.ts";
 import { type SettlementDeps, settleNext } from "../settlement/loop.ts";
 import { planRun, startRun } from "../settlement/run.ts";
@@ -25,6 +26,7 @@ export async function run(
     const tenant = operator(platformAccountId, auditAction);
     const id = await db.platformTransaction(tenant, async (tx, audit) => {
       const started = await startRun(tx, minimum, now());
+      await closePeriods(tx, started, now());
       audit.record(`settlement:${started}`);
       return started;
     });

@@ -1,10 +1,10 @@
 import { sql } from "slonik";
 import { nothing, type Tx } from "../db/pool.ts";
 import { type ApplyOptions, applyUsage, lockMoney } from "./apply.ts";
+import { attempt } from "./attempt.ts";
 import { findRefused, type Refusal } from "./bisect.ts";
 import type { Candidate, Decision } from "./decide.ts";
 import type { Batch } from "./projections.ts";
-import { asRefusal } from "./refusal.ts";
 
 type Options = Omit<ApplyOptions, "trial">;
 
@@ -15,7 +15,10 @@ export function tryUsage(
   candidates: readonly Candidate[],
   options: Options,
 ): Promise<{ decision: Decision } | Refusal> {
-  return attempt(tx, "usage", () => applyUsage(tx, batch, candidates, { ...options, trial: "" }));
+  const work = () => applyUsage(tx, batch, candidates, { ...options, trial: "" });
+  return attempt(tx, "usage", work).then((tried) =>
+    "done" in tried ? { decision: tried.done } : tried,
+  );
 }
 
 /**
@@ -47,29 +50,6 @@ export async function applyAround(
   const rest = candidates.filter((one) => !refused.has(one));
   const decision = await applyUsage(tx, batch, rest, { ...options, trial: "" });
   return { decision, poisoned };
-}
-
-/** Run work that leaves no trace when it is refused for good. Throws what may pass. */
-async function attempt(
-  tx: Tx,
-  name: string,
-  work: () => Promise<Decision>,
-): Promise<{ decision: Decision } | Refusal> {
-  const savepoint = sql.identifier([name]);
-  await run(tx, sql.type(nothing)`savepoint ${savepoint}`);
-  try {
-    const decision = await work();
-    await run(tx, sql.type(nothing)`release savepoint ${savepoint}`);
-    return { decision };
-  } catch (error) {
-    const refusal = asRefusal(error);
-    if (refusal === null) {
-      throw error;
-    }
-    await run(tx, sql.type(nothing)`rollback to savepoint ${savepoint}`);
-    await run(tx, sql.type(nothing)`release savepoint ${savepoint}`);
-    return refusal;
-  }
 }
 
 async function run(tx: Tx, statement: Parameters<Tx["query"]>[0]): Promise<void> {

@@ -10,8 +10,27 @@ interface Sum {
   nanos: bigint;
 }
 
+/** What changes the sums of an event's quarter of an hour. */
+export interface RollupChange extends Pick<Applied, "entry" | "bookedMonth"> {
+  calls: bigint;
+  nanos: bigint;
+}
+
 /** Add events to the sums of their consumers and of their developers. */
-export async function addRollups(tx: Tx, events: readonly Applied[]): Promise<void> {
+export function addRollups(tx: Tx, events: readonly Applied[]): Promise<void> {
+  return changeRollups(
+    tx,
+    events.map(({ entry, bookedMonth }) => ({
+      entry,
+      bookedMonth,
+      calls: 1n,
+      nanos: entry.chargedNanos,
+    })),
+  );
+}
+
+/** Change the sums of consumers and developers. Negative numbers take from them. */
+export async function changeRollups(tx: Tx, events: readonly RollupChange[]): Promise<void> {
   if (events.length === 0) {
     return;
   }
@@ -41,22 +60,22 @@ export async function addRollups(tx: Tx, events: readonly Applied[]): Promise<vo
 
 /** Sorted, so that two projectors of different shards lock rows in one order. */
 function sumBy(
-  events: readonly Applied[],
-  keyOf: (event: Applied, bucket: string) => string[],
+  events: readonly RollupChange[],
+  keyOf: (event: RollupChange, bucket: string) => string[],
 ): Sum[] {
   const sums = new Map<string, Sum>();
   const buckets = new Map<bigint, string>();
   for (const event of events) {
-    const { entry } = event;
+    const { entry, calls, nanos } = event;
     const bucket = buckets.get(entry.timeMicros) ?? bucketOf(entry.timeMicros);
     buckets.set(entry.timeMicros, bucket);
     const key = keyOf(event, bucket);
     // No text of an event holds a NUL.
     const text = key.join("\0");
     const sum = sums.get(text) ?? { key, calls: 0n, errors: 0n, nanos: 0n };
-    sum.calls += 1n;
-    sum.errors += statusOf(entry) >= 400 ? 1n : 0n;
-    sum.nanos += entry.chargedNanos;
+    sum.calls += calls;
+    sum.errors += statusOf(entry) >= 400 ? calls : 0n;
+    sum.nanos += nanos;
     sums.set(text, sum);
   }
   return [...sums].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, sum]) => sum);

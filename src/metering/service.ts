@@ -3,16 +3,16 @@ import type { MeteringService } from "../../gen/callora/metering/v1/metering_ser
 import { explainMethods } from "./explain.ts";
 import { type LookUpDeps, lookUpMethods } from "./look-up.ts";
 import { type RecordDeps, recordMethods } from "./record.ts";
-import { watchMethods } from "./watch.ts";
+import { type WatchDeps, watchMethods } from "./watch.ts";
 
 /** The handlers of proto/callora/metering/v1/metering_service.proto. */
 export function meteringService(
-  deps: RecordDeps & LookUpDeps,
+  deps: RecordDeps & LookUpDeps & WatchDeps,
 ): ServiceImpl<typeof MeteringService> {
   return {
     ...recordMethods(deps),
     ...lookUpMethods(deps),
-    ...watchMethods(),
+    ...watchMethods(deps),
     ...explainMethods(deps),
   };
 }

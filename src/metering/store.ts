@@ -3,7 +3,8 @@ import { z } from "zod";
 import type { Queries } from "../db/pool.ts";
 import { identityKey, monthOf, type Place, timeText } from "./entry.ts";
 
-const eventRow = z.object({
+/** The row of an applied event. */
+export const eventRow = z.object({
   source: z.string(),
   id: z.string(),
   account_id: z.string(),
@@ -28,7 +29,8 @@ const eventRow = z.object({
 /** An applied event, and what corrections added to its charge. */
 export type EventRow = z.infer<typeof eventRow>;
 
-const eventColumns = sql.fragment`
+/** The columns of an applied event, of `usage_events as event`. */
+export const eventColumns = sql.fragment`
   source, id, account_id, api_id, mode, endpoint, status_code,
   (extract(epoch from occurred_at) * 1000000)::int8 as occurred_micros, received_at,
   booked_month::text as booked_month, units, data, price_version, charged_nanos, (

@@ -3,6 +3,7 @@ import { postTransfers } from "../ledger/store.ts";
 import { newId } from "../lib/id.ts";
 import { nanosPerStroop, stroopsFloor } from "../lib/money.ts";
 import { failedPrecondition } from "../rpc/errors.ts";
+import { recoverDebts } from "./debts.ts";
 import { finishSettlement, insertPayouts, insertSettlement, lockPayables } from "./store.ts";
 
 /** What a run would pay to one developer. */
@@ -24,7 +25,7 @@ export async function planRun(tx: Tx, minimumNanos: bigint): Promise<PlannedPayo
 }
 
 /**
- * Start a run: reserve what is payable. The rest of a stroop stays payable. Returns the run's id.
+ * Start a run: take what developers owe, and reserve what is payable then. The rest of a stroop stays payable. Returns the run's id.
  *
  * A run that has nobody to pay is done at once. Throws FAILED_PRECONDITION, with reason SETTLEMENT_RUNNING, while
  * another one is not done.
@@ -36,6 +37,7 @@ export async function startRun(tx: Tx, minimumNanos: bigint, now: Date): Promise
     const message = "Cannot start a run: another one is not done";
     throw failedPrecondition("SETTLEMENT_RUNNING", message);
   }
+  await recoverDebts(tx, id, now);
   const plan = await planRun(tx, minimumNanos);
   const payouts = plan.map((payout) => ({ ...payout, id: newId("pay", now) }));
   await insertPayouts(tx, id, payouts);

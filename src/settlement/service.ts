@@ -33,6 +33,8 @@ interface Deps {
   watermark: (tx: Tx) => Promise<bigint>;
   /** Compares the ledger with the journal and the chain. */
   checkConservation: () => Promise<MessageInitShape<typeof CheckConservationResponseSchema>>;
+  /** Closes the months that have ended: bills of them are made by the run. */
+  closePeriods: (tx: Tx, settlementId: string, now: Date) => Promise<void>;
   /** Told that there is something to pay. */
   wake: () => void;
   now: () => Date;
@@ -50,6 +52,7 @@ export function settlementService(deps: Deps): ServiceImpl<typeof SettlementServ
         const scope = { accountId, retry, response: RunSettlementResponseSchema, audit };
         return once(tx, scope, async () => {
           const id = await startRun(tx, req.minimumNanos, now());
+          await deps.closePeriods(tx, id, now());
           const settlement = await readSettlement(tx, id);
           audit.record(`settlement:${settlement.id}`);
           return { settlement };

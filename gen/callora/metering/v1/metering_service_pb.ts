@@ -1161,8 +1161,8 @@ export const MeteringService: GenService<{
   /**
    * Send the caller's events as they are applied, in the order of the journal, each once.
    *
-   * Go on with the `resume_token` of the last answer that was handled. OUT_OF_RANGE, with reason RESUME_EXPIRED, when
-   * events after the token are already removed.
+   * Go on with the `resume_token` of the last answer that was handled: a stream ends after an hour.
+   * OUT_OF_RANGE, with reason RESUME_EXPIRED, when events after the token are already removed.
    *
    * @generated from rpc callora.metering.v1.MeteringService.WatchEvents
    */

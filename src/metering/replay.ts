@@ -1,0 +1,63 @@
+import type { UsageEvent } from "../../gen/callora/metering/v1/metering_service_pb.ts";
+import { decodeRow, encodeRow } from "./codec.ts";
+import type { Entry, Pinned, UsageEntry } from "./entry.ts";
+import { entryOf } from "./quarantine-shown.ts";
+import type { QuarantinedRow } from "./quarantine-store.ts";
+import { rateEntry } from "./rate.ts";
+
+/** The entry that brings a quarantined one back as it came. Null when it cannot be read. */
+export function asItCame(row: QuarantinedRow): Entry | null {
+  const entry = entryOf(row);
+  if (entry === null || "correctionId" in entry) {
+    return entry;
+  }
+  return { ...entry, kind: "replay", replays: placeOf(row), lease: null, keptHash: null };
+}
+
+/**
+ * The entry that brings a quarantined one back with another body.
+ *
+ * The price that held when it came stays, as long as it is the same API's; the charge is what that price gives.
+ */
+export function putRight(row: QuarantinedRow, fixed: UsageEvent, price: Pinned): UsageEntry {
+  const kept = keptUsage(row);
+  const { seconds, nanos } = fixed.time ?? { seconds: 0n, nanos: 0 };
+  const saidMicros = seconds * 1_000_000n + BigInt(Math.floor(nanos / 1_000));
+  const timeMicros = kept?.timeMicros ?? BigInt(row.created_at) * 1_000n;
+  const entry: UsageEntry = {
+    kind: "replay",
+    account: fixed.accountId,
+    source: fixed.source,
+    id: fixed.id,
+    price: kept?.price.apiId === fixed.apiId ? kept.price : price,
+    endpoint: fixed.endpoint,
+    status: fixed.statusCode,
+    timeMicros: fixed.time === undefined ? timeMicros : saidMicros,
+    timeUnset: fixed.time === undefined,
+    mode: fixed.test ? "test" : "live",
+    data: fixed.data,
+    units: fixed.units,
+    chargedNanos: 0n,
+    lease: null,
+    keyId: kept?.keyId ?? null,
+    requestId: kept?.requestId ?? "",
+    replays: placeOf(row),
+    keptHash: null,
+  };
+  return { ...entry, chargedNanos: rateEntry(entry).chargedNanos };
+}
+
+function keptUsage(row: QuarantinedRow): UsageEntry | null {
+  const entry = entryOf(row);
+  return entry === null || "correctionId" in entry ? null : entry;
+}
+
+/** Whether the journal can hold an entry so that it can be read again. */
+export function isStorable(entry: Entry): boolean {
+  const [read] = decodeRow({ codec: 1, body: encodeRow([entry]) }).entries;
+  return read !== undefined && read.kind !== "malformed";
+}
+
+function placeOf({ position, ordinal }: QuarantinedRow) {
+  return { position, ordinal };
+}

@@ -1,0 +1,154 @@
+import { randomUUID } from "node:crypto";
+import { Code } from "@connectrpc/connect";
+import { expect } from "vitest";
+import {
+  MeteringService,
+  type WatchEventsResponse,
+} from "../gen/callora/metering/v1/metering_service_pb.ts";
+import { must, type startTestApp } from "./support/app.ts";
+import { seeded } from "./support/books.ts";
+import { newPerson } from "./support/people.ts";
+import { asSuperuser } from "./support/superuser.ts";
+import { test } from "./support/test.ts";
+
+type App = Awaited<ReturnType<typeof startTestApp>>;
+
+async function setUp(app: App) {
+  const consumer = await newPerson(app.db);
+  const admin = await newPerson(app.db, "super_admin");
+  const api = await app.api(await newPerson(app.db, "developer"));
+  const metering = app.client(MeteringService, admin.token);
+  const record = async (ids: readonly string[], accountId = consumer.accountId) => {
+    const event = { source: "urn:test", accountId, apiId: api.id };
+    await metering.recordUsage({ events: ids.map((id) => ({ ...event, id })) });
+  };
+  const watcher = app.client(MeteringService, consumer.token);
+  return { consumer, record, watcher };
+}
+
+function idsOf({ events }: WatchEventsResponse): string[] {
+  return events.map(({ event }) => must(event).id);
+}
+
+test("events come as they are applied, and from the oldest on when asked so", async ({ app }) => {
+  const { record, watcher } = await setUp(app);
+  await record(["a"]);
+  await app.applied();
+  const ended = new AbortController();
+  const seen: string[] = [];
+
+  let isFirst = true;
+  for await (const answer of watcher.watchEvents({}, { signal: ended.signal })) {
+    if (isFirst) {
+      isFirst = false;
+      expect(answer).toMatchObject({ events: [], watermark: expect.any(BigInt) });
+      await record(["b", "c"]);
+    }
+    seen.push(...idsOf(answer));
+    if (seen.length === 2) {
+      break;
+    }
+  }
+  ended.abort();
+  const all = await take(watcher, "0.0", 3);
+
+  expect(seen).toEqual(["b", "c"]);
+  expect(all.ids).toEqual(["a", "b", "c"]);
+});
+
+test("a stream that breaks off again and again misses no event, and repeats none", async ({
+  app,
+}) => {
+  const { record, watcher } = await setUp(app);
+  const other = await newPerson(app.db);
+  const seed = Math.trunc(Math.random() * 2 ** 32);
+  console.log(`watch: seed ${seed}`);
+  const random = seeded(seed);
+  const sent: string[] = [];
+  async function send() {
+    for (let request = 0; request < 60; request++) {
+      const ids = Array.from({ length: 1 + Math.floor(random() * 5) }, () => randomUUID());
+      sent.push(...ids);
+      await record(ids);
+      await record([randomUUID()], other.accountId);
+    }
+  }
+
+  const sending = send();
+  const seen: string[] = [];
+  let token = "0.0";
+  let isSent = false;
+  void sending.then(() => {
+    isSent = true;
+  });
+  while (!isSent || seen.length < sent.length) {
+    const { ids, resumeToken } = await take(watcher, token, 1 + Math.floor(random() * 10), 1_000);
+    seen.push(...ids);
+    token = resumeToken;
+  }
+  await sending;
+
+  expect(seen).toEqual(sent);
+});
+
+test("more events than an answer holds come in several", async ({ app }) => {
+  const { record, watcher } = await setUp(app);
+  const ids = Array.from({ length: 1_100 }, (_, index) => `e${index}`);
+  for (let begin = 0; begin < ids.length; begin += 275) {
+    await record(ids.slice(begin, begin + 275));
+  }
+  await app.applied();
+
+  const all = await take(watcher, "0.0", ids.length);
+
+  expect(all.ids).toEqual(ids);
+  expect(all.sizes).toEqual([500, 500, 100]);
+});
+
+test("a token before removed events, or of no answer, is refused", async ({ app }) => {
+  const { record, watcher } = await setUp(app);
+  await record(["a"]);
+  await app.applied();
+  const { resumeToken } = await take(watcher, "0.0", 1);
+  await asSuperuser(app, (client) =>
+    client.query(
+      `insert into usage_partition_totals (received_month, mode, events, charged_nanos, fee_nanos, last_position)
+       values ('2020-01-01', 'live', 1, 0, 0, 1)`,
+    ),
+  );
+
+  await expect(take(watcher, "0.5", 1)).rejects.toMatchObject({ code: Code.OutOfRange });
+  await expect(take(watcher, "999999999.0", 1)).rejects.toMatchObject({
+    code: Code.InvalidArgument,
+  });
+  expect((await take(watcher, "0.0", 1)).ids).toEqual(["a"]);
+  expect((await take(watcher, resumeToken, 0)).ids).toEqual([]);
+});
+
+/** Watch until so many events came, or for a while. */
+async function take(
+  watcher: Awaited<ReturnType<typeof setUp>>["watcher"],
+  from: string,
+  count: number,
+  ms = 10_000,
+) {
+  const ids: string[] = [];
+  const sizes: number[] = [];
+  let resumeToken = from;
+  const signal = AbortSignal.timeout(ms);
+  try {
+    for await (const answer of watcher.watchEvents({ resumeToken }, { signal })) {
+      ids.push(...idsOf(answer));
+      sizes.push(answer.events.length);
+      resumeToken = answer.resumeToken;
+      if (ids.length >= count) {
+        break;
+      }
+    }
+  } catch (error) {
+    if (!signal.aborted) {
+      throw error;
+    }
+  }
+  return { ids, sizes, resumeToken };
+}
