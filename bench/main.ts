@@ -1,6 +1,7 @@
 // Figures beside their peers, measured in one run: `npm run bench -- [name] [--json] [--quick]`.
 import { edgeBench } from "./edge.ts";
 import { type Figure, isMet, ratioOf } from "./figure.ts";
+import { ingestBench } from "./ingest.ts";
 import { keysBench } from "./keys.ts";
 import { startBench } from "./start.ts";
 
@@ -8,6 +9,7 @@ const benches: Record<string, (options: { quick: boolean }) => Promise<Figure[]>
   start: startBench,
   edge: edgeBench,
   keys: keysBench,
+  ingest: ingestBench,
 };
 
 const args = process.argv.slice(2);

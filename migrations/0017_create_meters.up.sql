@@ -10,8 +10,9 @@ create table meters (
   groups jsonb not null default '[]',
   filters jsonb not null default '[]',
   side text not null check (side in ('consumer', 'developer')),
-  -- What each shard had applied when it was made: the projector counts what follows, a loop what was before.
-  start_positions bigint[] not null,
+  -- What each shard had applied when counting began: the projector counts what follows, a loop what was before.
+  -- Null until it begins.
+  start_positions bigint[],
   built_to bigint not null default 0,
   state text not null default 'building' check (state in ('building', 'active', 'deleted')),
   created_at timestamptz not null default now(),
@@ -19,8 +20,20 @@ create table meters (
 );
 create unique index meters_slug on meters (account_id, slug) where state <> 'deleted';
 select callora_isolate('meters');
-grant select on meters to callora_app;
+grant select, insert, update (state) on meters to callora_app;
 grant select, insert, update, delete on meters to callora_worker;
+
+-- The groups that a meter has seen, by a hash of their texts. As many as it may have; others share the key '…'.
+create table meter_groups (
+  account_id text not null,
+  meter_id text not null,
+  group_key text collate "C" not null,
+  texts jsonb not null,
+  primary key (account_id, meter_id, group_key)
+);
+select callora_isolate('meter_groups');
+grant select on meter_groups to callora_app;
+grant select, insert, delete on meter_groups to callora_worker;
 
 -- One row for a quarter of an hour and group; group_key '' is the sum of all groups.
 create table meter_rollups (

@@ -17,6 +17,7 @@ import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { RouterKeyService } from "../gen/callora/keys/v1/router_key_service_pb.ts";
 import { LedgerService } from "../gen/callora/ledger/v1/ledger_service_pb.ts";
 import { LimitService } from "../gen/callora/limits/v1/limit_service_pb.ts";
+import { MeterService } from "../gen/callora/metering/v1/meter_service_pb.ts";
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
 import { Access, RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
@@ -81,6 +82,7 @@ import { createProgress, type Progress } from "./metering/applied.ts";
 import { balancesAt } from "./metering/balance-at.ts";
 import { shardCount } from "./metering/entry.ts";
 import { createJournal, getWatermark } from "./metering/journal.ts";
+import { meterService } from "./metering/meter-service.ts";
 import { listCursors } from "./metering/outcomes.ts";
 import { createProjectorMetrics } from "./metering/projector-metrics.ts";
 import { type Projectors, startProjectors } from "./metering/projectors.ts";
@@ -146,12 +148,12 @@ export function createApp(deps: AppDeps): App {
   const uses = { tokens: createLastUses(), services: createLastUses() };
   const loops = createLoops(deps, { useLog, uses });
   const limits = createRateLimits(deps);
+  let projectors: Projectors | undefined;
   const progress = createProgress({
     shards: shardCount,
     readCursors: () => db.systemStatement(listCursors),
     onError: (err) => log.warn("Cannot ask how far the journal is applied", { err }),
   });
-  let projectors: Projectors | undefined;
   let boundPort = config.server.port;
   const parts = {
     progress,
@@ -210,14 +212,18 @@ export function createApp(deps: AppDeps): App {
       await edge.close({ graceMs: config.server.shutdownGraceMs });
       await loops.stop();
       await limits.close();
-      await writeUses(db, uses);
       // What this process leased and did not spend goes back as soon as its events are applied. What is not done
       // in time is left to other processes, or to the next start.
       const deadline = performance.now() + closingWorkMs;
       const inTime = () => performance.now() < deadline;
-      while (inTime() && (await useLog.flush())) {}
-      while (inTime() && (await db.systemTransaction((tx) => drainAll(tx, holder, now())))) {}
-      await projectors?.stop({ deadlineMs: Math.max(0, deadline - performance.now()) });
+      try {
+        await writeUses(db, uses);
+        while (inTime() && (await useLog.flush())) {}
+        while (inTime() && (await db.systemTransaction((tx) => drainAll(tx, holder, now())))) {}
+      } finally {
+        // Without a database too: a projector that is not stopped keeps the process.
+        await projectors?.stop({ deadlineMs: Math.max(0, deadline - performance.now()) });
+      }
     },
   };
 }
@@ -237,8 +243,8 @@ interface Parts {
   uses: Uses;
   limiter: Limiter;
   holder: string;
-  progress: Progress;
   wakeProjectors: () => void;
+  progress: Progress;
   ownPorts: () => readonly number[];
   /** Known once the server listens. */
   boundPort: () => number;
@@ -259,6 +265,7 @@ function build(deps: AppDeps, parts: Parts) {
   const sessions = rememberSessions({ db, trust });
   const { boundPort } = parts;
   const auth = authMounts({ ...deps, mail, sessions, passwords, lockout, strangers, boundPort });
+  const { progress } = parts;
   const journal = createJournal({ db, onAppended: parts.wakeProjectors });
   const { limiter } = parts;
   const quotas = createQuotas({ db, now });
@@ -310,7 +317,7 @@ function build(deps: AppDeps, parts: Parts) {
   const door = {
     db,
     journal,
-    progress: parts.progress,
+    progress,
     shards: shardCount,
     prices: rememberPrices({ db, trust }),
     findMissingAccounts: rememberAccounts({ db }),
@@ -341,6 +348,7 @@ function build(deps: AppDeps, parts: Parts) {
     entry(CreditService, creditService({ db, existsAccount, watermark, now })),
     entry(LedgerService, ledgerService({ db, balancesAt, watermark })),
     entry(MeteringService, meteringService(door)),
+    entry(MeterService, meterService({ db, wakeBuilder: () => parts.loops.wake("meters"), now })),
     entry(AnalyticsService, analyticsService({ db, secretKey: deps.secretKey, now })),
     entry(AuditService, auditService({ db })),
     entry(LimitService, limitService({ db, overrides, findSubjectId, now })),

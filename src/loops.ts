@@ -12,6 +12,7 @@ import { deleteOldAnswers } from "./db/once.ts";
 import type { UseLog } from "./keys/use-log.ts";
 import { type Loop, startLoop } from "./lib/loop.ts";
 import type { Logger } from "./log.ts";
+import { buildNextMeter } from "./metering/meter-build.ts";
 import type { Metrics } from "./metrics.ts";
 import { settleNext } from "./settlement/loop.ts";
 import type { StellarNetwork } from "./stellar/network.ts";
@@ -26,7 +27,7 @@ interface Deps {
 }
 
 /** What a loop does. */
-type LoopName = "settlement" | "credentials" | "housekeeping" | "key uses";
+type LoopName = "meters" | "settlement" | "credentials" | "housekeeping" | "key uses";
 
 /** The background work. */
 export interface Loops {
@@ -72,6 +73,7 @@ export function createLoops(
   }
   return {
     start() {
+      run("meters", 1_000, () => db.systemTransaction(buildNextMeter));
       run("key uses", 5_000, () => useLog.flush());
       run("settlement", 500, () => settleNext({ db, network, now }));
       run("credentials", 5_000, () => resealNext(reseal, now()));

@@ -18,13 +18,18 @@ import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { RouterKeyService } from "../gen/callora/keys/v1/router_key_service_pb.ts";
 import { LimitService } from "../gen/callora/limits/v1/limit_service_pb.ts";
+import {
+  Aggregation,
+  MeterService,
+  MeterState,
+} from "../gen/callora/metering/v1/meter_service_pb.ts";
 import { RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
 import { insertIdentity } from "../src/accounts/identity-store.ts";
 import { insertMember } from "../src/accounts/member-store.ts";
 import { createWalletAuth, deriveSigningSecret, walletIssuer } from "../src/accounts/wallet.ts";
 import { methodName, methodPolicy } from "../src/rpc/policy.ts";
-import { must, type Person, password, startTestApp } from "./support/app.ts";
+import { must, type Person, password, startTestApp, until } from "./support/app.ts";
 import { contractMethods } from "./support/contract.ts";
 import { secretKey } from "./support/secret.ts";
 import { asSuperuser } from "./support/superuser.ts";
@@ -40,6 +45,8 @@ interface Deed {
   resource: string;
   /** A query for the `xmin` of the row that the call wrote. */
   row: { table: string; where: string; value: unknown };
+  /** Let go of what keeps the row as it is. */
+  release?: () => Promise<void>;
 }
 
 const sessionDeed = deed("sessions", "session");
@@ -328,6 +335,31 @@ const deeds: Deeds = {
     const resource = `rate_override:${subjectId}`;
     return { actor, resource, row: { table: "audit_logs", where, value: resource } };
   },
+  "metering.v1.MeterService/CreateMeter": async (app, options) => {
+    const actor = await app.person();
+    const request = { requestId: randomUUID(), slug: slug(), aggregation: Aggregation.COUNT };
+    const { meter } = await app.client(MeterService, actor.token).createMeter(request, options);
+    // The meter's own row is changed again when it is built.
+    const row = { table: "idempotency_keys", where: "key = $1", value: request.requestId };
+    return { actor, resource: `meter:${must(meter).id}`, row };
+  },
+  "metering.v1.MeterService/DeleteMeter": async (app, options) => {
+    const actor = await app.person();
+    const meters = app.client(MeterService, actor.token);
+    const request = { slug: slug(), aggregation: Aggregation.COUNT };
+    const { id: meterId } = must((await meters.createMeter(request)).meter);
+    const isActive = async () =>
+      (await meters.getMeter({ meterId })).meter?.state === MeterState.ACTIVE;
+    await until(isActive);
+    // Held, so that the row is not cleared away before it is looked at.
+    const session = new pg.Client({ connectionString: app.urls.superuser });
+    await session.connect();
+    await session.query("begin");
+    await session.query("select from meters where id = $1 for key share", [meterId]);
+    await meters.deleteMeter({ meterId }, options);
+    const row = { table: "meters", where: "id = $1", value: meterId };
+    return { actor, resource: `meter:${meterId}`, row, release: () => session.end() };
+  },
   "settlement.v1.SettlementService/RunSettlement": async (app, options) => {
     const actor = await app.admin();
     const client = app.client(SettlementService, actor.token);
@@ -361,7 +393,8 @@ test.for(Object.entries(deeds))(
     const method = must(methods.find((one) => short(methodName(one)) === name));
     const requestId = randomUUID();
 
-    const { actor, resource, row } = await act(app, { headers: { "x-request-id": requestId } });
+    const deed = await act(app, { headers: { "x-request-id": requestId } });
+    const { actor, resource, row } = deed;
 
     const records = await recordsOf(app, requestId);
     expect(records).toEqual([
@@ -379,6 +412,7 @@ test.for(Object.entries(deeds))(
       const query = `select xmin::text as transaction from ${row.table} where ${row.where}`;
       return (await client.query(query, [row.value])).rows;
     });
+    await deed.release?.();
     expect(changed.transaction).toBe(records[0]?.transaction);
   },
 );

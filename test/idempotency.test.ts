@@ -7,6 +7,7 @@ import { CatalogService } from "../gen/callora/catalog/v1/catalog_service_pb.ts"
 import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
 import { Mode } from "../gen/callora/keys/v1/key_pb.ts";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
+import { Aggregation, MeterService } from "../gen/callora/metering/v1/meter_service_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
 import { deleteOldAnswers } from "../src/db/once.ts";
 import { must, type startTestApp } from "./support/app.ts";
@@ -54,6 +55,17 @@ const retryables: Readonly<Record<string, Retryable>> = {
         app
           .client(CatalogService, me.token)
           .createApi({ requestId, ...draft, callNanos: other ? 2n : 1n }, options(header));
+    },
+  },
+  CreateMeter: {
+    role: "developer",
+    effects: "select count(*) from meters",
+    async prepare(app, me) {
+      const draft = { slug: `a${randomUUID()}`, aggregation: Aggregation.SUM };
+      return ({ requestId = "", header, other }) =>
+        app
+          .client(MeterService, me.token)
+          .createMeter({ requestId, ...draft, valuePath: other ? "$.b" : "$.a" }, options(header));
     },
   },
   CreateToken: {

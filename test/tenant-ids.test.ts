@@ -1,4 +1,5 @@
 import { randomBytes } from "node:crypto";
+import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { type Client, Code, ConnectError } from "@connectrpc/connect";
 import { sql } from "slonik";
 import { expect } from "vitest";
@@ -15,10 +16,15 @@ import { Mode } from "../gen/callora/keys/v1/key_pb.ts";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { VerifyCode } from "../gen/callora/keys/v1/verification_pb.ts";
 import { LimitService } from "../gen/callora/limits/v1/limit_service_pb.ts";
+import {
+  Aggregation,
+  MeterService,
+  MeterState,
+} from "../gen/callora/metering/v1/meter_service_pb.ts";
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
 import { RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
-import { must, type Person, type startTestApp } from "./support/app.ts";
+import { must, type Person, type startTestApp, until } from "./support/app.ts";
 import { asSuperuser } from "./support/superuser.ts";
 import { tenantRows } from "./support/tenant-rows.ts";
 import { test as base } from "./support/test.ts";
@@ -52,6 +58,7 @@ interface Target {
   tokenId: string;
   invitationId: string;
   serviceTokenId: string;
+  meterId: string;
 }
 
 type Attempt = (call: { app: App; me: Person; target: Target }) => Promise<unknown>;
@@ -225,6 +232,24 @@ const attempts: Readonly<Record<string, { expected: Code | object; attempt: Atte
     attempt: ({ app, me }) =>
       app.client(MeteringService, me.token).getEvent({ source: "tenants", id: "theirs" }),
   },
+  "metering.v1.MeterService/GetMeter": {
+    expected: Code.NotFound,
+    attempt: ({ app, me, target: { meterId } }) =>
+      app.client(MeterService, me.token).getMeter({ meterId }),
+  },
+  "metering.v1.MeterService/DeleteMeter": {
+    expected: Code.NotFound,
+    attempt: ({ app, me, target: { meterId } }) =>
+      app.client(MeterService, me.token).deleteMeter({ meterId }),
+  },
+  "metering.v1.MeterService/QueryMeter": {
+    expected: Code.NotFound,
+    attempt: ({ app, me, target: { meterId } }) => {
+      const time = (day: string) => timestampFromDate(new Date(day));
+      const range = { startTime: time("2026-01-01"), endTime: time("2026-01-02") };
+      return app.client(MeterService, me.token).queryMeter({ meterId, ...range });
+    },
+  },
   "analytics.v1.AnalyticsService/GetUsage": {
     expected: { calls: 0, chargedNanos: 0n, apis: [] },
     attempt: ({ app, me, target: { apiId } }) =>
@@ -287,6 +312,7 @@ const services = [
   CatalogService,
   CreditService,
   MeteringService,
+  MeterService,
   AnalyticsService,
   AuditService,
   LimitService,
@@ -387,7 +413,16 @@ async function makeTarget(app: App, person: Person): Promise<Target> {
     tokenId: made.id,
     invitationId: must(invitation).id,
     serviceTokenId: (await makeServiceToken(app.db, ["keys.verify"])).id,
+    meterId: await makeMeter(app, token),
   };
+}
+
+async function makeMeter(app: App, token: string): Promise<string> {
+  const meters = app.client(MeterService, token);
+  const request = { slug: "theirs", aggregation: Aggregation.COUNT };
+  const { id: meterId } = must((await meters.createMeter(request)).meter);
+  await until(async () => (await meters.getMeter({ meterId })).meter?.state === MeterState.ACTIVE);
+  return meterId;
 }
 
 /** All rows of an account as text, but for when a token was last used, which is written down later. */

@@ -115,7 +115,7 @@ function readPlace(text: string): EventRange["before"] | undefined {
       };
 }
 
-/** An applied event, as the contract has it. */
+/** An applied event as its account sees it. */
 export function toEvent(row: EventRow) {
   return {
     event: {

@@ -6,7 +6,6 @@ import type { DescMethod, DescService } from "@bufbuild/protobuf";
 /** Services of the contract that nothing serves yet. */
 export const unbuiltServices: readonly string[] = [
   "callora.metering.v1.CorrectionService",
-  "callora.metering.v1.MeterService",
 ];
 
 /** Every method of our contract that is served, whatever was added since. */

@@ -176,6 +176,12 @@ export const tenantRows: Readonly<Record<string, (account_id: string) => Record<
     side: "consumer",
     start_positions: "{0,0}",
   }),
+  meter_groups: (account_id) => ({
+    account_id,
+    meter_id: id("mtr"),
+    group_key: text(),
+    texts: "[]",
+  }),
   meter_rollups: (account_id) => ({
     account_id,
     meter_id: id("mtr"),

@@ -108,7 +108,8 @@ export type MeterGroup = Message<"callora.metering.v1.MeterGroup"> & {
   name: string;
 
   /**
-   * `api_id`, `endpoint`, `status_code`, `key_id`, or a JSONPath into `data`. What is absent is the empty text.
+   * `api_id`, `endpoint`, `status_code`, `key_id`, or a JSONPath into `data`. What is absent is the empty text. Of a
+   * text of more than 200 characters the first are kept, and a hash of it.
    *
    * @generated from field: string path = 2;
    */
@@ -190,7 +191,7 @@ export type CreateMeterRequest = Message<"callora.metering.v1.CreateMeterRequest
   valuePath: string;
 
   /**
-   * What is kept apart.
+   * What is kept apart: 10,000 groups. What comes in others is counted together, under the text `…`.
    *
    * @generated from field: repeated callora.metering.v1.MeterGroup groups = 5;
    */
@@ -204,7 +205,7 @@ export type CreateMeterRequest = Message<"callora.metering.v1.CreateMeterRequest
   filters: MeterFilter[];
 
   /**
-   * Whose events.
+   * Whose events. `key_id` is not for those of the developer's side.
    *
    * @generated from field: callora.metering.v1.MeterSide side = 7;
    */
@@ -371,7 +372,7 @@ export type QueryMeterRequest = Message<"callora.metering.v1.QueryMeterRequest">
   meterId: string;
 
   /**
-   * Start, inclusive: a quarter of an hour, or a minute for minute windows.
+   * Start, inclusive: a quarter of an hour, or a minute for minute windows. Not before 1980.
    *
    * @generated from field: google.protobuf.Timestamp start_time = 2;
    */
@@ -481,7 +482,7 @@ export type MeterValue = Message<"callora.metering.v1.MeterValue"> & {
   groups: { [key: string]: string };
 
   /**
-   * The value: an exact decimal. Empty: there was none.
+   * The value: an exact decimal. Empty when there was none; a count is then 0.
    *
    * @generated from field: string value = 4;
    */
@@ -606,7 +607,7 @@ export const MeterSide = {
   CONSUMER: 1,
 
   /**
-   * What others used of the account's APIs.
+   * What others used of the account's APIs. Live events only.
    *
    * @generated from enum value: METER_SIDE_DEVELOPER = 2;
    */
@@ -688,14 +689,14 @@ export const WindowSize = {
   MINUTE: 1,
 
   /**
-   * An hour of the zone's clock.
+   * An hour of the zone's clock. One that the clock shows twice is two windows.
    *
    * @generated from enum value: WINDOW_SIZE_HOUR = 2;
    */
   HOUR: 2,
 
   /**
-   * From local midnight to the next: 23 or 25 hours when the clock changes.
+   * From local midnight to the next: 23 or 25 hours when the clock changes. A day that the zone left out has none.
    *
    * @generated from enum value: WINDOW_SIZE_DAY = 3;
    */
@@ -738,6 +739,9 @@ export const MeterService: GenService<{
   /**
    * Create a meter. It counts what is there already, too; `state` says when it has.
    *
+   * ALREADY_EXISTS, with reason SLUG_TAKEN, for a slug of another meter. FAILED_PRECONDITION, with reason
+   * METERS_EXHAUSTED, when the account has 50.
+   *
    * @generated from rpc callora.metering.v1.MeterService.CreateMeter
    */
   createMeter: {
@@ -778,7 +782,8 @@ export const MeterService: GenService<{
   /**
    * Ask a meter for its values by window.
    *
-   * FAILED_PRECONDITION, with reason METER_BUILDING, until it has counted what was there before it.
+   * FAILED_PRECONDITION, with reason METER_BUILDING, until it has counted what was there before it; with reason
+   * METER_ANSWER_TOO_LARGE when the answer has more than 10,000 values, or its minutes are of more than 200,000 events.
    *
    * @generated from rpc callora.metering.v1.MeterService.QueryMeter
    */
