@@ -4,9 +4,7 @@ import { pathToFileURL } from "node:url";
 import type { DescMethod, DescService } from "@bufbuild/protobuf";
 
 /** Services of the contract that nothing serves yet. */
-export const unbuiltServices: readonly string[] = [
-  "callora.metering.v1.CorrectionService",
-];
+export const unbuiltServices: readonly string[] = ["callora.metering.v1.CorrectionService"];
 
 /** Every method of our contract that is served, whatever was added since. */
 export async function contractMethods(): Promise<DescMethod[]> {
