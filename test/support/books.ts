@@ -7,7 +7,7 @@ import { inject } from "vitest";
 import { checkConservation } from "../../src/conservation.ts";
 import type { Database } from "../../src/db/database.ts";
 import type { Tx } from "../../src/db/pool.ts";
-import { between, type Mode, platformAccountId, postTransfers } from "../../src/ledger/store.ts";
+import type { Mode } from "../../src/ledger/store.ts";
 import { newId } from "../../src/lib/id.ts";
 import { shardCount, shardOf, type UsageEntry } from "../../src/metering/entry.ts";
 import { createJournal } from "../../src/metering/journal.ts";
@@ -17,6 +17,10 @@ import { openDatabase } from "../../src/server.ts";
 import { enterTreasury } from "../../src/settlement/treasury.ts";
 import { type NetworkConfig, openNetwork } from "../../src/stellar/network.ts";
 import { createDatabase } from "./cluster.ts";
+import { grant } from "./grant.ts";
+
+export { grant } from "./grant.ts";
+export { seeded } from "./seeded.ts";
 
 /** The books on a database of their own, without loops: whatever happens, a test makes happen. */
 export async function openBooks() {
@@ -91,21 +95,6 @@ export async function openBooksAndNetwork(
       await rm(directory, { recursive: true, force: true });
     },
   };
-}
-
-/** Promotional credit for an account. */
-export async function grant(
-  db: Database,
-  accountId: string,
-  amountNanos: bigint,
-  mode: Mode = "live",
-): Promise<void> {
-  const source = { type: "grant", id: randomUUID() };
-  const from = { accountId: platformAccountId, kind: "promotion_expense" } as const;
-  const to = { accountId, kind: "consumer" } as const;
-  await db.systemTransaction((tx) =>
-    postTransfers(tx, between(from, to, { mode, amountNanos, source }), new Date()),
-  );
 }
 
 /** Apply all that is in the journal, of the shards that nobody else holds. */
@@ -217,15 +206,3 @@ export function usage({
 }
 
 const someApiId = `api_${"0".repeat(26)}`;
-
-/** Numbers from 0 up to 1 that are the same for the same seed (mulberry32). */
-export function seeded(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = state;
-    t = Math.imul(t ^ (t >>> 15), t | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 4_294_967_296;
-  };
-}

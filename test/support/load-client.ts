@@ -30,7 +30,7 @@ export interface LoadProgress {
 const drainMsMax = 60_000;
 const [duplicates, conflicts, refusals, heldBack, givenUp] = [0.02, 0.01, 0.01, 0.1, 0.02];
 /** How many batches take another way than the usual one. */
-const otherDoors = 0;
+const otherDoors = 0.3;
 
 if (import.meta.main) {
   await run(JSON.parse(process.argv[2] ?? "{}"));
