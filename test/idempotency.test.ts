@@ -7,8 +7,8 @@ import { CatalogService } from "../gen/callora/catalog/v1/catalog_service_pb.ts"
 import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
 import { Mode } from "../gen/callora/keys/v1/key_pb.ts";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
-import { Aggregation, MeterService } from "../gen/callora/metering/v1/meter_service_pb.ts";
 import { CorrectionService } from "../gen/callora/metering/v1/correction_service_pb.ts";
+import { Aggregation, MeterService } from "../gen/callora/metering/v1/meter_service_pb.ts";
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
 import { deleteOldAnswers } from "../src/db/once.ts";

@@ -16,12 +16,12 @@ import { Mode } from "../gen/callora/keys/v1/key_pb.ts";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { VerifyCode } from "../gen/callora/keys/v1/verification_pb.ts";
 import { LimitService } from "../gen/callora/limits/v1/limit_service_pb.ts";
+import { CorrectionService } from "../gen/callora/metering/v1/correction_service_pb.ts";
 import {
   Aggregation,
   MeterService,
   MeterState,
 } from "../gen/callora/metering/v1/meter_service_pb.ts";
-import { CorrectionService } from "../gen/callora/metering/v1/correction_service_pb.ts";
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
 import { RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
