@@ -35,14 +35,10 @@ const lastOrdinal = 999_999_999;
 /** The handlers that send applied events as they come. */
 export function watchMethods(
   deps: WatchDeps,
-): Pick<ServiceImpl<typeof MeteringService>, "listEvents" | "watchEvents"> {
+): Pick<ServiceImpl<typeof MeteringService>, "watchEvents"> {
   const readShared = shareReads(() => deps.db.systemTransaction(readReached));
   let streams = 0;
   return {
-    listEvents() {
-      const message = "Cannot list events: not there yet";
-      throw reasoned(Code.Unimplemented, { reason: "NOT_IMPLEMENTED", message });
-    },
     async *watchEvents({ resumeToken }, ctx) {
       const { accountId } = requirePrincipal(ctx);
       if (streams >= streamsMax) {
