@@ -65,6 +65,42 @@ const plainPaths: Readonly<Record<string, PathItem>> = {
     delete: call("delete", false),
     patch: call("patch", true),
   },
+  "/v1/events": {
+    post: {
+      tags: ["MeteringService"],
+      summary: "Record usage as CloudEvents",
+      description:
+        "CloudEvents 1.0 over HTTP: one event (structured, or binary with `ce-` headers) or a batch of up to 500. " +
+        "`subject` is the account; the extensions `apiid`, `endpoint`, `statuscode`, `units` and `testmode` say the " +
+        "rest; `data` is a JSON object. `?partial=true` records what is valid, `?wait=2s` waits for what became of " +
+        "the events. The answer is that of RecordUsage.",
+      operationId: "Events_Record",
+      requestBody: {
+        content: {
+          "application/cloudevents+json": { schema: { type: "object" } },
+          "application/cloudevents-batch+json": {
+            schema: { type: "array", maxItems: 500, items: { type: "object" } },
+          },
+          "application/json": { schema: { type: "object" } },
+        },
+      },
+      responses: {
+        202: {
+          description: "Durable.",
+          headers: requestId,
+          content: {
+            "application/json": {
+              schema: { $ref: "#/components/schemas/callora.metering.v1.RecordUsageResponse" },
+            },
+          },
+        },
+        ...errors,
+      },
+      security: [{ bearerAuth: [] }],
+      "x-callora-access": "SERVICE",
+      "x-callora-rate-class": "INTERNAL",
+    },
+  },
   "/api/metrics": {
     get: {
       tags: ["Metrics"],

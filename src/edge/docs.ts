@@ -145,7 +145,7 @@ const startScript = `SwaggerUIBundle({
   url: "/openapi.json",
   dom_id: "#swagger-ui",
   deepLinking: true,
-  docExpansion: "list",
+  docExpansion: "none",
   filter: true,
   validatorUrl: null,
   queryConfigEnabled: false,
