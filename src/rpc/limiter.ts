@@ -1,3 +1,4 @@
+import { createLruMap } from "../lib/lru-map.ts";
 import { backAfter, chargeOf, checkLimits, judge, type Limit, type Verdict } from "./gcra.ts";
 
 export type { Limit, Rate, Verdict } from "./gcra.ts";
@@ -18,13 +19,13 @@ export interface MemoryLimiter extends Limiter {
   take(limits: readonly Limit[], now: Date): Verdict;
 }
 
-/** Limits that are remembered. Past it the oldest are forgotten, which only lets more calls through. */
+/** Limits that are remembered. Past it those asked about longest ago are forgotten: that only lets more calls through. */
 const entriesMaxDefault = 100_000;
 
 /** Count calls in memory: right for one process. */
 export function createLimiter({ entriesMax = entriesMaxDefault } = {}): MemoryLimiter {
   // By the id of a limit, the time at which its whole budget is back.
-  const backAt = new Map<string, number>();
+  const backAt = createLruMap<number>(entriesMax);
 
   return {
     take(limits, now) {
@@ -38,22 +39,10 @@ export function createLimiter({ entriesMax = entriesMaxDefault } = {}): MemoryLi
       const verdict = judge(counted, nowUs);
       if (verdict.allowed) {
         for (const { limit, charge, backAtUs } of counted) {
-          backAt.delete(limit.id);
           backAt.set(limit.id, backAfter(charge, backAtUs, nowUs));
-          forgetOldest(backAt, entriesMax);
         }
       }
       return verdict;
     },
   };
-}
-
-function forgetOldest(backAt: Map<string, number>, entriesMax: number): void {
-  if (backAt.size <= entriesMax) {
-    return;
-  }
-  const oldest = backAt.keys().next();
-  if (!oldest.done) {
-    backAt.delete(oldest.value);
-  }
 }

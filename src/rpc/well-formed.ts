@@ -1,4 +1,10 @@
-import { type DescField, type DescMessage, getOption, type Message } from "@bufbuild/protobuf";
+import {
+  type DescField,
+  type DescMessage,
+  getOption,
+  type Message,
+  ScalarType,
+} from "@bufbuild/protobuf";
 import { isReflectMessage, type ReflectMessage, reflect } from "@bufbuild/protobuf/reflect";
 import { field as fieldRules, Ignore } from "../../gen/buf/validate/validate_pb.ts";
 import type { Violation } from "./errors.ts";
@@ -14,9 +20,63 @@ const secondsMax = 253_402_300_799n;
  * that are none. JSON brings neither kind of time; the binary form brings both.
  */
 export function malformedFields(desc: DescMessage, message: Message): Violation[] {
+  if (isClean(desc, message)) {
+    return [];
+  }
   const found: Violation[] = [];
   visit(reflect(desc, message), "", found);
   return found;
+}
+
+type Check = (message: Fields) => boolean;
+
+type Fields = Readonly<Record<string, unknown>>;
+
+// By type, since nearly all requests are clean, and reflection costs more than most handlers.
+const checks = new WeakMap<DescMessage, Check>();
+
+/** Whether nothing is malformed. False also where only reflection can tell. */
+function isClean(desc: DescMessage, message: Message): boolean {
+  let check = checks.get(desc);
+  if (check === undefined) {
+    const made = desc.fields.flatMap(compileCheck);
+    check = (fields) => made.every((one) => one(fields));
+    checks.set(desc, check);
+  }
+  return check(message as unknown as Fields);
+}
+
+/** Checks a field, if it can hold anything malformed. */
+function compileCheck(field: DescField): Check[] {
+  const name = field.localName;
+  if (field.oneof !== undefined) {
+    const group = field.oneof.localName;
+    const mayBeWrong = field.scalar === ScalarType.STRING || field.message !== undefined;
+    return mayBeWrong ? [(message) => (message[group] as { case?: string }).case !== name] : [];
+  }
+  if (field.fieldKind === "list") {
+    if (
+      isLeftToHandler(field) ||
+      (field.listKind === "scalar" && field.scalar !== ScalarType.STRING)
+    ) {
+      return [];
+    }
+    const hasText = field.listKind === "scalar";
+    return [(message) => (message[name] as unknown[]).every((item) => hasText && isText(item))];
+  }
+  if (field.fieldKind === "map") {
+    return [(message) => Object.keys(message[name] as object).length === 0];
+  }
+  if (field.fieldKind === "message") {
+    return [(message) => message[name] === undefined];
+  }
+  return field.scalar === ScalarType.STRING
+    ? [(message) => message[name] === undefined || isText(message[name])]
+    : [];
+}
+
+function isText(value: unknown): boolean {
+  return typeof value === "string" && !value.includes("\0");
 }
 
 function visit(value: unknown, path: string, found: Violation[]): void {
