@@ -1,4 +1,5 @@
 import ipaddr from "ipaddr.js";
+import { createLruMap } from "../lib/lru-map.ts";
 import type { Exchange } from "../rpc/call.ts";
 import type { Arrival } from "./arrival.ts";
 import { createIds } from "./request-id.ts";
@@ -24,13 +25,13 @@ export function createExchanges({
 }: {
   trustedProxies: readonly string[];
 }): OpenExchange {
-  const trusted = trustedProxies.map(parseRange);
+  const clientIp = createClientIp(trustedProxies.map(parseRange));
   const createId = createIds();
   return (arrival, protocol) => {
     const requestId = requestIdOf(arrival, createId);
     arrival.setHeader("x-request-id", requestId);
     arrival.setHeader("x-content-type-options", "nosniff");
-    return new HttpExchange(arrival, requestId, protocol, trusted);
+    return new HttpExchange(arrival, requestId, protocol, clientIp);
   };
 }
 
@@ -40,18 +41,23 @@ class HttpExchange implements Exchange {
   readonly requestId: string;
   readonly protocol: Protocol;
   readonly #arrival: Arrival;
-  readonly #trusted: readonly Range[];
+  readonly #addressOf: (arrival: Arrival) => string;
   #clientIp: string | undefined;
 
-  constructor(arrival: Arrival, requestId: string, protocol: Protocol, trusted: readonly Range[]) {
+  constructor(
+    arrival: Arrival,
+    requestId: string,
+    protocol: Protocol,
+    addressOf: (arrival: Arrival) => string,
+  ) {
     this.#arrival = arrival;
     this.requestId = requestId;
     this.protocol = protocol;
-    this.#trusted = trusted;
+    this.#addressOf = addressOf;
   }
 
   get clientIp(): string {
-    this.#clientIp ??= clientIpOf(this.#arrival, this.#trusted);
+    this.#clientIp ??= this.#addressOf(this.#arrival);
     return this.#clientIp;
   }
 
@@ -69,6 +75,26 @@ const requestIdPattern = /^[\x21-\x7e]{1,128}$/;
 function requestIdOf(arrival: Arrival, createId: () => string): string {
   const sent = arrival.header("x-request-id");
   return sent !== undefined && requestIdPattern.test(sent) ? sent : createId();
+}
+
+/** Sockets' addresses whose usual spelling is remembered. */
+const addressesMax = 10_000;
+
+/** Without proxies all requests of a connection have one address: it is parsed once. */
+function createClientIp(trusted: readonly Range[]): (arrival: Arrival) => string {
+  if (trusted.length > 0) {
+    return (arrival) => clientIpOf(arrival, trusted);
+  }
+  const known = createLruMap<string>(addressesMax);
+  return (arrival) => {
+    const remote = arrival.socket?.remoteAddress ?? "";
+    let address = known.get(remote);
+    if (address === undefined) {
+      address = clientIpOf(arrival, trusted);
+      known.set(remote, address);
+    }
+    return address;
+  };
 }
 
 function clientIpOf(arrival: Arrival, trusted: readonly Range[]): string {
