@@ -1,4 +1,6 @@
 import { canonicalNumber } from "../lib/decimal.ts";
+import { isNumberLiteral, parseExactJson } from "../lib/exact-json.ts";
+import { dataDepthMax } from "./event-data.ts";
 
 /** Where in a JSON value to look: names of members, places in lists. Places below zero count from the end. */
 export type JsonPath = readonly (string | number)[];
@@ -70,37 +72,23 @@ function unquote(single: string | null, double: string): string | null {
   }
 }
 
-/** A number that keeps all its digits. */
-class NumberText {
-  readonly text: string;
-
-  constructor(text: string) {
-    this.text = text;
-  }
-}
-
 /** A number of which a float may lose digits: more than 15 of them, or an exponent. May also be within a text. */
 const wideNumber = /[\d.]{16}|\d[eE][+\-\d]/;
 
-/** Parse an event's data for findScalar. Undefined when it is no JSON. */
+/** Parse an event's data for findScalar. Undefined when it is no JSON that the door lets in. */
 export function parseData(text: string): unknown {
   if (text === "") {
     return undefined;
   }
   try {
-    // A reviver costs five times the parsing, and only wide numbers need it.
-    return wideNumber.test(text) ? JSON.parse(text, reviver) : JSON.parse(text);
+    // Literals cost five times the parsing, and only wide numbers need them.
+    return wideNumber.test(text)
+      ? parseExactJson(text, { depthMax: dataDepthMax })
+      : JSON.parse(text);
   } catch {
     return undefined;
   }
 }
-
-function keepDigits(_key: string, value: unknown, context: { source?: string }): unknown {
-  return typeof value === "number" ? new NumberText(context.source ?? String(value)) : value;
-}
-
-/** The library's types do not know the third argument yet. */
-const reviver = keepDigits as (key: string, value: unknown) => unknown;
 
 /** What stands at the path. Null for nothing, null, an object, a list, or a number of more than nine exponent digits. */
 export function findScalar(data: unknown, path: JsonPath): Scalar | null {
@@ -116,7 +104,7 @@ export function findScalar(data: unknown, path: JsonPath): Scalar | null {
     case "number":
       return numberOf(String(value));
     default:
-      return value instanceof NumberText ? numberOf(value.text) : null;
+      return isNumberLiteral(value) ? numberOf(value.rawJSON) : null;
   }
 }
 
@@ -124,7 +112,7 @@ function follow(value: unknown, step: string | number): unknown {
   if (Array.isArray(value)) {
     return typeof step === "number" ? value.at(step) : undefined;
   }
-  if (typeof value !== "object" || value === null || value instanceof NumberText) {
+  if (typeof value !== "object" || value === null || isNumberLiteral(value)) {
     return undefined;
   }
   const isThere = typeof step === "string" && Object.hasOwn(value, step);

@@ -10,6 +10,7 @@ import {
   type Registry,
   toJson,
 } from "@bufbuild/protobuf";
+import { jsonDepth } from "../../lib/exact-json.ts";
 import { BindError } from "./errors.ts";
 import { explainJson } from "./json-violations.ts";
 
@@ -80,7 +81,8 @@ export function parseJson(bytes: Uint8Array): JsonValue {
     throw bodyError("body is not UTF-8");
   }
   const text = decodeUtf8(bytes);
-  if (countOf(text, "{") + countOf(text, "[") > jsonDepthMax && isTooDeep(text)) {
+  // Before parsing, since what recurses over the value later would be the one to run out of stack.
+  if (countOf(text, "{") + countOf(text, "[") > jsonDepthMax && jsonDepth(text) > jsonDepthMax) {
     throw bodyError(`body has more than ${jsonDepthMax} levels`);
   }
   try {
@@ -100,8 +102,6 @@ function decodeUtf8(bytes: Uint8Array): string {
 }
 
 const byteOrderMark = 0xfeff;
-const quote = 0x22;
-const backslash = 0x5c;
 
 function countOf(text: string, character: string): number {
   let count = 0;
@@ -109,31 +109,6 @@ function countOf(text: string, character: string): number {
     count++;
   }
   return count;
-}
-
-// Before parsing, since what recurses over the value later would be the one to run out of stack.
-function isTooDeep(text: string): boolean {
-  let depth = 0;
-  let quoted = false;
-  for (let index = 0; index < text.length; index++) {
-    const character = text.charCodeAt(index);
-    if (quoted) {
-      if (character === backslash) {
-        index++;
-      } else if (character === quote) {
-        quoted = false;
-      }
-    } else if (character === quote) {
-      quoted = true;
-    } else if (character === 0x7b || character === 0x5b) {
-      if (++depth > jsonDepthMax) {
-        return true;
-      }
-    } else if (character === 0x7d || character === 0x5d) {
-      depth--;
-    }
-  }
-  return false;
 }
 
 function bodyError(description: string): BindError {
