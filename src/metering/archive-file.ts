@@ -1,4 +1,4 @@
-import { createHash } from "node:crypto";
+import { createHash, randomUUID } from "node:crypto";
 import { mkdir, open, readFile, rename } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
@@ -83,7 +83,8 @@ export async function writeArchive(
   const packed = await promisify(gzip)(plain);
   await mkdir(directory, { recursive: true, mode: 0o700 });
   const path = join(directory, name);
-  const own = `${path}.${process.pid}.new`;
+  // Whoever writes the same file at the same time has another name until then.
+  const own = `${path}.${randomUUID()}.new`;
   const file = await open(own, "w", 0o600);
   try {
     await file.writeFile(packed);
