@@ -90,10 +90,18 @@ const lockedRow = z.object({
 });
 
 /**
+ * The order in which balances are locked, so that two postings cannot wait for each other. What many earn on comes
+ * last: a posting may lock the others long before.
+ */
+const lockOrder = sql.fragment`
+  kind in ('clearing', 'payable', 'platform_fee'), account_id, kind, mode
+`;
+
+/**
  * Lock balances, for a posting whose amounts depend on what is there. Returns credits less debits.
  *
- * Name every balance that the posting may move, and call it once, before anything else locks a balance: balances
- * are locked in one order, so that two postings cannot wait for each other.
+ * Call it once, before anything else locks a balance. Name every balance that the posting may move; those of the kinds
+ * clearing, payable and platform_fee may be left to the posting, when it is the only one of its transaction.
  */
 export async function lockBalances(
   tx: Tx,
@@ -105,7 +113,7 @@ export async function lockBalances(
     select account_id, kind, mode, credits_nanos - debits_nanos as held_nanos
     from ledger_accounts
     where (account_id, kind, mode) in (select * from ${sql.unnest(rows, ["text", "text", "text"])})
-    order by account_id, kind, mode for update
+    order by ${lockOrder} for update
   `);
   const held = new Map(
     locked.map((row) => [`${row.account_id} ${row.kind} ${row.mode}`, row.held_nanos]),
@@ -207,9 +215,9 @@ async function insertMissingAccounts(
   const rows = keys.map(({ accountId, kind, mode }) => [accountId, kind, mode]);
   await tx.query(sql.type(nothing)`
     insert into ledger_accounts (account_id, kind, mode)
-    select distinct account_id, kind, mode
+    select account_id, kind, mode
     from ${sql.unnest(rows, ["text", "text", "text"])} as key (account_id, kind, mode)
-    order by account_id, kind, mode
+    order by ${lockOrder}
     on conflict do nothing
   `);
 }
@@ -230,7 +238,7 @@ async function moveBalances(tx: Tx, moves: Move[]): Promise<void> {
     ), locked as (
       select account_id, kind, mode, moved.debits, moved.credits
       from ledger_accounts join moved using (account_id, kind, mode)
-      order by account_id, kind, mode
+      order by ${lockOrder}
       for update of ledger_accounts
     )
     update ledger_accounts as balance

@@ -1,8 +1,10 @@
 import { sql } from "slonik";
 import { nothing, type Tx } from "../db/pool.ts";
-import { type ApplyOptions, applyUsage, lockMoney } from "./apply.ts";
+import { lockBalances } from "../ledger/store.ts";
+import { type ApplyOptions, applyUsage } from "./apply.ts";
 import { attempt } from "./attempt.ts";
 import { findRefused, type Refusal } from "./bisect.ts";
+import { earningBalances, payingBalances } from "./charge.ts";
 import type { Candidate, Decision } from "./decide.ts";
 import type { Batch } from "./projections.ts";
 
@@ -34,7 +36,10 @@ export async function applyAround(
   options: Options,
 ): Promise<{ decision: Decision; poisoned: { item: Candidate; refusal: Refusal }[] }> {
   // All at once, before the groups lock theirs: in the order of everybody who locks balances.
-  await lockMoney(tx, candidates, () => 0n);
+  const keys = [...payingBalances(candidates, () => 0n), ...earningBalances(candidates)];
+  if (keys.length > 0) {
+    await lockBalances(tx, keys);
+  }
   await run(tx, sql.type(nothing)`savepoint search`);
   let trials = 0;
   const poisoned = await findRefused(candidates, async (group) => {

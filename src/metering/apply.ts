@@ -1,13 +1,7 @@
-import {
-  type LeaseKey,
-  type LeaseRemainder,
-  type LeaseSpending,
-  lockLeases,
-  spendLeases,
-} from "../credits/leases.ts";
+import { type LeaseKey, type LeaseSpending, lockLeases, spendLeases } from "../credits/leases.ts";
 import type { Tx } from "../db/pool.ts";
 import { lockBalances, postTransfers } from "../ledger/store.ts";
-import { balancesOf, transfersOf } from "./charge.ts";
+import { payingBalances, transfersOf } from "./charge.ts";
 import {
   type Candidate,
   type Decision,
@@ -45,7 +39,8 @@ export interface ApplyOptions {
  * Apply usage, in the journal's order: events, sums, and the money. Returns what was decided of each; what is refused
  * has no effect but that.
  *
- * Leases are locked before balances, and balances all at once: in the order of everybody who locks them.
+ * Leases are locked before balances. Of these the consumers' come first, and are of this shard alone; what developers
+ * and the platform earn is locked last, so that shards wait for each other only while they end.
  */
 export async function applyUsage(
   tx: Tx,
@@ -109,14 +104,15 @@ function distinctIdentities(candidates: readonly Candidate[]): Identity[] {
   return [...identities].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, identity]) => identity);
 }
 
-/** Lock what pays for candidates, and what it is paid to. */
+/** Lock what pays for candidates. */
 async function lockMeans(
   tx: Tx,
   charged: readonly Candidate[],
   { debtLimitNanos }: ApplyOptions,
 ): Promise<Means> {
   const leftOf = await lockLeases(tx, leasesOf(charged));
-  const heldBy = await lockMoney(tx, charged, leftOf);
+  const keys = payingBalances(charged, leftOf);
+  const heldBy = keys.length === 0 ? () => 0n : await lockBalances(tx, keys);
   const accounts = new Set(charged.map(({ entry }) => entry.account));
   const limits = charged.length === 0 ? new Map() : await findDebtLimits(tx, [...accounts]);
   return {
@@ -125,16 +121,6 @@ async function lockMeans(
     debtOf: (accountId, mode) => -heldBy({ accountId, mode, kind: "consumer_receivable" }),
     debtLimitOf: (accountId) => limits.get(accountId) ?? debtLimitNanos,
   };
-}
-
-/** Lock every balance that applying the candidates may move. */
-export async function lockMoney(
-  tx: Tx,
-  candidates: readonly Candidate[],
-  leftOf: LeaseRemainder,
-): ReturnType<typeof lockBalances> {
-  const keys = balancesOf(candidates, leftOf);
-  return keys.length === 0 ? () => 0n : lockBalances(tx, keys);
 }
 
 function leasesOf(candidates: readonly Candidate[]): LeaseKey[] {
@@ -174,6 +160,6 @@ async function findTotals(tx: Tx, candidates: readonly Candidate[], shard: numbe
 }
 
 function firstMonth(candidates: readonly Candidate[]): string {
-  const months = candidates.map(({ entry }) => monthOf(entry.timeMicros));
-  return months.reduce((first, month) => (month < first ? month : first));
+  const times = candidates.map(({ entry }) => entry.timeMicros);
+  return monthOf(times.reduce((first, time) => (time < first ? time : first)));
 }

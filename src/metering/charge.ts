@@ -11,39 +11,59 @@ import type { Candidate, NewEvent } from "./decide.ts";
 export type ShareOfBatch = Omit<Transfer, "source">;
 
 /**
- * Every balance that applying the candidates may move.
+ * The balances that decide what pays for the candidates: they are locked before.
  *
  * A consumer's own balance is not among them while leases have enough for all: whoever wants a new lease would wait.
  */
-export function balancesOf(
+export function payingBalances(
   candidates: readonly Candidate[],
   leftOf: (accountId: string, mode: Mode, leaseId: string) => bigint,
 ): BalanceKey[] {
-  const keys = new Map<string, BalanceKey>();
-  function add(accountId: string, mode: Mode, ...kinds: Kind[]) {
-    for (const kind of kinds) {
-      keys.set(`${accountId} ${kind} ${mode}`, { accountId, kind, mode });
-    }
-  }
+  const keys = createKeys();
   const taken = new Map<string, bigint>();
   for (const { entry } of candidates) {
-    const { account, mode, lease, price, chargedNanos } = entry;
+    const { account, mode, lease, chargedNanos } = entry;
     if (chargedNanos === 0n) {
       continue;
     }
-    add(account, mode, "clearing");
-    add(price.developerId, mode, "clearing", "payable");
-    add(platformAccountId, mode, "clearing", "platform_fee");
-    const sum = (taken.get(`${account} ${lease} ${mode}`) ?? 0n) + chargedNanos;
-    taken.set(`${account} ${lease} ${mode}`, sum);
-    if (lease !== null) {
-      add(account, mode, "lease_escrow");
+    if (lease === null) {
+      keys.add(account, mode, "consumer", "consumer_receivable");
+      continue;
     }
-    if (lease === null || sum > leftOf(account, mode, lease)) {
-      add(account, mode, "consumer", "consumer_receivable");
+    keys.add(account, mode, "lease_escrow");
+    const name = `${account} ${lease} ${mode}`;
+    const sum = (taken.get(name) ?? 0n) + chargedNanos;
+    taken.set(name, sum);
+    if (sum > leftOf(account, mode, lease)) {
+      keys.add(account, mode, "consumer", "consumer_receivable");
     }
   }
-  return [...keys.values()];
+  return keys.all();
+}
+
+/** The other balances that applying the candidates may move. Nothing is decided by them. */
+export function earningBalances(candidates: readonly Candidate[]): BalanceKey[] {
+  const keys = createKeys();
+  for (const { entry } of candidates) {
+    const { account, mode, price } = entry;
+    keys.add(account, mode, "clearing");
+    keys.add(price.developerId, mode, "clearing", "payable");
+    keys.add(platformAccountId, mode, "clearing", "platform_fee");
+  }
+  return keys.all();
+}
+
+/** Keys, each once. */
+function createKeys() {
+  const keys = new Map<string, BalanceKey>();
+  return {
+    add(accountId: string, mode: Mode, ...kinds: Kind[]) {
+      for (const kind of kinds) {
+        keys.set(`${accountId} ${kind} ${mode}`, { accountId, kind, mode });
+      }
+    },
+    all: () => [...keys.values()],
+  };
 }
 
 /** The money of applied events: from leases, balances and debts to the developers and the platform. */

@@ -3,7 +3,7 @@ import type { UsageEvent } from "../../gen/callora/metering/v1/metering_service_
 import type { Violation } from "../rpc/errors.ts";
 import { gatewaySource, type Pinned, type UsageEntry } from "./entry.ts";
 import { dataProblem } from "./event-data.ts";
-import { rateEntry } from "./rate.ts";
+import { chargeOf } from "./rate.ts";
 import { entryLimits } from "./row-limits.ts";
 
 /** How late an event may come, and how far ahead a sender's clock may be. */
@@ -137,7 +137,7 @@ export function toEntry(event: UsageEvent, price: Pinned, now: Date): UsageEntry
     replays: null,
     keptHash: null,
   };
-  entry.chargedNanos = rateEntry(entry).chargedNanos;
+  entry.chargedNanos = chargeOf(entry);
   return entry;
 }
 

@@ -2,7 +2,7 @@ import { sql } from "slonik";
 import { z } from "zod";
 import { nothing, type Queries, type Tx } from "../db/pool.ts";
 import type { Applied, Corrected } from "./applied-event.ts";
-import { bucketOf, identityKey, type Place } from "./entry.ts";
+import { bucketMicrosOf, identityKey, type Place, timeText } from "./entry.ts";
 
 const targetRow = z.object({
   account_id: z.string(),
@@ -134,7 +134,7 @@ export async function insertCorrection(
     values (
       ${entry.account}, ${corrected.id}, ${identityKey(entry.source, entry.id)},
       ${target.place.position}, ${target.place.ordinal}, ${corrected.isVoid}, ${entry.mode},
-      ${entry.price.developerId}, ${entry.price.apiId}, ${bucketOf(entry.timeMicros)},
+      ${entry.price.developerId}, ${entry.price.apiId}, ${timeText(bucketMicrosOf(entry.timeMicros))},
       ${corrected.bookedMonth}, ${corrected.deltaNanos}, ${corrected.deltaFeeNanos}, ${reason},
       ${shard}, ${place.position}, ${place.ordinal}, ${now.toISOString()}
     )

@@ -2,7 +2,7 @@ import type { Applied } from "./applied-event.ts";
 import { addMonths, bookedMonth } from "./booked-month.ts";
 import { bodyHash, identityKey, monthOf, type Place, type UsageEntry } from "./entry.ts";
 import type { Funds } from "./funds.ts";
-import { rateEntry } from "./rate.ts";
+import { chargeOf } from "./rate.ts";
 import type { Running } from "./running.ts";
 
 /** How many months before its own an event's identity is looked for: longer than an event may be late. */
@@ -154,7 +154,7 @@ function apply(
 ): NewEvent | { reason: "OVER_LIMIT" | "POISONED"; detail: string } {
   const { entry, place } = candidate;
   const { account, mode, lease, price, chargedNanos } = entry;
-  if (rateEntry(entry).chargedNanos !== chargedNanos) {
+  if (chargeOf(entry) !== chargedNanos) {
     return { reason: "POISONED", detail: "the price does not give what was promised" };
   }
   const paid = funds.pay({ accountId: account, mode, leaseId: lease, nanos: chargedNanos });

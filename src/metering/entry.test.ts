@@ -2,7 +2,7 @@ import { expect, test } from "vitest";
 import { usage } from "../../test/support/books.ts";
 import {
   bodyHash,
-  bucketOf,
+  bucketMicrosOf,
   identityKey,
   monthOf,
   shardCount,
@@ -61,7 +61,9 @@ test.for([
   ["2026-11-20T10:15:00Z", "2026-11-20T10:15:00.000Z"],
   ["1970-01-01T00:00:00Z", "1970-01-01T00:00:00.000Z"],
 ] as const)("%s is counted with the quarter of an hour from %s", ([time, bucket]) => {
-  expect(bucketOf(BigInt(Date.parse(time)) * 1_000n + 999n)).toBe(bucket);
+  const micros = bucketMicrosOf(BigInt(Date.parse(time)) * 1_000n + 999n);
+
+  expect(timeText(micros)).toBe(bucket);
 });
 
 test("a time keeps its microseconds, and lies in its month of UTC", () => {

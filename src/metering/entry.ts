@@ -116,12 +116,15 @@ export function timeText(micros: bigint): string {
 
 const quarterMicros = 15n * 60n * 1_000_000n;
 
-/** The quarter of an hour that a time lies in: the grain of the roll-ups. */
-export function bucketOf(micros: bigint): string {
-  return timeText(micros - (micros % quarterMicros));
+/** When the quarter of an hour began that a time lies in: the grain of the roll-ups. */
+export function bucketMicrosOf(micros: bigint): bigint {
+  return micros - (micros % quarterMicros);
 }
 
 /** The first day of the UTC month that a time lies in, for example `2026-11-01`. */
 export function monthOf(micros: bigint): string {
-  return `${timeText(micros).slice(0, 7)}-01`;
+  const date = new Date(Number(micros / 1_000n));
+  const year = String(date.getUTCFullYear()).padStart(4, "0");
+  const month = date.getUTCMonth() + 1;
+  return `${year}-${month < 10 ? "0" : ""}${month}-01`;
 }

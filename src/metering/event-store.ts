@@ -3,7 +3,7 @@ import { z } from "zod";
 import { type Column, unnestColumns } from "../db/columns.ts";
 import { nothing, type Tx } from "../db/pool.ts";
 import { identityOf, type NewEvent, type Repeats, type StoredEvent } from "./decide.ts";
-import { statusOf, timeText, unitsOf } from "./entry.ts";
+import { statusOf, unitsOf } from "./entry.ts";
 
 const storedRow = z.object({
   account_id: z.string(),
@@ -64,8 +64,11 @@ const columns: Record<string, Column<NewEvent>> = {
   key_id: { type: "text", of: ({ entry }) => entry.keyId },
   endpoint: { type: "text", of: ({ entry }) => entry.endpoint },
   status_code: { type: "int4", of: ({ entry }) => statusOf(entry) },
-  occurred_at: { type: "timestamptz", of: ({ entry }) => timeText(entry.timeMicros) },
-  received_at: { type: "timestamptz", of: ({ receivedAt }) => receivedAt.toISOString() },
+  occurred_at: { type: "timestamptz", of: ({ entry }) => entry.timeMicros },
+  received_at: {
+    type: "timestamptz",
+    of: ({ receivedAt }) => BigInt(receivedAt.getTime()) * 1_000n,
+  },
   booked_month: { type: "date", of: ({ bookedMonth }) => bookedMonth },
   price_version: { type: "int4", of: ({ entry }) => entry.price.version },
   fee_basis_points: { type: "int4", of: ({ entry }) => entry.price.feeBasisPoints },

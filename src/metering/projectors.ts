@@ -16,6 +16,9 @@ const claimMs = 1_000;
 const beatMs = 1_500;
 /** Positions of other shards are passed by this often. */
 const passMs = 500;
+/** After a round that took all there was: so long as it took, times this, and at most so long. */
+const restFactor = 2;
+const restMsMax = 100;
 const pollMsMin = 25;
 const pollMsMax = 250;
 const backOffMsMin = 50;
@@ -60,7 +63,8 @@ interface Deps {
 /**
  * Apply the journal in the background: each shard that this process can claim, round after round.
  *
- * A round that fails is tried again with fewer entries, after a pause that grows up to 2 s.
+ * A round costs much the same for one event as for a hundred: after one that took all there was, more may come
+ * together. A round that fails is tried again with fewer entries, after a pause that grows up to 2 s.
  */
 export function startProjectors(deps: Deps): Projectors {
   const loops = Array.from({ length: deps.shards }, (_, shard) => startShard(deps, shard));
@@ -93,13 +97,14 @@ function startShard(deps: Deps, shard: number) {
 
   async function run() {
     for (;;) {
-      const { pauseMs, isIdle } = await step(deps, shard, state);
-      // At the end one pass over what is there is enough: pauses are made when there is nothing more to do now.
-      if (performance.now() >= stopAt || (isStopping() && pauseMs > 0)) {
+      const { pauseMs, why } = await step(deps, shard, state);
+      // At the end one pass over what is there is enough.
+      const isOver = isStopping() && pauseMs > 0 && why !== "rest";
+      if (isOver || performance.now() >= stopAt) {
         break;
       }
-      if (pauseMs > 0) {
-        await (isIdle ? rows : end).wait(pauseMs);
+      if (pauseMs > 0 && !isStopping()) {
+        await (why === "idle" ? rows : end).wait(pauseMs);
       }
     }
     await release(deps, state);
@@ -130,24 +135,26 @@ interface State {
 
 interface Pause {
   pauseMs: number;
-  /** Whether all is applied, so that it is over once there is more. */
-  isIdle: boolean;
+  /** Idle: all is applied, and the pause is over once there is more. Rest: there may be more already. */
+  why: "idle" | "rest" | "failed" | "unheld";
 }
+
+const unheld: Pause = { pauseMs: claimMs, why: "unheld" };
 
 /** Do the next thing for a shard. Returns what to wait for. Never throws. */
 async function step(deps: Deps, shard: number, state: State): Promise<Pause> {
   try {
     const lease = state.lease ?? (await claim(deps, shard, state));
-    const pauseMs = lease === null ? claimMs : await project(deps, lease, state);
+    const pause = lease === null ? unheld : await project(deps, lease, state);
     state.backOffMs = backOffMsMin;
-    return { pauseMs, isIdle: state.lease !== null };
+    return pause;
   } catch (error) {
     deps.metrics.failed(shard);
     deps.onError(error);
     const pauseMs = state.backOffMs;
     state.backOffMs = Math.min(pauseMs * 2, backOffMsMax);
     state.entries = Math.max(1, state.entries >>> 1);
-    return { pauseMs, isIdle: false };
+    return { pauseMs, why: "failed" };
   }
 }
 
@@ -165,7 +172,7 @@ async function claim(
   return state.lease;
 }
 
-async function project(deps: Deps, lease: ShardLease, state: State): Promise<number> {
+async function project(deps: Deps, lease: ShardLease, state: State): Promise<Pause> {
   const { db, metrics, progress } = deps;
   const begun = performance.now();
   const { debtLimitNanos } = deps;
@@ -177,26 +184,29 @@ async function project(deps: Deps, lease: ShardLease, state: State): Promise<num
     state.beatAt = performance.now() + beatMs;
     state.passAt = performance.now() + passMs;
     state.pollMs = pollMsMin;
-    state.entries = nextEntries(state.entries, round);
     metrics.applied(lease.shard, { ...round, seconds });
     progress.note(lease.shard, round.position);
-    return 0;
+    const done = doneIn(round);
+    if (done >= state.entries) {
+      state.entries = Math.min(state.entries * 2, entriesMost);
+      return { pauseMs: 0, why: "rest" };
+    }
+    const restMs = done === 0 ? 0 : Math.min(restMsMax, seconds * 1_000 * restFactor);
+    return { pauseMs: restMs, why: "rest" };
   }
   const isHeld = round.outcome === "idle" && (await beat(deps, lease, state));
   if (!isHeld) {
     state.lease = null;
     metrics.held(lease.shard, false);
-    return claimMs;
+    return unheld;
   }
   state.entries = entriesMin;
   state.pollMs = Math.min(state.pollMs * 2, pollMsMax);
-  return state.pollMs;
+  return { pauseMs: state.pollMs, why: "idle" };
 }
 
-/** Twice as many entries as long as a round was full. */
-function nextEntries(entries: number, { counts }: Round): number {
-  const done = counts.events + counts.duplicates + counts.quarantined;
-  return done >= entries ? Math.min(entries * 2, entriesMost) : entries;
+function doneIn({ counts }: Round): number {
+  return counts.events + counts.duplicates + counts.quarantined;
 }
 
 async function beat({ db }: Deps, lease: ShardLease, state: State): Promise<boolean> {

@@ -21,6 +21,11 @@ export function rate(price: Pinned, { units, status }: { units: bigint; status: 
   return { chargedNanos: amountNanos, model: "per_call", units, tiers: [tier] };
 }
 
+/** What rate() charges, without the rest of it: the projector asks this of every event. */
+export function chargeOf(entry: UsageEntry): bigint {
+  return statusOf(entry) >= 500 ? 0n : entry.price.unitNanos * unitsOf(entry);
+}
+
 /** Rate an entry of the journal. */
 export function rateEntry(entry: UsageEntry): Rated {
   return rate(entry.price, { units: unitsOf(entry), status: statusOf(entry) });
@@ -66,8 +71,8 @@ export function ratingLine({
   bookedMonth: string;
 }): string {
   const { account, source, id, mode, price } = entry;
-  const { units, chargedNanos } = rateEntry(entry);
   const { version } = price;
+  const [units, chargedNanos] = [unitsOf(entry), chargeOf(entry)];
   return lineOf({ account, source, id, mode, version, units, chargedNanos, feeNanos, bookedMonth });
 }
 

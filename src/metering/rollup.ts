@@ -1,10 +1,13 @@
 import { sql } from "slonik";
+import { type Column, unnestColumns } from "../db/columns.ts";
 import { nothing, type Tx } from "../db/pool.ts";
 import type { Applied } from "./applied-event.ts";
-import { bucketOf, statusOf } from "./entry.ts";
+import { bucketMicrosOf, statusOf } from "./entry.ts";
 
+/** What is added to one row of either table: the sum of events that are alike in all that the row is known by. */
 interface Sum {
-  key: string[];
+  like: RollupChange;
+  bucketMicros: bigint;
   calls: bigint;
   errors: bigint;
   nanos: bigint;
@@ -36,62 +39,60 @@ export async function changeRollups(tx: Tx, events: readonly RollupChange[]): Pr
   }
   await addUsage(
     tx,
-    sumBy(events, ({ entry: e, bookedMonth }, bucket) => [
-      e.account,
-      e.mode,
-      e.price.apiId,
-      bucket,
-      bookedMonth,
-    ]),
+    sumBy(
+      events,
+      ({ entry: e, bookedMonth }) => `${e.account} ${e.mode} ${e.price.apiId} ${bookedMonth}`,
+    ),
   );
   await addRevenue(
     tx,
-    sumBy(events, ({ entry: e, bookedMonth }, bucket) => [
-      e.price.developerId,
-      e.mode,
-      e.price.apiId,
-      bucket,
-      e.endpoint,
-      e.account,
-      bookedMonth,
-    ]),
+    sumBy(
+      events,
+      ({ entry: e, bookedMonth }) =>
+        `${e.price.developerId} ${e.mode} ${e.price.apiId} ${e.account} ${bookedMonth} ${e.endpoint}`,
+    ),
   );
 }
 
-/** Sorted, so that two projectors of different shards lock rows in one order. */
-function sumBy(
-  events: readonly RollupChange[],
-  keyOf: (event: RollupChange, bucket: string) => string[],
-): Sum[] {
+/** Sums by key and quarter of an hour. Sorted, so that two projectors of different shards lock rows in one order. */
+function sumBy(events: readonly RollupChange[], keyOf: (event: RollupChange) => string): Sum[] {
   const sums = new Map<string, Sum>();
-  const buckets = new Map<bigint, string>();
   for (const event of events) {
     const { entry, calls, nanos } = event;
-    const bucket = buckets.get(entry.timeMicros) ?? bucketOf(entry.timeMicros);
-    buckets.set(entry.timeMicros, bucket);
-    const key = keyOf(event, bucket);
-    // No text of an event holds a NUL.
-    const text = key.join("\0");
-    const sum = sums.get(text) ?? { key, calls: 0n, errors: 0n, nanos: 0n };
+    const bucketMicros = bucketMicrosOf(entry.timeMicros);
+    const key = `${bucketMicros} ${keyOf(event)}`;
+    let sum = sums.get(key);
+    if (sum === undefined) {
+      sum = { like: event, bucketMicros, calls: 0n, errors: 0n, nanos: 0n };
+      sums.set(key, sum);
+    }
     sum.calls += calls;
     sum.errors += statusOf(entry) >= 400 ? calls : 0n;
     sum.nanos += nanos;
-    sums.set(text, sum);
   }
   return [...sums].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, sum]) => sum);
 }
 
-function toRow({ key, calls, errors, nanos }: Sum): string[] {
-  return [...key, calls.toString(), errors.toString(), nanos.toString()];
-}
+const account: Column<Sum> = { type: "text", of: ({ like }) => like.entry.account };
+const developer: Column<Sum> = { type: "text", of: ({ like }) => like.entry.price.developerId };
+const mode: Column<Sum> = { type: "text", of: ({ like }) => like.entry.mode };
+const api: Column<Sum> = { type: "text", of: ({ like }) => like.entry.price.apiId };
+const endpoint: Column<Sum> = { type: "text", of: ({ like }) => like.entry.endpoint };
+const bookedMonth: Column<Sum> = { type: "date", of: ({ like }) => like.bookedMonth };
+const bucket: Column<Sum> = { type: "timestamptz", of: ({ bucketMicros }) => bucketMicros };
+const numbers: Column<Sum>[] = [
+  { type: "int8", of: ({ calls }) => calls },
+  { type: "int8", of: ({ errors }) => errors },
+  { type: "int8", of: ({ nanos }) => nanos },
+];
 
 async function addUsage(tx: Tx, sums: Sum[]): Promise<void> {
-  const types = ["text", "text", "text", "timestamptz", "date", "int8", "int8", "int8"];
+  const columns = [account, mode, api, bucket, bookedMonth, ...numbers];
   await tx.query(sql.type(nothing)`
     insert into usage_rollups as total (
       account_id, mode, api_id, bucket, booked_month, calls, errors, charged_nanos
     )
-    select * from ${sql.unnest(sums.map(toRow), types)}
+    select * from ${unnestColumns(sums, columns)}
     on conflict (account_id, mode, api_id, bucket, booked_month) do update set
       calls = total.calls + excluded.calls,
       errors = total.errors + excluded.errors,
@@ -100,24 +101,13 @@ async function addUsage(tx: Tx, sums: Sum[]): Promise<void> {
 }
 
 async function addRevenue(tx: Tx, sums: Sum[]): Promise<void> {
-  const types = [
-    "text",
-    "text",
-    "text",
-    "timestamptz",
-    "text",
-    "text",
-    "date",
-    "int8",
-    "int8",
-    "int8",
-  ];
+  const columns = [developer, mode, api, bucket, endpoint, account, bookedMonth, ...numbers];
   await tx.query(sql.type(nothing)`
     insert into revenue_rollups as total (
       account_id, mode, api_id, bucket, endpoint, consumer_account_id, booked_month, calls, errors,
       revenue_nanos
     )
-    select * from ${sql.unnest(sums.map(toRow), types)}
+    select * from ${unnestColumns(sums, columns)}
     on conflict (
       account_id, mode, api_id, bucket, endpoint, consumer_account_id, booked_month
     ) do update set
