@@ -5,17 +5,19 @@
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "../../../buf/validate/validate_pb.ts";
+import type { PriceRule, Route, RouteList } from "./price_pb.ts";
+import { file_callora_catalog_v1_price } from "./price_pb.ts";
 import { file_callora_policy_v1_policy } from "../../policy/v1/policy_pb.ts";
 import { file_google_api_annotations } from "../../../google/api/annotations_pb.ts";
-import type { Timestamp } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Message, UnknownEnum } from "@bufbuild/protobuf";
 
 /**
  * Describes the file callora/catalog/v1/catalog_service.proto.
  */
 export const file_callora_catalog_v1_catalog_service: GenFile = /*@__PURE__*/
-  fileDesc("CihjYWxsb3JhL2NhdGFsb2cvdjEvY2F0YWxvZ19zZXJ2aWNlLnByb3RvEhJjYWxsb3JhLmNhdGFsb2cudjEirwIKA0FwaRIKCgJpZBgBIAEoCRIvCgtjcmVhdGVfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLdXBkYXRlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhwKFGRldmVsb3Blcl9hY2NvdW50X2lkGAQgASgJEgwKBG5hbWUYBSABKAkSDAoEc2x1ZxgGIAEoCRITCgtkZXNjcmlwdGlvbhgHIAEoCRIrCgVzdGF0ZRgIIAEoDjIcLmNhbGxvcmEuY2F0YWxvZy52MS5BcGlTdGF0ZRIoCgVwcmljZRgJIAEoCzIZLmNhbGxvcmEuY2F0YWxvZy52MS5QcmljZRIUCgx1cHN0cmVhbV91cmwYCiABKAkiRgoFUHJpY2USDwoHdmVyc2lvbhgBIAEoBRISCgpjYWxsX25hbm9zGAIgASgDEhgKEGZlZV9iYXNpc19wb2ludHMYAyABKAUiTAoPTGlzdEFwaXNSZXF1ZXN0EhsKCXBhZ2Vfc2l6ZRgBIAEoDUIIukgFKgMY+gESHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMYgAQiUgoQTGlzdEFwaXNSZXNwb25zZRIlCgRhcGlzGAEgAygLMhcuY2FsbG9yYS5jYXRhbG9nLnYxLkFwaRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiOgoNR2V0QXBpUmVxdWVzdBIpCgZhcGlfaWQYASABKAlCGbpIFnIUMhJeYXBpX1swLTlhLXZdezI2fSQiNgoOR2V0QXBpUmVzcG9uc2USJAoDYXBpGAEgASgLMhcuY2FsbG9yYS5jYXRhbG9nLnYxLkFwaSLvAQoQQ3JlYXRlQXBpUmVxdWVzdBIfCgpyZXF1ZXN0X2lkGAEgASgJQgu6SAjYAQFyA7ABARIXCgRuYW1lGAIgASgJQgm6SAZyBBABGGQSOwoEc2x1ZxgDIAEoCUItukgqcigyJl5bYS16MC05XSg/OlthLXowLTktXXswLDYxfVthLXowLTldKT8kEh0KC2Rlc2NyaXB0aW9uGAQgASgJQgi6SAVyAxjQDxIhCgx1cHN0cmVhbV91cmwYBSABKAlCC7pICHIGGNAPiAEBEiIKCmNhbGxfbmFub3MYBiABKANCDrpICyIJGICglKWNHSgAIjkKEUNyZWF0ZUFwaVJlc3BvbnNlEiQKA2FwaRgBIAEoCzIXLmNhbGxvcmEuY2F0YWxvZy52MS5BcGkiiQIKEFVwZGF0ZUFwaVJlcXVlc3QSKQoGYXBpX2lkGAEgASgJQhm6SBZyFDISXmFwaV9bMC05YS12XXsyNn0kEhwKBG5hbWUYAiABKAlCCbpIBnIEEAEYZEgAiAEBEiIKC2Rlc2NyaXB0aW9uGAMgASgJQgi6SAVyAxjQD0gBiAEBEiYKDHVwc3RyZWFtX3VybBgEIAEoCUILukgIcgYY0A+IAQFIAogBARInCgpjYWxsX25hbm9zGAUgASgDQg66SAsiCRiAoJSljR0oAEgDiAEBQgcKBV9uYW1lQg4KDF9kZXNjcmlwdGlvbkIPCg1fdXBzdHJlYW1fdXJsQg0KC19jYWxsX25hbm9zIjkKEVVwZGF0ZUFwaVJlc3BvbnNlEiQKA2FwaRgBIAEoCzIXLmNhbGxvcmEuY2F0YWxvZy52MS5BcGkiPgoRUHVibGlzaEFwaVJlcXVlc3QSKQoGYXBpX2lkGAEgASgJQhm6SBZyFDISXmFwaV9bMC05YS12XXsyNn0kIjoKElB1Ymxpc2hBcGlSZXNwb25zZRIkCgNhcGkYASABKAsyFy5jYWxsb3JhLmNhdGFsb2cudjEuQXBpKlMKCEFwaVN0YXRlEhkKFUFQSV9TVEFURV9VTlNQRUNJRklFRBAAEhMKD0FQSV9TVEFURV9EUkFGVBABEhcKE0FQSV9TVEFURV9QVUJMSVNIRUQQAjK2BQoOQ2F0YWxvZ1NlcnZpY2UScwoITGlzdEFwaXMSIy5jYWxsb3JhLmNhdGFsb2cudjEuTGlzdEFwaXNSZXF1ZXN0GiQuY2FsbG9yYS5jYXRhbG9nLnYxLkxpc3RBcGlzUmVzcG9uc2UiHJACAartGAQIARgCgtPkkwILEgkvYXBpL2FwaXMSdgoGR2V0QXBpEiEuY2FsbG9yYS5jYXRhbG9nLnYxLkdldEFwaVJlcXVlc3QaIi5jYWxsb3JhLmNhdGFsb2cudjEuR2V0QXBpUmVzcG9uc2UiJZACAartGAQIAhgCgtPkkwIUEhIvYXBpL2FwaXMve2FwaV9pZH0SiAEKCUNyZWF0ZUFwaRIkLmNhbGxvcmEuY2F0YWxvZy52MS5DcmVhdGVBcGlSZXF1ZXN0GiUuY2FsbG9yYS5jYXRhbG9nLnYxLkNyZWF0ZUFwaVJlc3BvbnNlIi6QAgKq7RgTCAMSCmFwaS5jcmVhdGUYAiDJAYLT5JMCDjoBKiIJL2FwaS9hcGlzEo4BCglVcGRhdGVBcGkSJC5jYWxsb3JhLmNhdGFsb2cudjEuVXBkYXRlQXBpUmVxdWVzdBolLmNhbGxvcmEuY2F0YWxvZy52MS5VcGRhdGVBcGlSZXNwb25zZSI0kAICqu0YEAgDEgphcGkudXBkYXRlGAKC0+STAhc6ASoaEi9hcGkvYXBpcy97YXBpX2lkfRKaAQoKUHVibGlzaEFwaRIlLmNhbGxvcmEuY2F0YWxvZy52MS5QdWJsaXNoQXBpUmVxdWVzdBomLmNhbGxvcmEuY2F0YWxvZy52MS5QdWJsaXNoQXBpUmVzcG9uc2UiPZACAqrtGBEIAxILYXBpLnB1Ymxpc2gYAoLT5JMCHzoBKiIaL2FwaS9hcGlzL3thcGlfaWR9L3B1Ymxpc2hiBnByb3RvMw", [file_buf_validate_validate, file_callora_policy_v1_policy, file_google_api_annotations, file_google_protobuf_timestamp]);
+  fileDesc("CihjYWxsb3JhL2NhdGFsb2cvdjEvY2F0YWxvZ19zZXJ2aWNlLnByb3RvEhJjYWxsb3JhLmNhdGFsb2cudjEi9AIKA0FwaRIKCgJpZBgBIAEoCRIvCgtjcmVhdGVfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLdXBkYXRlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhwKFGRldmVsb3Blcl9hY2NvdW50X2lkGAQgASgJEgwKBG5hbWUYBSABKAkSDAoEc2x1ZxgGIAEoCRITCgtkZXNjcmlwdGlvbhgHIAEoCRIrCgVzdGF0ZRgIIAEoDjIcLmNhbGxvcmEuY2F0YWxvZy52MS5BcGlTdGF0ZRIoCgVwcmljZRgJIAEoCzIZLmNhbGxvcmEuY2F0YWxvZy52MS5QcmljZRIUCgx1cHN0cmVhbV91cmwYCiABKAkSEAoIY2F0ZWdvcnkYCyABKAkSMQoIc2V0dGluZ3MYDCABKAsyHy5jYWxsb3JhLmNhdGFsb2cudjEuQXBpU2V0dGluZ3Mi+gMKC0FwaVNldHRpbmdzEjkKCXVwc3RyZWFtcxgBIAMoCzIcLmNhbGxvcmEuY2F0YWxvZy52MS5VcHN0cmVhbUIIukgFkgECEBASPgoOdGVzdF91cHN0cmVhbXMYAiADKAsyHC5jYWxsb3JhLmNhdGFsb2cudjEuVXBzdHJlYW1CCLpIBZIBAhAQEjoKCmNyZWRlbnRpYWwYAyABKAsyJi5jYWxsb3JhLmNhdGFsb2cudjEuVXBzdHJlYW1DcmVkZW50aWFsEjwKCGRlbGl2ZXJ5GAQgASgOMiAuY2FsbG9yYS5jYXRhbG9nLnYxLkRlbGl2ZXJ5TW9kZUIIukgFggECEAESPQoHdGltZW91dBgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIRukgOqgELIgMI2AQyBBDAhD0SPgoMZHVyYXRpb25fbWF4GAYgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQg26SAqqAQciAwiQHCoAEh0KB3JldHJpZXMYByABKA1CB7pIBCoCGANIAIgBARInCgxjb3JzX29yaWdpbnMYCCADKAlCEbpIDpIBCxAyIgdyBRABGMgBEiMKEnJlc3BvbnNlX2J5dGVzX21heBgJIAEoA0IHukgEIgIoAEIKCghfcmV0cmllcyI+CghVcHN0cmVhbRIYCgN1cmwYASABKAlCC7pICHIGGNAPiAEBEhgKBndlaWdodBgCIAEoDUIIukgFKgMY6AcitwEKElVwc3RyZWFtQ3JlZGVudGlhbBI8Cghwcm92aWRlchgBIAEoCUIqukgnciUyI15bQS1aYS16MC05XVtBLVphLXowLTlfLjpALV17MCw5OX0kEhgKBWZpZWxkGAIgASgJQgm6SAZyBBABGGQSMAoGaGVhZGVyGAMgASgJQiC6SB1yGzIZXlthLXowLTldW2EtejAtOS1dezAsNjN9JBIXCgZwcmVmaXgYBCABKAlCB7pIBHICGEAizwEKBVByaWNlEg8KB3ZlcnNpb24YASABKAUSEgoKY2FsbF9uYW5vcxgCIAEoAxIYChBmZWVfYmFzaXNfcG9pbnRzGAMgASgFEisKBHJ1bGUYBCABKAsyHS5jYWxsb3JhLmNhdGFsb2cudjEuUHJpY2VSdWxlEikKBnJvdXRlcxgFIAMoCzIZLmNhbGxvcmEuY2F0YWxvZy52MS5Sb3V0ZRIvCgtjcmVhdGVfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAizgEKD0xpc3RBcGlzUmVxdWVzdBIbCglwYWdlX3NpemUYASABKA1CCLpIBSoDGPoBEhwKCnBhZ2VfdG9rZW4YAiABKAlCCLpIBXIDGIAEEioKCGNhdGVnb3J5GAMgASgJQhi6SBVyEzIRXlthLXowLTktXXswLDUwfSQSFgoFcXVlcnkYBCABKAlCB7pIBHICGGQSPAoUZGV2ZWxvcGVyX2FjY291bnRfaWQYBSABKAlCHrpIG3IZMhdeKD86YWNjX1swLTlhLXZdezI2fSk/JCJSChBMaXN0QXBpc1Jlc3BvbnNlEiUKBGFwaXMYASADKAsyFy5jYWxsb3JhLmNhdGFsb2cudjEuQXBpEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI6Cg1HZXRBcGlSZXF1ZXN0EikKBmFwaV9pZBgBIAEoCUIZukgWchQyEl5hcGlfWzAtOWEtdl17MjZ9JCI2Cg5HZXRBcGlSZXNwb25zZRIkCgNhcGkYASABKAsyFy5jYWxsb3JhLmNhdGFsb2cudjEuQXBpIrEDChBDcmVhdGVBcGlSZXF1ZXN0Eh8KCnJlcXVlc3RfaWQYASABKAlCC7pICNgBAXIDsAEBEhcKBG5hbWUYAiABKAlCCbpIBnIEEAEYZBI7CgRzbHVnGAMgASgJQi26SCpyKDImXlthLXowLTldKD86W2EtejAtOS1dezAsNjF9W2EtejAtOV0pPyQSHQoLZGVzY3JpcHRpb24YBCABKAlCCLpIBXIDGNAPEiEKDHVwc3RyZWFtX3VybBgFIAEoCUILukgIcgYY0A+IAQESIgoKY2FsbF9uYW5vcxgGIAEoA0IOukgLIgkYgKCUpY0dKAASKgoIY2F0ZWdvcnkYByABKAlCGLpIFXITMhFeW2EtejAtOS1dezAsNTB9JBIrCgRydWxlGAggASgLMh0uY2FsbG9yYS5jYXRhbG9nLnYxLlByaWNlUnVsZRI0CgZyb3V0ZXMYCSADKAsyGS5jYWxsb3JhLmNhdGFsb2cudjEuUm91dGVCCbpIBpIBAxDIARIxCghzZXR0aW5ncxgKIAEoCzIfLmNhbGxvcmEuY2F0YWxvZy52MS5BcGlTZXR0aW5ncyI5ChFDcmVhdGVBcGlSZXNwb25zZRIkCgNhcGkYASABKAsyFy5jYWxsb3JhLmNhdGFsb2cudjEuQXBpItYDChBVcGRhdGVBcGlSZXF1ZXN0EikKBmFwaV9pZBgBIAEoCUIZukgWchQyEl5hcGlfWzAtOWEtdl17MjZ9JBIcCgRuYW1lGAIgASgJQgm6SAZyBBABGGRIAIgBARIiCgtkZXNjcmlwdGlvbhgDIAEoCUIIukgFcgMY0A9IAYgBARImCgx1cHN0cmVhbV91cmwYBCABKAlCC7pICHIGGNAPiAEBSAKIAQESJwoKY2FsbF9uYW5vcxgFIAEoA0IOukgLIgkYgKCUpY0dKABIA4gBARIvCghjYXRlZ29yeRgGIAEoCUIYukgVchMyEV5bYS16MC05LV17MCw1MH0kSASIAQESKwoEcnVsZRgHIAEoCzIdLmNhbGxvcmEuY2F0YWxvZy52MS5QcmljZVJ1bGUSLQoGcm91dGVzGAggASgLMh0uY2FsbG9yYS5jYXRhbG9nLnYxLlJvdXRlTGlzdBIxCghzZXR0aW5ncxgJIAEoCzIfLmNhbGxvcmEuY2F0YWxvZy52MS5BcGlTZXR0aW5nc0IHCgVfbmFtZUIOCgxfZGVzY3JpcHRpb25CDwoNX3Vwc3RyZWFtX3VybEINCgtfY2FsbF9uYW5vc0ILCglfY2F0ZWdvcnkiOQoRVXBkYXRlQXBpUmVzcG9uc2USJAoDYXBpGAEgASgLMhcuY2FsbG9yYS5jYXRhbG9nLnYxLkFwaSI+ChFQdWJsaXNoQXBpUmVxdWVzdBIpCgZhcGlfaWQYASABKAlCGbpIFnIUMhJeYXBpX1swLTlhLXZdezI2fSQiOgoSUHVibGlzaEFwaVJlc3BvbnNlEiQKA2FwaRgBIAEoCzIXLmNhbGxvcmEuY2F0YWxvZy52MS5BcGkiQAoTVW5wdWJsaXNoQXBpUmVxdWVzdBIpCgZhcGlfaWQYASABKAlCGbpIFnIUMhJeYXBpX1swLTlhLXZdezI2fSQiPAoUVW5wdWJsaXNoQXBpUmVzcG9uc2USJAoDYXBpGAEgASgLMhcuY2FsbG9yYS5jYXRhbG9nLnYxLkFwaSKGAQoSTGlzdE93bkFwaXNSZXF1ZXN0EhsKCXBhZ2Vfc2l6ZRgBIAEoDUIIukgFKgMY+gESHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMYgAQSNQoFc3RhdGUYAyABKA4yHC5jYWxsb3JhLmNhdGFsb2cudjEuQXBpU3RhdGVCCLpIBYIBAhABIlUKE0xpc3RPd25BcGlzUmVzcG9uc2USJQoEYXBpcxgBIAMoCzIXLmNhbGxvcmEuY2F0YWxvZy52MS5BcGkSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJInkKEUxpc3RQcmljZXNSZXF1ZXN0EikKBmFwaV9pZBgBIAEoCUIZukgWchQyEl5hcGlfWzAtOWEtdl17MjZ9JBIbCglwYWdlX3NpemUYAiABKA1CCLpIBSoDGPoBEhwKCnBhZ2VfdG9rZW4YAyABKAlCCLpIBXIDGIAEIlgKEkxpc3RQcmljZXNSZXNwb25zZRIpCgZwcmljZXMYASADKAsyGS5jYWxsb3JhLmNhdGFsb2cudjEuUHJpY2USFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJKmEKDERlbGl2ZXJ5TW9kZRIdChlERUxJVkVSWV9NT0RFX1VOU1BFQ0lGSUVEEAASGQoVREVMSVZFUllfTU9ERV9EVVJBQkxFEAESFwoTREVMSVZFUllfTU9ERV9BU1lOQxACKm4KCEFwaVN0YXRlEhkKFUFQSV9TVEFURV9VTlNQRUNJRklFRBAAEhMKD0FQSV9TVEFURV9EUkFGVBABEhcKE0FQSV9TVEFURV9QVUJMSVNIRUQQAhIZChVBUElfU1RBVEVfVU5QVUJMSVNIRUQQAzL5CAoOQ2F0YWxvZ1NlcnZpY2USdQoITGlzdEFwaXMSIy5jYWxsb3JhLmNhdGFsb2cudjEuTGlzdEFwaXNSZXF1ZXN0GiQuY2FsbG9yYS5jYXRhbG9nLnYxLkxpc3RBcGlzUmVzcG9uc2UiHpACAartGAYIARgCOAGC0+STAgsSCS9hcGkvYXBpcxJ4CgZHZXRBcGkSIS5jYWxsb3JhLmNhdGFsb2cudjEuR2V0QXBpUmVxdWVzdBoiLmNhbGxvcmEuY2F0YWxvZy52MS5HZXRBcGlSZXNwb25zZSInkAIBqu0YBggCGAI4AYLT5JMCFBISL2FwaS9hcGlzL3thcGlfaWR9EogBCglDcmVhdGVBcGkSJC5jYWxsb3JhLmNhdGFsb2cudjEuQ3JlYXRlQXBpUmVxdWVzdBolLmNhbGxvcmEuY2F0YWxvZy52MS5DcmVhdGVBcGlSZXNwb25zZSIukAICqu0YEwgDEgphcGkuY3JlYXRlGAIgyQGC0+STAg46ASoiCS9hcGkvYXBpcxKOAQoJVXBkYXRlQXBpEiQuY2FsbG9yYS5jYXRhbG9nLnYxLlVwZGF0ZUFwaVJlcXVlc3QaJS5jYWxsb3JhLmNhdGFsb2cudjEuVXBkYXRlQXBpUmVzcG9uc2UiNJACAqrtGBAIAxIKYXBpLnVwZGF0ZRgCgtPkkwIXOgEqGhIvYXBpL2FwaXMve2FwaV9pZH0SmgEKClB1Ymxpc2hBcGkSJS5jYWxsb3JhLmNhdGFsb2cudjEuUHVibGlzaEFwaVJlcXVlc3QaJi5jYWxsb3JhLmNhdGFsb2cudjEuUHVibGlzaEFwaVJlc3BvbnNlIj2QAgKq7RgRCAMSC2FwaS5wdWJsaXNoGAKC0+STAh86ASoiGi9hcGkvYXBpcy97YXBpX2lkfS9wdWJsaXNoEqQBCgxVbnB1Ymxpc2hBcGkSJy5jYWxsb3JhLmNhdGFsb2cudjEuVW5wdWJsaXNoQXBpUmVxdWVzdBooLmNhbGxvcmEuY2F0YWxvZy52MS5VbnB1Ymxpc2hBcGlSZXNwb25zZSJBkAICqu0YEwgDEg1hcGkudW5wdWJsaXNoGAKC0+STAiE6ASoiHC9hcGkvYXBpcy97YXBpX2lkfS91bnB1Ymxpc2gShwEKC0xpc3RPd25BcGlzEiYuY2FsbG9yYS5jYXRhbG9nLnYxLkxpc3RPd25BcGlzUmVxdWVzdBonLmNhbGxvcmEuY2F0YWxvZy52MS5MaXN0T3duQXBpc1Jlc3BvbnNlIieQAgGq7RgECAMYAoLT5JMCFhIUL2FwaS9kZXZlbG9wZXJzL2FwaXMSiwEKCkxpc3RQcmljZXMSJS5jYWxsb3JhLmNhdGFsb2cudjEuTGlzdFByaWNlc1JlcXVlc3QaJi5jYWxsb3JhLmNhdGFsb2cudjEuTGlzdFByaWNlc1Jlc3BvbnNlIi6QAgGq7RgGCAEYAjgBgtPkkwIbEhkvYXBpL2FwaXMve2FwaV9pZH0vcHJpY2VzYgZwcm90bzM", [file_buf_validate_validate, file_callora_catalog_v1_price, file_callora_policy_v1_policy, file_google_api_annotations, file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * An API that developers publish and consumers call through the gateway.
@@ -92,6 +94,20 @@ export type Api = Message<"callora.catalog.v1.Api"> & {
    * @generated from field: string upstream_url = 10;
    */
   upstreamUrl: string;
+
+  /**
+   * Lower case, for example `weather`. Empty means none.
+   *
+   * @generated from field: string category = 11;
+   */
+  category: string;
+
+  /**
+   * How the gateway treats its calls. Only its developer sees them.
+   *
+   * @generated from field: callora.catalog.v1.ApiSettings settings = 12;
+   */
+  settings?: ApiSettings | undefined;
 };
 
 /**
@@ -100,6 +116,153 @@ export type Api = Message<"callora.catalog.v1.Api"> & {
  */
 export const ApiSchema: GenMessage<Api> = /*@__PURE__*/
   messageDesc(file_callora_catalog_v1_catalog_service, 0);
+
+/**
+ * How the gateway treats calls of an API.
+ *
+ * @generated from message callora.catalog.v1.ApiSettings
+ */
+export type ApiSettings = Message<"callora.catalog.v1.ApiSettings"> & {
+  /**
+   * Where live calls go. Empty: to `upstream_url`.
+   *
+   * @generated from field: repeated callora.catalog.v1.Upstream upstreams = 1;
+   */
+  upstreams: Upstream[];
+
+  /**
+   * Where test calls go. Empty: they are echoed.
+   *
+   * @generated from field: repeated callora.catalog.v1.Upstream test_upstreams = 2;
+   */
+  testUpstreams: Upstream[];
+
+  /**
+   * A secret that is sent with each call. Unset: none.
+   *
+   * @generated from field: callora.catalog.v1.UpstreamCredential credential = 3;
+   */
+  credential?: UpstreamCredential | undefined;
+
+  /**
+   * What a reply waits for. Unspecified means durable.
+   *
+   * @generated from field: callora.catalog.v1.DeliveryMode delivery = 4;
+   */
+  delivery: DeliveryMode;
+
+  /**
+   * How long the first byte of a reply may take, and what comes between two of them. Unset means 30 s.
+   *
+   * @generated from field: google.protobuf.Duration timeout = 5;
+   */
+  timeout?: Duration | undefined;
+
+  /**
+   * How long a whole call may take. Unset means 600 s.
+   *
+   * @generated from field: google.protobuf.Duration duration_max = 6;
+   */
+  durationMax?: Duration | undefined;
+
+  /**
+   * How often a call that may be repeated is tried again. Unset means once.
+   *
+   * @generated from field: optional uint32 retries = 7;
+   */
+  retries?: number | undefined;
+
+  /**
+   * Whose pages may call it from browsers: `*`, or `https://host[:port]`. Empty: nobody's.
+   *
+   * @generated from field: repeated string cors_origins = 8;
+   */
+  corsOrigins: string[];
+
+  /**
+   * Most bytes of a reply. A longer one is cut off, and free. Zero: any number.
+   *
+   * @generated from field: int64 response_bytes_max = 9;
+   */
+  responseBytesMax: bigint;
+};
+
+/**
+ * Describes the message callora.catalog.v1.ApiSettings.
+ * Use `create(ApiSettingsSchema)` to create a new message.
+ */
+export const ApiSettingsSchema: GenMessage<ApiSettings> = /*@__PURE__*/
+  messageDesc(file_callora_catalog_v1_catalog_service, 1);
+
+/**
+ * One of the servers that an API's calls go to.
+ *
+ * @generated from message callora.catalog.v1.Upstream
+ */
+export type Upstream = Message<"callora.catalog.v1.Upstream"> & {
+  /**
+   * `https://host/base`. A call's path is appended.
+   *
+   * @generated from field: string url = 1;
+   */
+  url: string;
+
+  /**
+   * Its share of the calls, in relation to the others'. Zero: only when no other can be called.
+   *
+   * @generated from field: uint32 weight = 2;
+   */
+  weight: number;
+};
+
+/**
+ * Describes the message callora.catalog.v1.Upstream.
+ * Use `create(UpstreamSchema)` to create a new message.
+ */
+export const UpstreamSchema: GenMessage<Upstream> = /*@__PURE__*/
+  messageDesc(file_callora_catalog_v1_catalog_service, 2);
+
+/**
+ * A secret of the developer, kept by SecretService, that is sent with each call.
+ *
+ * @generated from message callora.catalog.v1.UpstreamCredential
+ */
+export type UpstreamCredential = Message<"callora.catalog.v1.UpstreamCredential"> & {
+  /**
+   * The provider that the secret is kept under.
+   *
+   * @generated from field: string provider = 1;
+   */
+  provider: string;
+
+  /**
+   * The field of the secret that is sent.
+   *
+   * @generated from field: string field = 2;
+   */
+  field: string;
+
+  /**
+   * The header that it is sent in, for example `authorization`.
+   *
+   * @generated from field: string header = 3;
+   */
+  header: string;
+
+  /**
+   * What stands before it, for example `Bearer `.
+   *
+   * @generated from field: string prefix = 4;
+   */
+  prefix: string;
+};
+
+/**
+ * Describes the message callora.catalog.v1.UpstreamCredential.
+ * Use `create(UpstreamCredentialSchema)` to create a new message.
+ */
+export const UpstreamCredentialSchema: GenMessage<UpstreamCredential> = /*@__PURE__*/
+  messageDesc(file_callora_catalog_v1_catalog_service, 3);
 
 /**
  * What a call costs. Never changes: a new price is a new version.
@@ -127,6 +290,27 @@ export type Price = Message<"callora.catalog.v1.Price"> & {
    * @generated from field: int32 fee_basis_points = 3;
    */
   feeBasisPoints: number;
+
+  /**
+   * How a call is priced unless its route says otherwise. Unset: `call_nanos` for each call.
+   *
+   * @generated from field: callora.catalog.v1.PriceRule rule = 4;
+   */
+  rule?: PriceRule | undefined;
+
+  /**
+   * The parts of the API. Empty: every path and method. Otherwise these alone.
+   *
+   * @generated from field: repeated callora.catalog.v1.Route routes = 5;
+   */
+  routes: Route[];
+
+  /**
+   * Since when it holds.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time = 6;
+   */
+  createTime?: Timestamp | undefined;
 };
 
 /**
@@ -134,7 +318,7 @@ export type Price = Message<"callora.catalog.v1.Price"> & {
  * Use `create(PriceSchema)` to create a new message.
  */
 export const PriceSchema: GenMessage<Price> = /*@__PURE__*/
-  messageDesc(file_callora_catalog_v1_catalog_service, 1);
+  messageDesc(file_callora_catalog_v1_catalog_service, 4);
 
 /**
  * @generated from message callora.catalog.v1.ListApisRequest
@@ -153,6 +337,27 @@ export type ListApisRequest = Message<"callora.catalog.v1.ListApisRequest"> & {
    * @generated from field: string page_token = 2;
    */
   pageToken: string;
+
+  /**
+   * Only those of this category. Empty means all.
+   *
+   * @generated from field: string category = 3;
+   */
+  category: string;
+
+  /**
+   * Only those that have this text in their name, slug or description, in any case. Empty means all.
+   *
+   * @generated from field: string query = 4;
+   */
+  query: string;
+
+  /**
+   * Only those of this developer. Empty means all.
+   *
+   * @generated from field: string developer_account_id = 5;
+   */
+  developerAccountId: string;
 };
 
 /**
@@ -160,7 +365,7 @@ export type ListApisRequest = Message<"callora.catalog.v1.ListApisRequest"> & {
  * Use `create(ListApisRequestSchema)` to create a new message.
  */
 export const ListApisRequestSchema: GenMessage<ListApisRequest> = /*@__PURE__*/
-  messageDesc(file_callora_catalog_v1_catalog_service, 2);
+  messageDesc(file_callora_catalog_v1_catalog_service, 5);
 
 /**
  * @generated from message callora.catalog.v1.ListApisResponse
@@ -186,7 +391,7 @@ export type ListApisResponse = Message<"callora.catalog.v1.ListApisResponse"> & 
  * Use `create(ListApisResponseSchema)` to create a new message.
  */
 export const ListApisResponseSchema: GenMessage<ListApisResponse> = /*@__PURE__*/
-  messageDesc(file_callora_catalog_v1_catalog_service, 3);
+  messageDesc(file_callora_catalog_v1_catalog_service, 6);
 
 /**
  * @generated from message callora.catalog.v1.GetApiRequest
@@ -205,7 +410,7 @@ export type GetApiRequest = Message<"callora.catalog.v1.GetApiRequest"> & {
  * Use `create(GetApiRequestSchema)` to create a new message.
  */
 export const GetApiRequestSchema: GenMessage<GetApiRequest> = /*@__PURE__*/
-  messageDesc(file_callora_catalog_v1_catalog_service, 4);
+  messageDesc(file_callora_catalog_v1_catalog_service, 7);
 
 /**
  * @generated from message callora.catalog.v1.GetApiResponse
@@ -224,7 +429,7 @@ export type GetApiResponse = Message<"callora.catalog.v1.GetApiResponse"> & {
  * Use `create(GetApiResponseSchema)` to create a new message.
  */
 export const GetApiResponseSchema: GenMessage<GetApiResponse> = /*@__PURE__*/
-  messageDesc(file_callora_catalog_v1_catalog_service, 5);
+  messageDesc(file_callora_catalog_v1_catalog_service, 8);
 
 /**
  * @generated from message callora.catalog.v1.CreateApiRequest
@@ -271,6 +476,34 @@ export type CreateApiRequest = Message<"callora.catalog.v1.CreateApiRequest"> & 
    * @generated from field: int64 call_nanos = 6;
    */
   callNanos: bigint;
+
+  /**
+   * Lower case, for example `weather`. Empty means none.
+   *
+   * @generated from field: string category = 7;
+   */
+  category: string;
+
+  /**
+   * How a call is priced. Unset: `call_nanos` for each call. Beside it, `call_nanos` is zero or the rule's own.
+   *
+   * @generated from field: callora.catalog.v1.PriceRule rule = 8;
+   */
+  rule?: PriceRule | undefined;
+
+  /**
+   * The parts of the API. Empty: every path and method. Otherwise these alone.
+   *
+   * @generated from field: repeated callora.catalog.v1.Route routes = 9;
+   */
+  routes: Route[];
+
+  /**
+   * How the gateway treats its calls.
+   *
+   * @generated from field: callora.catalog.v1.ApiSettings settings = 10;
+   */
+  settings?: ApiSettings | undefined;
 };
 
 /**
@@ -278,7 +511,7 @@ export type CreateApiRequest = Message<"callora.catalog.v1.CreateApiRequest"> & 
  * Use `create(CreateApiRequestSchema)` to create a new message.
  */
 export const CreateApiRequestSchema: GenMessage<CreateApiRequest> = /*@__PURE__*/
-  messageDesc(file_callora_catalog_v1_catalog_service, 6);
+  messageDesc(file_callora_catalog_v1_catalog_service, 9);
 
 /**
  * @generated from message callora.catalog.v1.CreateApiResponse
@@ -297,7 +530,7 @@ export type CreateApiResponse = Message<"callora.catalog.v1.CreateApiResponse"> 
  * Use `create(CreateApiResponseSchema)` to create a new message.
  */
 export const CreateApiResponseSchema: GenMessage<CreateApiResponse> = /*@__PURE__*/
-  messageDesc(file_callora_catalog_v1_catalog_service, 7);
+  messageDesc(file_callora_catalog_v1_catalog_service, 10);
 
 /**
  * @generated from message callora.catalog.v1.UpdateApiRequest
@@ -337,6 +570,34 @@ export type UpdateApiRequest = Message<"callora.catalog.v1.UpdateApiRequest"> & 
    * @generated from field: optional int64 call_nanos = 5;
    */
   callNanos?: bigint | undefined;
+
+  /**
+   * The new category.
+   *
+   * @generated from field: optional string category = 6;
+   */
+  category?: string | undefined;
+
+  /**
+   * The new rule. Beside it, `call_nanos` is unset, zero or the rule's own.
+   *
+   * @generated from field: callora.catalog.v1.PriceRule rule = 7;
+   */
+  rule?: PriceRule | undefined;
+
+  /**
+   * The new routes, in place of all.
+   *
+   * @generated from field: callora.catalog.v1.RouteList routes = 8;
+   */
+  routes?: RouteList | undefined;
+
+  /**
+   * The new settings, in place of all.
+   *
+   * @generated from field: callora.catalog.v1.ApiSettings settings = 9;
+   */
+  settings?: ApiSettings | undefined;
 };
 
 /**
@@ -344,7 +605,7 @@ export type UpdateApiRequest = Message<"callora.catalog.v1.UpdateApiRequest"> & 
  * Use `create(UpdateApiRequestSchema)` to create a new message.
  */
 export const UpdateApiRequestSchema: GenMessage<UpdateApiRequest> = /*@__PURE__*/
-  messageDesc(file_callora_catalog_v1_catalog_service, 8);
+  messageDesc(file_callora_catalog_v1_catalog_service, 11);
 
 /**
  * @generated from message callora.catalog.v1.UpdateApiResponse
@@ -363,7 +624,7 @@ export type UpdateApiResponse = Message<"callora.catalog.v1.UpdateApiResponse"> 
  * Use `create(UpdateApiResponseSchema)` to create a new message.
  */
 export const UpdateApiResponseSchema: GenMessage<UpdateApiResponse> = /*@__PURE__*/
-  messageDesc(file_callora_catalog_v1_catalog_service, 9);
+  messageDesc(file_callora_catalog_v1_catalog_service, 12);
 
 /**
  * @generated from message callora.catalog.v1.PublishApiRequest
@@ -382,7 +643,7 @@ export type PublishApiRequest = Message<"callora.catalog.v1.PublishApiRequest"> 
  * Use `create(PublishApiRequestSchema)` to create a new message.
  */
 export const PublishApiRequestSchema: GenMessage<PublishApiRequest> = /*@__PURE__*/
-  messageDesc(file_callora_catalog_v1_catalog_service, 10);
+  messageDesc(file_callora_catalog_v1_catalog_service, 13);
 
 /**
  * @generated from message callora.catalog.v1.PublishApiResponse
@@ -401,7 +662,204 @@ export type PublishApiResponse = Message<"callora.catalog.v1.PublishApiResponse"
  * Use `create(PublishApiResponseSchema)` to create a new message.
  */
 export const PublishApiResponseSchema: GenMessage<PublishApiResponse> = /*@__PURE__*/
-  messageDesc(file_callora_catalog_v1_catalog_service, 11);
+  messageDesc(file_callora_catalog_v1_catalog_service, 14);
+
+/**
+ * @generated from message callora.catalog.v1.UnpublishApiRequest
+ */
+export type UnpublishApiRequest = Message<"callora.catalog.v1.UnpublishApiRequest"> & {
+  /**
+   * The API to take out of the list.
+   *
+   * @generated from field: string api_id = 1;
+   */
+  apiId: string;
+};
+
+/**
+ * Describes the message callora.catalog.v1.UnpublishApiRequest.
+ * Use `create(UnpublishApiRequestSchema)` to create a new message.
+ */
+export const UnpublishApiRequestSchema: GenMessage<UnpublishApiRequest> = /*@__PURE__*/
+  messageDesc(file_callora_catalog_v1_catalog_service, 15);
+
+/**
+ * @generated from message callora.catalog.v1.UnpublishApiResponse
+ */
+export type UnpublishApiResponse = Message<"callora.catalog.v1.UnpublishApiResponse"> & {
+  /**
+   * The API.
+   *
+   * @generated from field: callora.catalog.v1.Api api = 1;
+   */
+  api?: Api | undefined;
+};
+
+/**
+ * Describes the message callora.catalog.v1.UnpublishApiResponse.
+ * Use `create(UnpublishApiResponseSchema)` to create a new message.
+ */
+export const UnpublishApiResponseSchema: GenMessage<UnpublishApiResponse> = /*@__PURE__*/
+  messageDesc(file_callora_catalog_v1_catalog_service, 16);
+
+/**
+ * @generated from message callora.catalog.v1.ListOwnApisRequest
+ */
+export type ListOwnApisRequest = Message<"callora.catalog.v1.ListOwnApisRequest"> & {
+  /**
+   * Most APIs to return. Zero means 50; more than 250 is an error.
+   *
+   * @generated from field: uint32 page_size = 1;
+   */
+  pageSize: number;
+
+  /**
+   * `next_page_token` of the previous response. Empty means the first page.
+   *
+   * @generated from field: string page_token = 2;
+   */
+  pageToken: string;
+
+  /**
+   * Only those in this state. Unspecified means all.
+   *
+   * @generated from field: callora.catalog.v1.ApiState state = 3;
+   */
+  state: ApiState;
+};
+
+/**
+ * Describes the message callora.catalog.v1.ListOwnApisRequest.
+ * Use `create(ListOwnApisRequestSchema)` to create a new message.
+ */
+export const ListOwnApisRequestSchema: GenMessage<ListOwnApisRequest> = /*@__PURE__*/
+  messageDesc(file_callora_catalog_v1_catalog_service, 17);
+
+/**
+ * @generated from message callora.catalog.v1.ListOwnApisResponse
+ */
+export type ListOwnApisResponse = Message<"callora.catalog.v1.ListOwnApisResponse"> & {
+  /**
+   * The page, newest first.
+   *
+   * @generated from field: repeated callora.catalog.v1.Api apis = 1;
+   */
+  apis: Api[];
+
+  /**
+   * The `page_token` of the next page. Empty on the last.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message callora.catalog.v1.ListOwnApisResponse.
+ * Use `create(ListOwnApisResponseSchema)` to create a new message.
+ */
+export const ListOwnApisResponseSchema: GenMessage<ListOwnApisResponse> = /*@__PURE__*/
+  messageDesc(file_callora_catalog_v1_catalog_service, 18);
+
+/**
+ * @generated from message callora.catalog.v1.ListPricesRequest
+ */
+export type ListPricesRequest = Message<"callora.catalog.v1.ListPricesRequest"> & {
+  /**
+   * The API whose prices are listed.
+   *
+   * @generated from field: string api_id = 1;
+   */
+  apiId: string;
+
+  /**
+   * Most versions to return. Zero means 50; more than 250 is an error.
+   *
+   * @generated from field: uint32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * `next_page_token` of the previous response. Empty means the first page.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message callora.catalog.v1.ListPricesRequest.
+ * Use `create(ListPricesRequestSchema)` to create a new message.
+ */
+export const ListPricesRequestSchema: GenMessage<ListPricesRequest> = /*@__PURE__*/
+  messageDesc(file_callora_catalog_v1_catalog_service, 19);
+
+/**
+ * @generated from message callora.catalog.v1.ListPricesResponse
+ */
+export type ListPricesResponse = Message<"callora.catalog.v1.ListPricesResponse"> & {
+  /**
+   * The page, newest first.
+   *
+   * @generated from field: repeated callora.catalog.v1.Price prices = 1;
+   */
+  prices: Price[];
+
+  /**
+   * The `page_token` of the next page. Empty on the last.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message callora.catalog.v1.ListPricesResponse.
+ * Use `create(ListPricesResponseSchema)` to create a new message.
+ */
+export const ListPricesResponseSchema: GenMessage<ListPricesResponse> = /*@__PURE__*/
+  messageDesc(file_callora_catalog_v1_catalog_service, 20);
+
+/**
+ * What a reply waits for.
+ *
+ * @generated from enum callora.catalog.v1.DeliveryMode
+ */
+export const DeliveryMode = {
+  /**
+   * On input: durable.
+   *
+   * @generated from enum value: DELIVERY_MODE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * The call's event is on disk before the reply is complete.
+   *
+   * @generated from enum value: DELIVERY_MODE_DURABLE = 1;
+   */
+  DURABLE: 1,
+
+  /**
+   * The reply does not wait. A process that is killed loses a bounded number of events, which nobody pays.
+   *
+   * @generated from enum value: DELIVERY_MODE_ASYNC = 2;
+   */
+  ASYNC: 2,
+} as const;
+
+/**
+ * What a reply waits for.
+ *
+ * @generated from enum callora.catalog.v1.DeliveryMode
+ */
+export type DeliveryMode = (typeof DeliveryMode)[keyof typeof DeliveryMode] | UnknownEnum;
+
+/**
+ * Describes the enum callora.catalog.v1.DeliveryMode.
+ */
+export const DeliveryModeSchema: GenEnum<DeliveryMode> = /*@__PURE__*/
+  enumDesc(file_callora_catalog_v1_catalog_service, 0);
 
 /**
  * Whether an API is listed and can be called.
@@ -429,6 +887,13 @@ export const ApiState = {
    * @generated from enum value: API_STATE_PUBLISHED = 2;
    */
   PUBLISHED: 2,
+
+  /**
+   * Not listed, cannot be called. It was published before.
+   *
+   * @generated from enum value: API_STATE_UNPUBLISHED = 3;
+   */
+  UNPUBLISHED: 3,
 } as const;
 
 /**
@@ -442,7 +907,7 @@ export type ApiState = (typeof ApiState)[keyof typeof ApiState] | UnknownEnum;
  * Describes the enum callora.catalog.v1.ApiState.
  */
 export const ApiStateSchema: GenEnum<ApiState> = /*@__PURE__*/
-  enumDesc(file_callora_catalog_v1_catalog_service, 0);
+  enumDesc(file_callora_catalog_v1_catalog_service, 1);
 
 /**
  * Publish APIs, and find published ones.
@@ -504,6 +969,36 @@ export const CatalogService: GenService<{
     methodKind: "unary";
     input: typeof PublishApiRequestSchema;
     output: typeof PublishApiResponseSchema;
+  },
+  /**
+   * Take an API out of the list. Once this has answered, no call of it begins. Unpublishing twice is not an error.
+   *
+   * @generated from rpc callora.catalog.v1.CatalogService.UnpublishApi
+   */
+  unpublishApi: {
+    methodKind: "unary";
+    input: typeof UnpublishApiRequestSchema;
+    output: typeof UnpublishApiResponseSchema;
+  },
+  /**
+   * List the caller's own APIs, drafts and unpublished ones too, newest first.
+   *
+   * @generated from rpc callora.catalog.v1.CatalogService.ListOwnApis
+   */
+  listOwnApis: {
+    methodKind: "unary";
+    input: typeof ListOwnApisRequestSchema;
+    output: typeof ListOwnApisResponseSchema;
+  },
+  /**
+   * List the versions of a published API's price, newest first.
+   *
+   * @generated from rpc callora.catalog.v1.CatalogService.ListPrices
+   */
+  listPrices: {
+    methodKind: "unary";
+    input: typeof ListPricesRequestSchema;
+    output: typeof ListPricesResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_callora_catalog_v1_catalog_service, 0);

@@ -15,7 +15,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file callora/credits/v1/credit_service.proto.
  */
 export const file_callora_credits_v1_credit_service: GenFile = /*@__PURE__*/
-  fileDesc("CidjYWxsb3JhL2NyZWRpdHMvdjEvY3JlZGl0X3NlcnZpY2UucHJvdG8SEmNhbGxvcmEuY3JlZGl0cy52MSJoCgdCYWxhbmNlEhcKD2F2YWlsYWJsZV9uYW5vcxgBIAEoAxIWCg5yZXNlcnZlZF9uYW5vcxgCIAEoAxIVCg1ncmFudGVkX25hbm9zGAMgASgDEhUKDWNoYXJnZWRfbmFub3MYBCABKAMiowEKC1RyYW5zYWN0aW9uEgoKAmlkGAEgASgJEi8KC2NyZWF0ZV90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIxCgR0eXBlGAMgASgOMiMuY2FsbG9yYS5jcmVkaXRzLnYxLlRyYW5zYWN0aW9uVHlwZRIUCgxhbW91bnRfbmFub3MYBCABKAMSDgoGc291cmNlGAUgASgJIhMKEUdldEJhbGFuY2VSZXF1ZXN0IlUKEkdldEJhbGFuY2VSZXNwb25zZRIsCgdiYWxhbmNlGAEgASgLMhsuY2FsbG9yYS5jcmVkaXRzLnYxLkJhbGFuY2USEQoJd2F0ZXJtYXJrGAIgASgDIlQKF0xpc3RUcmFuc2FjdGlvbnNSZXF1ZXN0EhsKCXBhZ2Vfc2l6ZRgBIAEoDUIIukgFKgMY+gESHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMYgAQifQoYTGlzdFRyYW5zYWN0aW9uc1Jlc3BvbnNlEjUKDHRyYW5zYWN0aW9ucxgBIAMoCzIfLmNhbGxvcmEuY3JlZGl0cy52MS5UcmFuc2FjdGlvbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkSEQoJd2F0ZXJtYXJrGAMgASgDIrMBChNHcmFudENyZWRpdHNSZXF1ZXN0Eh8KCnJlcXVlc3RfaWQYASABKAlCC7pICNgBAXIDsAEBEi0KCmFjY291bnRfaWQYAiABKAlCGbpIFnIUMhJeYWNjX1swLTlhLXZdezI2fSQSJgoMYW1vdW50X25hbm9zGAMgASgDQhC6SA0iCxiAgJqm6q/jASAAEgwKBHRlc3QYBCABKAgSFgoEbm90ZRgFIAEoCUIIukgFcgMY9AMiRAoUR3JhbnRDcmVkaXRzUmVzcG9uc2USLAoHYmFsYW5jZRgBIAEoCzIbLmNhbGxvcmEuY3JlZGl0cy52MS5CYWxhbmNlKmwKD1RyYW5zYWN0aW9uVHlwZRIgChxUUkFOU0FDVElPTl9UWVBFX1VOU1BFQ0lGSUVEEAASGgoWVFJBTlNBQ1RJT05fVFlQRV9HUkFOVBABEhsKF1RSQU5TQUNUSU9OX1RZUEVfQ0hBUkdFEAIy1AMKDUNyZWRpdFNlcnZpY2USgwEKCkdldEJhbGFuY2USJS5jYWxsb3JhLmNyZWRpdHMudjEuR2V0QmFsYW5jZVJlcXVlc3QaJi5jYWxsb3JhLmNyZWRpdHMudjEuR2V0QmFsYW5jZVJlc3BvbnNlIiaQAgGq7RgECAcYA4LT5JMCFRITL3YxL2NyZWRpdHMvYmFsYW5jZRKVAQoQTGlzdFRyYW5zYWN0aW9ucxIrLmNhbGxvcmEuY3JlZGl0cy52MS5MaXN0VHJhbnNhY3Rpb25zUmVxdWVzdBosLmNhbGxvcmEuY3JlZGl0cy52MS5MaXN0VHJhbnNhY3Rpb25zUmVzcG9uc2UiJpACAartGAQIBxgDgtPkkwIVEhMvdjEvY3JlZGl0cy9oaXN0b3J5EqQBCgxHcmFudENyZWRpdHMSJy5jYWxsb3JhLmNyZWRpdHMudjEuR3JhbnRDcmVkaXRzUmVxdWVzdBooLmNhbGxvcmEuY3JlZGl0cy52MS5HcmFudENyZWRpdHNSZXNwb25zZSJBkAICqu0YFggEEg1jcmVkaXRzLmdyYW50GAQgyQGC0+STAh46ASoiGS9hcGkvYWRtaW4vY3JlZGl0cy9ncmFudHNiBnByb3RvMw", [file_buf_validate_validate, file_callora_policy_v1_policy, file_google_api_annotations, file_google_protobuf_timestamp]);
+  fileDesc("CidjYWxsb3JhL2NyZWRpdHMvdjEvY3JlZGl0X3NlcnZpY2UucHJvdG8SEmNhbGxvcmEuY3JlZGl0cy52MSLoAQoHQmFsYW5jZRIXCg9hdmFpbGFibGVfbmFub3MYASABKAMSFgoOcmVzZXJ2ZWRfbmFub3MYAiABKAMSFQoNZ3JhbnRlZF9uYW5vcxgDIAEoAxIVCg1jaGFyZ2VkX25hbm9zGAQgASgDEhIKCm93ZWRfbmFub3MYBSABKAMSGQoRcHJvbW90aW9uYWxfbmFub3MYBiABKAMSNAoQbmV4dF9leHBpcmVfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGQoRbmV4dF9leHBpcmVfbmFub3MYCCABKAMi4QEKC1RyYW5zYWN0aW9uEgoKAmlkGAEgASgJEi8KC2NyZWF0ZV90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIxCgR0eXBlGAMgASgOMiMuY2FsbG9yYS5jcmVkaXRzLnYxLlRyYW5zYWN0aW9uVHlwZRIUCgxhbW91bnRfbmFub3MYBCABKAMSDgoGc291cmNlGAUgASgJEhMKC2Rlc2NyaXB0aW9uGAYgASgJEhUKDWJhbGFuY2VfbmFub3MYByABKAMSEAoIZ3JhbnRfaWQYCCABKAkiqQIKBUdyYW50EgoKAmlkGAEgASgJEi8KC2NyZWF0ZV90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIrCgRraW5kGAMgASgOMh0uY2FsbG9yYS5jcmVkaXRzLnYxLkdyYW50S2luZBIUCgxhbW91bnRfbmFub3MYBCABKAMSFAoMYnVybmVkX25hbm9zGAUgASgDEhYKDnJldHVybmVkX25hbm9zGAYgASgDEhAKCHByaW9yaXR5GAcgASgNEi8KC2V4cGlyZV90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIMCgRub3RlGAkgASgJEhMKC3B1cmNoYXNlX2lkGAogASgJEgwKBHRlc3QYCyABKAgidQoEUGxhbhIKCgJpZBgBIAEoCRIMCgRuYW1lGAIgASgJEhMKC2Rlc2NyaXB0aW9uGAMgASgJEhMKC3ByaWNlX25hbm9zGAQgASgDEhQKDGNyZWRpdF9uYW5vcxgFIAEoAxITCgtib251c19uYW5vcxgGIAEoAyKpAwoIUHVyY2hhc2USCgoCaWQYASABKAkSLwoLY3JlYXRlX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjAKBXN0YXRlGAMgASgOMiEuY2FsbG9yYS5jcmVkaXRzLnYxLlB1cmNoYXNlU3RhdGUSDgoGc291cmNlGAQgASgJEg8KB3BsYW5faWQYBSABKAkSEwoLcHJpY2VfbmFub3MYBiABKAMSFAoMY3JlZGl0X25hbm9zGAcgASgDEhMKC2JvbnVzX25hbm9zGAggASgDEhIKCnBhaWRfbmFub3MYCSABKAMSLAoHZGVwb3NpdBgKIAEoCzIbLmNhbGxvcmEuY3JlZGl0cy52MS5EZXBvc2l0EjAKDGNvbmZpcm1fdGltZRgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCGdyYW50X2lkGA0gASgJEhYKDnJlZnVuZGVkX25hbm9zGA4gASgDInMKB0RlcG9zaXQSDwoHYWRkcmVzcxgBIAEoCRIMCgRtZW1vGAIgASgJEhIKCmFzc2V0X2NvZGUYAyABKAkSFAoMYXNzZXRfaXNzdWVyGAQgASgJEg4KBmFtb3VudBgFIAEoCRIPCgduZXR3b3JrGAYgASgJIhMKEUdldEJhbGFuY2VSZXF1ZXN0IlUKEkdldEJhbGFuY2VSZXNwb25zZRIsCgdiYWxhbmNlGAEgASgLMhsuY2FsbG9yYS5jcmVkaXRzLnYxLkJhbGFuY2USEQoJd2F0ZXJtYXJrGAIgASgDIu8BChdMaXN0VHJhbnNhY3Rpb25zUmVxdWVzdBIbCglwYWdlX3NpemUYASABKA1CCLpIBSoDGPoBEhwKCnBhZ2VfdG9rZW4YAiABKAlCCLpIBXIDGIAEEjsKBHR5cGUYAyABKA4yIy5jYWxsb3JhLmNyZWRpdHMudjEuVHJhbnNhY3Rpb25UeXBlQgi6SAWCAQIQARIuCgpzdGFydF90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAifQoYTGlzdFRyYW5zYWN0aW9uc1Jlc3BvbnNlEjUKDHRyYW5zYWN0aW9ucxgBIAMoCzIfLmNhbGxvcmEuY3JlZGl0cy52MS5UcmFuc2FjdGlvbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkSEQoJd2F0ZXJtYXJrGAMgASgDIv8BChNHcmFudENyZWRpdHNSZXF1ZXN0Eh8KCnJlcXVlc3RfaWQYASABKAlCC7pICNgBAXIDsAEBEi0KCmFjY291bnRfaWQYAiABKAlCGbpIFnIUMhJeYWNjX1swLTlhLXZdezI2fSQSJgoMYW1vdW50X25hbm9zGAMgASgDQhC6SA0iCxiAgJqm6q/jASAAEgwKBHRlc3QYBCABKAgSFgoEbm90ZRgFIAEoCUIIukgFcgMY9AMSGQoIcHJpb3JpdHkYBiABKA1CB7pIBCoCGGQSLwoLZXhwaXJlX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIm4KFEdyYW50Q3JlZGl0c1Jlc3BvbnNlEiwKB2JhbGFuY2UYASABKAsyGy5jYWxsb3JhLmNyZWRpdHMudjEuQmFsYW5jZRIoCgVncmFudBgCIAEoCzIZLmNhbGxvcmEuY3JlZGl0cy52MS5HcmFudCJkChFMaXN0R3JhbnRzUmVxdWVzdBIbCglwYWdlX3NpemUYASABKA1CCLpIBSoDGPoBEhwKCnBhZ2VfdG9rZW4YAiABKAlCCLpIBXIDGIAEEhQKDGluY2x1ZGVfdXNlZBgDIAEoCCJrChJMaXN0R3JhbnRzUmVzcG9uc2USKQoGZ3JhbnRzGAEgAygLMhkuY2FsbG9yYS5jcmVkaXRzLnYxLkdyYW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRIRCgl3YXRlcm1hcmsYAyABKAMiYQoXR3JhbnRUZXN0Q3JlZGl0c1JlcXVlc3QSHwoKcmVxdWVzdF9pZBgBIAEoCUILukgI2AEBcgOwAQESJQoMYW1vdW50X25hbm9zGAIgASgDQg+6SAwiChiAwMrzhKMCIAAicgoYR3JhbnRUZXN0Q3JlZGl0c1Jlc3BvbnNlEiwKB2JhbGFuY2UYASABKAsyGy5jYWxsb3JhLmNyZWRpdHMudjEuQmFsYW5jZRIoCgVncmFudBgCIAEoCzIZLmNhbGxvcmEuY3JlZGl0cy52MS5HcmFudCISChBMaXN0UGxhbnNSZXF1ZXN0IjwKEUxpc3RQbGFuc1Jlc3BvbnNlEicKBXBsYW5zGAEgAygLMhguY2FsbG9yYS5jcmVkaXRzLnYxLlBsYW4ikQIKFlB1cmNoYXNlQ3JlZGl0c1JlcXVlc3QSHwoKcmVxdWVzdF9pZBgBIAEoCUILukgI2AEBcgOwAQESGAoHcGxhbl9pZBgCIAEoCUIHukgEcgIYMhImCgxhbW91bnRfbmFub3MYAyABKANCELpIDSILGICAmqbqr+MBKAASFwoGc291cmNlGAQgASgJQge6SARyAhgyOnu6SHgadgoNcHVyY2hhc2Uud2hhdBIzZXhhY3RseSBvbmUgb2YgcGxhbl9pZCBhbmQgYW1vdW50X25hbm9zIG11c3QgYmUgc2V0GjAodGhpcy5wbGFuX2lkID09ICcnKSAhPSAodGhpcy5hbW91bnRfbmFub3MgPT0gMCkiSQoXUHVyY2hhc2VDcmVkaXRzUmVzcG9uc2USLgoIcHVyY2hhc2UYASABKAsyHC5jYWxsb3JhLmNyZWRpdHMudjEuUHVyY2hhc2UiRAoSR2V0UHVyY2hhc2VSZXF1ZXN0Ei4KC3B1cmNoYXNlX2lkGAEgASgJQhm6SBZyFDISXnB1cl9bMC05YS12XXsyNn0kIkUKE0dldFB1cmNoYXNlUmVzcG9uc2USLgoIcHVyY2hhc2UYASABKAsyHC5jYWxsb3JhLmNyZWRpdHMudjEuUHVyY2hhc2UiwQEKFEFkanVzdENyZWRpdHNSZXF1ZXN0Eh8KCnJlcXVlc3RfaWQYASABKAlCC7pICNgBAXIDsAEBEi0KCmFjY291bnRfaWQYAiABKAlCGbpIFnIUMhJeYWNjX1swLTlhLXZdezI2fSQSMQoMYW1vdW50X25hbm9zGAMgASgDQhu6SBgiFjgAGICAmqbqr+MBKICA5tmV0Jz+/wESDAoEdGVzdBgEIAEoCBIYCgRub3RlGAUgASgJQgq6SAdyBRABGPQDIkUKFUFkanVzdENyZWRpdHNSZXNwb25zZRIsCgdiYWxhbmNlGAEgASgLMhsuY2FsbG9yYS5jcmVkaXRzLnYxLkJhbGFuY2UiqgEKFVJlZnVuZFB1cmNoYXNlUmVxdWVzdBIfCgpyZXF1ZXN0X2lkGAEgASgJQgu6SAjYAQFyA7ABARIuCgtwdXJjaGFzZV9pZBgCIAEoCUIZukgWchQyEl5wdXJfWzAtOWEtdl17MjZ9JBImCgxhbW91bnRfbmFub3MYAyABKANCELpIDSILGICAmqbqr+MBIAASGAoEbm90ZRgEIAEoCUIKukgHcgUQARj0AyJ2ChZSZWZ1bmRQdXJjaGFzZVJlc3BvbnNlEi4KCHB1cmNoYXNlGAEgASgLMhwuY2FsbG9yYS5jcmVkaXRzLnYxLlB1cmNoYXNlEiwKB2JhbGFuY2UYAiABKAsyGy5jYWxsb3JhLmNyZWRpdHMudjEuQmFsYW5jZSqnAgoPVHJhbnNhY3Rpb25UeXBlEiAKHFRSQU5TQUNUSU9OX1RZUEVfVU5TUEVDSUZJRUQQABIaChZUUkFOU0FDVElPTl9UWVBFX0dSQU5UEAESGwoXVFJBTlNBQ1RJT05fVFlQRV9DSEFSR0UQAhIdChlUUkFOU0FDVElPTl9UWVBFX1BVUkNIQVNFEAMSGwoXVFJBTlNBQ1RJT05fVFlQRV9FWFBJUlkQBBIbChdUUkFOU0FDVElPTl9UWVBFX1JFRlVORBAFEh8KG1RSQU5TQUNUSU9OX1RZUEVfQURKVVNUTUVOVBAGEh4KGlRSQU5TQUNUSU9OX1RZUEVfUkVQQVlNRU5UEAcSHwobVFJBTlNBQ1RJT05fVFlQRV9DT1JSRUNUSU9OEAgqigEKCUdyYW50S2luZBIaChZHUkFOVF9LSU5EX1VOU1BFQ0lGSUVEEAASGAoUR1JBTlRfS0lORF9QUk9NT1RJT04QARIXChNHUkFOVF9LSU5EX1BVUkNIQVNFEAISGQoVR1JBTlRfS0lORF9BREpVU1RNRU5UEAMSEwoPR1JBTlRfS0lORF9URVNUEAQqhQEKDVB1cmNoYXNlU3RhdGUSHgoaUFVSQ0hBU0VfU1RBVEVfVU5TUEVDSUZJRUQQABIaChZQVVJDSEFTRV9TVEFURV9QRU5ESU5HEAESHAoYUFVSQ0hBU0VfU1RBVEVfQ09ORklSTUVEEAISGgoWUFVSQ0hBU0VfU1RBVEVfRVhQSVJFRBADMskMCg1DcmVkaXRTZXJ2aWNlEoMBCgpHZXRCYWxhbmNlEiUuY2FsbG9yYS5jcmVkaXRzLnYxLkdldEJhbGFuY2VSZXF1ZXN0GiYuY2FsbG9yYS5jcmVkaXRzLnYxLkdldEJhbGFuY2VSZXNwb25zZSImkAIBqu0YBAgHGAOC0+STAhUSEy92MS9jcmVkaXRzL2JhbGFuY2USlQEKEExpc3RUcmFuc2FjdGlvbnMSKy5jYWxsb3JhLmNyZWRpdHMudjEuTGlzdFRyYW5zYWN0aW9uc1JlcXVlc3QaLC5jYWxsb3JhLmNyZWRpdHMudjEuTGlzdFRyYW5zYWN0aW9uc1Jlc3BvbnNlIiaQAgGq7RgECAcYA4LT5JMCFRITL3YxL2NyZWRpdHMvaGlzdG9yeRKkAQoMR3JhbnRDcmVkaXRzEicuY2FsbG9yYS5jcmVkaXRzLnYxLkdyYW50Q3JlZGl0c1JlcXVlc3QaKC5jYWxsb3JhLmNyZWRpdHMudjEuR3JhbnRDcmVkaXRzUmVzcG9uc2UiQZACAqrtGBYIBBINY3JlZGl0cy5ncmFudBgEIMkBgtPkkwIeOgEqIhkvYXBpL2FkbWluL2NyZWRpdHMvZ3JhbnRzEoIBCgpMaXN0R3JhbnRzEiUuY2FsbG9yYS5jcmVkaXRzLnYxLkxpc3RHcmFudHNSZXF1ZXN0GiYuY2FsbG9yYS5jcmVkaXRzLnYxLkxpc3RHcmFudHNSZXNwb25zZSIlkAIBqu0YBAgHGAOC0+STAhQSEi92MS9jcmVkaXRzL2dyYW50cxKzAQoQR3JhbnRUZXN0Q3JlZGl0cxIrLmNhbGxvcmEuY3JlZGl0cy52MS5HcmFudFRlc3RDcmVkaXRzUmVxdWVzdBosLmNhbGxvcmEuY3JlZGl0cy52MS5HcmFudFRlc3RDcmVkaXRzUmVzcG9uc2UiRJACAqrtGBsIAhISY3JlZGl0cy5ncmFudF90ZXN0GAMgyQGC0+STAhw6ASoiFy92MS9jcmVkaXRzL3Rlc3QtZ3JhbnRzEn4KCUxpc3RQbGFucxIkLmNhbGxvcmEuY3JlZGl0cy52MS5MaXN0UGxhbnNSZXF1ZXN0GiUuY2FsbG9yYS5jcmVkaXRzLnYxLkxpc3RQbGFuc1Jlc3BvbnNlIiSQAgGq7RgECAEYA4LT5JMCExIRL3YxL2NyZWRpdHMvcGxhbnMSqwEKD1B1cmNoYXNlQ3JlZGl0cxIqLmNhbGxvcmEuY3JlZGl0cy52MS5QdXJjaGFzZUNyZWRpdHNSZXF1ZXN0GisuY2FsbG9yYS5jcmVkaXRzLnYxLlB1cmNoYXNlQ3JlZGl0c1Jlc3BvbnNlIj+QAgKq7RgZCAcSEGNyZWRpdHMucHVyY2hhc2UYAyDJAYLT5JMCGToBKiIUL3YxL2NyZWRpdHMvcHVyY2hhc2USlgEKC0dldFB1cmNoYXNlEiYuY2FsbG9yYS5jcmVkaXRzLnYxLkdldFB1cmNoYXNlUmVxdWVzdBonLmNhbGxvcmEuY3JlZGl0cy52MS5HZXRQdXJjaGFzZVJlc3BvbnNlIjaQAgGq7RgECAcYA4LT5JMCJRIjL3YxL2NyZWRpdHMvcHVyY2hhc2VzL3twdXJjaGFzZV9pZH0SrQEKDUFkanVzdENyZWRpdHMSKC5jYWxsb3JhLmNyZWRpdHMudjEuQWRqdXN0Q3JlZGl0c1JlcXVlc3QaKS5jYWxsb3JhLmNyZWRpdHMudjEuQWRqdXN0Q3JlZGl0c1Jlc3BvbnNlIkeQAgKq7RgXCAQSDmNyZWRpdHMuYWRqdXN0GAQgyQGC0+STAiM6ASoiHi9hcGkvYWRtaW4vY3JlZGl0cy9hZGp1c3RtZW50cxLAAQoOUmVmdW5kUHVyY2hhc2USKS5jYWxsb3JhLmNyZWRpdHMudjEuUmVmdW5kUHVyY2hhc2VSZXF1ZXN0GiouY2FsbG9yYS5jcmVkaXRzLnYxLlJlZnVuZFB1cmNoYXNlUmVzcG9uc2UiV5ACAqrtGBQIBBIOY3JlZGl0cy5yZWZ1bmQYBILT5JMCNjoBKiIxL2FwaS9hZG1pbi9jcmVkaXRzL3B1cmNoYXNlcy97cHVyY2hhc2VfaWR9L3JlZnVuZGIGcHJvdG8z", [file_buf_validate_validate, file_callora_policy_v1_policy, file_google_api_annotations, file_google_protobuf_timestamp]);
 
 /**
  * What an account can spend.
@@ -50,6 +50,34 @@ export type Balance = Message<"callora.credits.v1.Balance"> & {
    * @generated from field: int64 charged_nanos = 4;
    */
   chargedNanos: bigint;
+
+  /**
+   * Used, and not covered. New credit repays it first.
+   *
+   * @generated from field: int64 owed_nanos = 5;
+   */
+  owedNanos: bigint;
+
+  /**
+   * Of what is there, granted by the platform.
+   *
+   * @generated from field: int64 promotional_nanos = 6;
+   */
+  promotionalNanos: bigint;
+
+  /**
+   * When a part of it expires next. Unset means never.
+   *
+   * @generated from field: google.protobuf.Timestamp next_expire_time = 7;
+   */
+  nextExpireTime?: Timestamp | undefined;
+
+  /**
+   * How much expires then, if it is not used before.
+   *
+   * @generated from field: int64 next_expire_nanos = 8;
+   */
+  nextExpireNanos: bigint;
 };
 
 /**
@@ -99,6 +127,27 @@ export type Transaction = Message<"callora.credits.v1.Transaction"> & {
    * @generated from field: string source = 5;
    */
   source: string;
+
+  /**
+   * What an administrator or the platform said of it.
+   *
+   * @generated from field: string description = 6;
+   */
+  description: string;
+
+  /**
+   * What was there after it: available and set aside.
+   *
+   * @generated from field: int64 balance_nanos = 7;
+   */
+  balanceNanos: bigint;
+
+  /**
+   * The grant that it made or ended. Empty means none.
+   *
+   * @generated from field: string grant_id = 8;
+   */
+  grantId: string;
 };
 
 /**
@@ -107,6 +156,321 @@ export type Transaction = Message<"callora.credits.v1.Transaction"> & {
  */
 export const TransactionSchema: GenMessage<Transaction> = /*@__PURE__*/
   messageDesc(file_callora_credits_v1_credit_service, 1);
+
+/**
+ * Credit that came in, and what became of it.
+ *
+ * @generated from message callora.credits.v1.Grant
+ */
+export type Grant = Message<"callora.credits.v1.Grant"> & {
+  /**
+   * Assigned by the server, for example `grt_01j9x0c5m2...`.
+   *
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * When it came in.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time = 2;
+   */
+  createTime?: Timestamp | undefined;
+
+  /**
+   * What it came from.
+   *
+   * @generated from field: callora.credits.v1.GrantKind kind = 3;
+   */
+  kind: GrantKind;
+
+  /**
+   * How much it was.
+   *
+   * @generated from field: int64 amount_nanos = 4;
+   */
+  amountNanos: bigint;
+
+  /**
+   * Charged so far, or used to repay what was owed.
+   *
+   * @generated from field: int64 burned_nanos = 5;
+   */
+  burnedNanos: bigint;
+
+  /**
+   * Expired or refunded.
+   *
+   * @generated from field: int64 returned_nanos = 6;
+   */
+  returnedNanos: bigint;
+
+  /**
+   * The lowest burns first; of equals the one that expires first, then the oldest.
+   *
+   * @generated from field: uint32 priority = 7;
+   */
+  priority: number;
+
+  /**
+   * When what is left of it ends. Unset means never.
+   *
+   * @generated from field: google.protobuf.Timestamp expire_time = 8;
+   */
+  expireTime?: Timestamp | undefined;
+
+  /**
+   * What was said of it.
+   *
+   * @generated from field: string note = 9;
+   */
+  note: string;
+
+  /**
+   * The purchase that it comes from. Empty unless it was bought.
+   *
+   * @generated from field: string purchase_id = 10;
+   */
+  purchaseId: string;
+
+  /**
+   * Whether it buys test calls alone.
+   *
+   * @generated from field: bool test = 11;
+   */
+  test: boolean;
+};
+
+/**
+ * Describes the message callora.credits.v1.Grant.
+ * Use `create(GrantSchema)` to create a new message.
+ */
+export const GrantSchema: GenMessage<Grant> = /*@__PURE__*/
+  messageDesc(file_callora_credits_v1_credit_service, 2);
+
+/**
+ * Credit on sale.
+ *
+ * @generated from message callora.credits.v1.Plan
+ */
+export type Plan = Message<"callora.credits.v1.Plan"> & {
+  /**
+   * What a purchase names, for example `pro`.
+   *
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * Shown in the console.
+   *
+   * @generated from field: string name = 2;
+   */
+  name: string;
+
+  /**
+   * Shown in the console.
+   *
+   * @generated from field: string description = 3;
+   */
+  description: string;
+
+  /**
+   * What it costs.
+   *
+   * @generated from field: int64 price_nanos = 4;
+   */
+  priceNanos: bigint;
+
+  /**
+   * The credit that it gives.
+   *
+   * @generated from field: int64 credit_nanos = 5;
+   */
+  creditNanos: bigint;
+
+  /**
+   * The credit that the platform adds.
+   *
+   * @generated from field: int64 bonus_nanos = 6;
+   */
+  bonusNanos: bigint;
+};
+
+/**
+ * Describes the message callora.credits.v1.Plan.
+ * Use `create(PlanSchema)` to create a new message.
+ */
+export const PlanSchema: GenMessage<Plan> = /*@__PURE__*/
+  messageDesc(file_callora_credits_v1_credit_service, 3);
+
+/**
+ * Credit that somebody buys.
+ *
+ * @generated from message callora.credits.v1.Purchase
+ */
+export type Purchase = Message<"callora.credits.v1.Purchase"> & {
+  /**
+   * Assigned by the server, for example `pur_01j9x0c5m2...`.
+   *
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * When it was begun.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time = 2;
+   */
+  createTime?: Timestamp | undefined;
+
+  /**
+   * How far it is.
+   *
+   * @generated from field: callora.credits.v1.PurchaseState state = 3;
+   */
+  state: PurchaseState;
+
+  /**
+   * What takes the payment: `stellar`.
+   *
+   * @generated from field: string source = 4;
+   */
+  source: string;
+
+  /**
+   * Empty when an amount was bought.
+   *
+   * @generated from field: string plan_id = 5;
+   */
+  planId: string;
+
+  /**
+   * What it costs.
+   *
+   * @generated from field: int64 price_nanos = 6;
+   */
+  priceNanos: bigint;
+
+  /**
+   * The credit that it gives.
+   *
+   * @generated from field: int64 credit_nanos = 7;
+   */
+  creditNanos: bigint;
+
+  /**
+   * The credit that the platform adds.
+   *
+   * @generated from field: int64 bonus_nanos = 8;
+   */
+  bonusNanos: bigint;
+
+  /**
+   * What was paid so far.
+   *
+   * @generated from field: int64 paid_nanos = 9;
+   */
+  paidNanos: bigint;
+
+  /**
+   * Where to pay. Unset for other sources.
+   *
+   * @generated from field: callora.credits.v1.Deposit deposit = 10;
+   */
+  deposit?: Deposit | undefined;
+
+  /**
+   * When the payment was confirmed. Unset until then.
+   *
+   * @generated from field: google.protobuf.Timestamp confirm_time = 11;
+   */
+  confirmTime?: Timestamp | undefined;
+
+  /**
+   * When the price is no longer promised. What is paid later is granted as it comes, without the bonus.
+   *
+   * @generated from field: google.protobuf.Timestamp expire_time = 12;
+   */
+  expireTime?: Timestamp | undefined;
+
+  /**
+   * The grant that it became. Empty until it is confirmed.
+   *
+   * @generated from field: string grant_id = 13;
+   */
+  grantId: string;
+
+  /**
+   * What was taken back of it, to be paid back.
+   *
+   * @generated from field: int64 refunded_nanos = 14;
+   */
+  refundedNanos: bigint;
+};
+
+/**
+ * Describes the message callora.credits.v1.Purchase.
+ * Use `create(PurchaseSchema)` to create a new message.
+ */
+export const PurchaseSchema: GenMessage<Purchase> = /*@__PURE__*/
+  messageDesc(file_callora_credits_v1_credit_service, 4);
+
+/**
+ * A payment on the chain that confirms a purchase.
+ *
+ * @generated from message callora.credits.v1.Deposit
+ */
+export type Deposit = Message<"callora.credits.v1.Deposit"> & {
+  /**
+   * The account to pay to.
+   *
+   * @generated from field: string address = 1;
+   */
+  address: string;
+
+  /**
+   * The text memo that the payment must carry.
+   *
+   * @generated from field: string memo = 2;
+   */
+  memo: string;
+
+  /**
+   * The code of the asset to pay in.
+   *
+   * @generated from field: string asset_code = 3;
+   */
+  assetCode: string;
+
+  /**
+   * The account that issues the asset.
+   *
+   * @generated from field: string asset_issuer = 4;
+   */
+  assetIssuer: string;
+
+  /**
+   * How much to pay, in units of the asset, for example `10.0000000`.
+   *
+   * @generated from field: string amount = 5;
+   */
+  amount: string;
+
+  /**
+   * The network's passphrase.
+   *
+   * @generated from field: string network = 6;
+   */
+  network: string;
+};
+
+/**
+ * Describes the message callora.credits.v1.Deposit.
+ * Use `create(DepositSchema)` to create a new message.
+ */
+export const DepositSchema: GenMessage<Deposit> = /*@__PURE__*/
+  messageDesc(file_callora_credits_v1_credit_service, 5);
 
 /**
  * @generated from message callora.credits.v1.GetBalanceRequest
@@ -119,7 +483,7 @@ export type GetBalanceRequest = Message<"callora.credits.v1.GetBalanceRequest"> 
  * Use `create(GetBalanceRequestSchema)` to create a new message.
  */
 export const GetBalanceRequestSchema: GenMessage<GetBalanceRequest> = /*@__PURE__*/
-  messageDesc(file_callora_credits_v1_credit_service, 2);
+  messageDesc(file_callora_credits_v1_credit_service, 6);
 
 /**
  * @generated from message callora.credits.v1.GetBalanceResponse
@@ -145,7 +509,7 @@ export type GetBalanceResponse = Message<"callora.credits.v1.GetBalanceResponse"
  * Use `create(GetBalanceResponseSchema)` to create a new message.
  */
 export const GetBalanceResponseSchema: GenMessage<GetBalanceResponse> = /*@__PURE__*/
-  messageDesc(file_callora_credits_v1_credit_service, 3);
+  messageDesc(file_callora_credits_v1_credit_service, 7);
 
 /**
  * @generated from message callora.credits.v1.ListTransactionsRequest
@@ -164,6 +528,27 @@ export type ListTransactionsRequest = Message<"callora.credits.v1.ListTransactio
    * @generated from field: string page_token = 2;
    */
   pageToken: string;
+
+  /**
+   * Only those of this type. Unspecified means all.
+   *
+   * @generated from field: callora.credits.v1.TransactionType type = 3;
+   */
+  type: TransactionType;
+
+  /**
+   * Only those posted at this time or later. Unset means from the first on.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 4;
+   */
+  startTime?: Timestamp | undefined;
+
+  /**
+   * Only those posted before this time. Unset means up to the last.
+   *
+   * @generated from field: google.protobuf.Timestamp end_time = 5;
+   */
+  endTime?: Timestamp | undefined;
 };
 
 /**
@@ -171,7 +556,7 @@ export type ListTransactionsRequest = Message<"callora.credits.v1.ListTransactio
  * Use `create(ListTransactionsRequestSchema)` to create a new message.
  */
 export const ListTransactionsRequestSchema: GenMessage<ListTransactionsRequest> = /*@__PURE__*/
-  messageDesc(file_callora_credits_v1_credit_service, 4);
+  messageDesc(file_callora_credits_v1_credit_service, 8);
 
 /**
  * @generated from message callora.credits.v1.ListTransactionsResponse
@@ -204,7 +589,7 @@ export type ListTransactionsResponse = Message<"callora.credits.v1.ListTransacti
  * Use `create(ListTransactionsResponseSchema)` to create a new message.
  */
 export const ListTransactionsResponseSchema: GenMessage<ListTransactionsResponse> = /*@__PURE__*/
-  messageDesc(file_callora_credits_v1_credit_service, 5);
+  messageDesc(file_callora_credits_v1_credit_service, 9);
 
 /**
  * @generated from message callora.credits.v1.GrantCreditsRequest
@@ -239,11 +624,25 @@ export type GrantCreditsRequest = Message<"callora.credits.v1.GrantCreditsReques
   test: boolean;
 
   /**
-   * Kept in the audit log.
+   * Kept in the audit log, and shown with the grant.
    *
    * @generated from field: string note = 5;
    */
   note: string;
+
+  /**
+   * The lowest burns first. Zero means 50.
+   *
+   * @generated from field: uint32 priority = 6;
+   */
+  priority: number;
+
+  /**
+   * When what is left of it ends. Unset means never.
+   *
+   * @generated from field: google.protobuf.Timestamp expire_time = 7;
+   */
+  expireTime?: Timestamp | undefined;
 };
 
 /**
@@ -251,7 +650,7 @@ export type GrantCreditsRequest = Message<"callora.credits.v1.GrantCreditsReques
  * Use `create(GrantCreditsRequestSchema)` to create a new message.
  */
 export const GrantCreditsRequestSchema: GenMessage<GrantCreditsRequest> = /*@__PURE__*/
-  messageDesc(file_callora_credits_v1_credit_service, 6);
+  messageDesc(file_callora_credits_v1_credit_service, 10);
 
 /**
  * @generated from message callora.credits.v1.GrantCreditsResponse
@@ -263,6 +662,13 @@ export type GrantCreditsResponse = Message<"callora.credits.v1.GrantCreditsRespo
    * @generated from field: callora.credits.v1.Balance balance = 1;
    */
   balance?: Balance | undefined;
+
+  /**
+   * The grant.
+   *
+   * @generated from field: callora.credits.v1.Grant grant = 2;
+   */
+  grant?: Grant | undefined;
 };
 
 /**
@@ -270,7 +676,386 @@ export type GrantCreditsResponse = Message<"callora.credits.v1.GrantCreditsRespo
  * Use `create(GrantCreditsResponseSchema)` to create a new message.
  */
 export const GrantCreditsResponseSchema: GenMessage<GrantCreditsResponse> = /*@__PURE__*/
-  messageDesc(file_callora_credits_v1_credit_service, 7);
+  messageDesc(file_callora_credits_v1_credit_service, 11);
+
+/**
+ * @generated from message callora.credits.v1.ListGrantsRequest
+ */
+export type ListGrantsRequest = Message<"callora.credits.v1.ListGrantsRequest"> & {
+  /**
+   * Most grants to return. Zero means 50; more than 250 is an error.
+   *
+   * @generated from field: uint32 page_size = 1;
+   */
+  pageSize: number;
+
+  /**
+   * `next_page_token` of the previous response. Empty means the first page.
+   *
+   * @generated from field: string page_token = 2;
+   */
+  pageToken: string;
+
+  /**
+   * Those of which nothing is left, too.
+   *
+   * @generated from field: bool include_used = 3;
+   */
+  includeUsed: boolean;
+};
+
+/**
+ * Describes the message callora.credits.v1.ListGrantsRequest.
+ * Use `create(ListGrantsRequestSchema)` to create a new message.
+ */
+export const ListGrantsRequestSchema: GenMessage<ListGrantsRequest> = /*@__PURE__*/
+  messageDesc(file_callora_credits_v1_credit_service, 12);
+
+/**
+ * @generated from message callora.credits.v1.ListGrantsResponse
+ */
+export type ListGrantsResponse = Message<"callora.credits.v1.ListGrantsResponse"> & {
+  /**
+   * The page: what burns first comes first.
+   *
+   * @generated from field: repeated callora.credits.v1.Grant grants = 1;
+   */
+  grants: Grant[];
+
+  /**
+   * The `page_token` of the next page. Empty on the last.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+
+  /**
+   * The journal is applied up to this position.
+   *
+   * @generated from field: int64 watermark = 3;
+   */
+  watermark: bigint;
+};
+
+/**
+ * Describes the message callora.credits.v1.ListGrantsResponse.
+ * Use `create(ListGrantsResponseSchema)` to create a new message.
+ */
+export const ListGrantsResponseSchema: GenMessage<ListGrantsResponse> = /*@__PURE__*/
+  messageDesc(file_callora_credits_v1_credit_service, 13);
+
+/**
+ * @generated from message callora.credits.v1.GrantTestCreditsRequest
+ */
+export type GrantTestCreditsRequest = Message<"callora.credits.v1.GrantTestCreditsRequest"> & {
+  /**
+   * Chosen by the caller. A retry with the same value grants once.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * How much. At most 10,000 USDC.
+   *
+   * @generated from field: int64 amount_nanos = 2;
+   */
+  amountNanos: bigint;
+};
+
+/**
+ * Describes the message callora.credits.v1.GrantTestCreditsRequest.
+ * Use `create(GrantTestCreditsRequestSchema)` to create a new message.
+ */
+export const GrantTestCreditsRequestSchema: GenMessage<GrantTestCreditsRequest> = /*@__PURE__*/
+  messageDesc(file_callora_credits_v1_credit_service, 14);
+
+/**
+ * @generated from message callora.credits.v1.GrantTestCreditsResponse
+ */
+export type GrantTestCreditsResponse = Message<"callora.credits.v1.GrantTestCreditsResponse"> & {
+  /**
+   * The test balance after the grant.
+   *
+   * @generated from field: callora.credits.v1.Balance balance = 1;
+   */
+  balance?: Balance | undefined;
+
+  /**
+   * The grant.
+   *
+   * @generated from field: callora.credits.v1.Grant grant = 2;
+   */
+  grant?: Grant | undefined;
+};
+
+/**
+ * Describes the message callora.credits.v1.GrantTestCreditsResponse.
+ * Use `create(GrantTestCreditsResponseSchema)` to create a new message.
+ */
+export const GrantTestCreditsResponseSchema: GenMessage<GrantTestCreditsResponse> = /*@__PURE__*/
+  messageDesc(file_callora_credits_v1_credit_service, 15);
+
+/**
+ * @generated from message callora.credits.v1.ListPlansRequest
+ */
+export type ListPlansRequest = Message<"callora.credits.v1.ListPlansRequest"> & {
+};
+
+/**
+ * Describes the message callora.credits.v1.ListPlansRequest.
+ * Use `create(ListPlansRequestSchema)` to create a new message.
+ */
+export const ListPlansRequestSchema: GenMessage<ListPlansRequest> = /*@__PURE__*/
+  messageDesc(file_callora_credits_v1_credit_service, 16);
+
+/**
+ * @generated from message callora.credits.v1.ListPlansResponse
+ */
+export type ListPlansResponse = Message<"callora.credits.v1.ListPlansResponse"> & {
+  /**
+   * All of them, the smallest first.
+   *
+   * @generated from field: repeated callora.credits.v1.Plan plans = 1;
+   */
+  plans: Plan[];
+};
+
+/**
+ * Describes the message callora.credits.v1.ListPlansResponse.
+ * Use `create(ListPlansResponseSchema)` to create a new message.
+ */
+export const ListPlansResponseSchema: GenMessage<ListPlansResponse> = /*@__PURE__*/
+  messageDesc(file_callora_credits_v1_credit_service, 17);
+
+/**
+ * @generated from message callora.credits.v1.PurchaseCreditsRequest
+ */
+export type PurchaseCreditsRequest = Message<"callora.credits.v1.PurchaseCreditsRequest"> & {
+  /**
+   * Chosen by the caller. A retry with the same value begins no second purchase.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * The plan to buy.
+   *
+   * @generated from field: string plan_id = 2;
+   */
+  planId: string;
+
+  /**
+   * The amount of credit to buy instead, at its price. At most 1,000,000 USDC.
+   *
+   * @generated from field: int64 amount_nanos = 3;
+   */
+  amountNanos: bigint;
+
+  /**
+   * What takes the payment. Empty means `stellar`.
+   *
+   * @generated from field: string source = 4;
+   */
+  source: string;
+};
+
+/**
+ * Describes the message callora.credits.v1.PurchaseCreditsRequest.
+ * Use `create(PurchaseCreditsRequestSchema)` to create a new message.
+ */
+export const PurchaseCreditsRequestSchema: GenMessage<PurchaseCreditsRequest> = /*@__PURE__*/
+  messageDesc(file_callora_credits_v1_credit_service, 18);
+
+/**
+ * @generated from message callora.credits.v1.PurchaseCreditsResponse
+ */
+export type PurchaseCreditsResponse = Message<"callora.credits.v1.PurchaseCreditsResponse"> & {
+  /**
+   * The purchase, with where to pay.
+   *
+   * @generated from field: callora.credits.v1.Purchase purchase = 1;
+   */
+  purchase?: Purchase | undefined;
+};
+
+/**
+ * Describes the message callora.credits.v1.PurchaseCreditsResponse.
+ * Use `create(PurchaseCreditsResponseSchema)` to create a new message.
+ */
+export const PurchaseCreditsResponseSchema: GenMessage<PurchaseCreditsResponse> = /*@__PURE__*/
+  messageDesc(file_callora_credits_v1_credit_service, 19);
+
+/**
+ * @generated from message callora.credits.v1.GetPurchaseRequest
+ */
+export type GetPurchaseRequest = Message<"callora.credits.v1.GetPurchaseRequest"> & {
+  /**
+   * The purchase to get.
+   *
+   * @generated from field: string purchase_id = 1;
+   */
+  purchaseId: string;
+};
+
+/**
+ * Describes the message callora.credits.v1.GetPurchaseRequest.
+ * Use `create(GetPurchaseRequestSchema)` to create a new message.
+ */
+export const GetPurchaseRequestSchema: GenMessage<GetPurchaseRequest> = /*@__PURE__*/
+  messageDesc(file_callora_credits_v1_credit_service, 20);
+
+/**
+ * @generated from message callora.credits.v1.GetPurchaseResponse
+ */
+export type GetPurchaseResponse = Message<"callora.credits.v1.GetPurchaseResponse"> & {
+  /**
+   * The purchase.
+   *
+   * @generated from field: callora.credits.v1.Purchase purchase = 1;
+   */
+  purchase?: Purchase | undefined;
+};
+
+/**
+ * Describes the message callora.credits.v1.GetPurchaseResponse.
+ * Use `create(GetPurchaseResponseSchema)` to create a new message.
+ */
+export const GetPurchaseResponseSchema: GenMessage<GetPurchaseResponse> = /*@__PURE__*/
+  messageDesc(file_callora_credits_v1_credit_service, 21);
+
+/**
+ * @generated from message callora.credits.v1.AdjustCreditsRequest
+ */
+export type AdjustCreditsRequest = Message<"callora.credits.v1.AdjustCreditsRequest"> & {
+  /**
+   * Chosen by the caller. A retry with the same value adjusts once.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Whose balance is adjusted.
+   *
+   * @generated from field: string account_id = 2;
+   */
+  accountId: string;
+
+  /**
+   * How much is given, or taken when it is below zero. At most 1,000,000 USDC.
+   *
+   * @generated from field: int64 amount_nanos = 3;
+   */
+  amountNanos: bigint;
+
+  /**
+   * Adjusts the test balance.
+   *
+   * @generated from field: bool test = 4;
+   */
+  test: boolean;
+
+  /**
+   * Why. Shown to the account.
+   *
+   * @generated from field: string note = 5;
+   */
+  note: string;
+};
+
+/**
+ * Describes the message callora.credits.v1.AdjustCreditsRequest.
+ * Use `create(AdjustCreditsRequestSchema)` to create a new message.
+ */
+export const AdjustCreditsRequestSchema: GenMessage<AdjustCreditsRequest> = /*@__PURE__*/
+  messageDesc(file_callora_credits_v1_credit_service, 22);
+
+/**
+ * @generated from message callora.credits.v1.AdjustCreditsResponse
+ */
+export type AdjustCreditsResponse = Message<"callora.credits.v1.AdjustCreditsResponse"> & {
+  /**
+   * The balance after it.
+   *
+   * @generated from field: callora.credits.v1.Balance balance = 1;
+   */
+  balance?: Balance | undefined;
+};
+
+/**
+ * Describes the message callora.credits.v1.AdjustCreditsResponse.
+ * Use `create(AdjustCreditsResponseSchema)` to create a new message.
+ */
+export const AdjustCreditsResponseSchema: GenMessage<AdjustCreditsResponse> = /*@__PURE__*/
+  messageDesc(file_callora_credits_v1_credit_service, 23);
+
+/**
+ * @generated from message callora.credits.v1.RefundPurchaseRequest
+ */
+export type RefundPurchaseRequest = Message<"callora.credits.v1.RefundPurchaseRequest"> & {
+  /**
+   * Chosen by the caller. A retry with the same value refunds once.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * The purchase to take back.
+   *
+   * @generated from field: string purchase_id = 2;
+   */
+  purchaseId: string;
+
+  /**
+   * How much of it.
+   *
+   * @generated from field: int64 amount_nanos = 3;
+   */
+  amountNanos: bigint;
+
+  /**
+   * Why. Shown to the account.
+   *
+   * @generated from field: string note = 4;
+   */
+  note: string;
+};
+
+/**
+ * Describes the message callora.credits.v1.RefundPurchaseRequest.
+ * Use `create(RefundPurchaseRequestSchema)` to create a new message.
+ */
+export const RefundPurchaseRequestSchema: GenMessage<RefundPurchaseRequest> = /*@__PURE__*/
+  messageDesc(file_callora_credits_v1_credit_service, 24);
+
+/**
+ * @generated from message callora.credits.v1.RefundPurchaseResponse
+ */
+export type RefundPurchaseResponse = Message<"callora.credits.v1.RefundPurchaseResponse"> & {
+  /**
+   * The purchase after it.
+   *
+   * @generated from field: callora.credits.v1.Purchase purchase = 1;
+   */
+  purchase?: Purchase | undefined;
+
+  /**
+   * The buyer's balance after it.
+   *
+   * @generated from field: callora.credits.v1.Balance balance = 2;
+   */
+  balance?: Balance | undefined;
+};
+
+/**
+ * Describes the message callora.credits.v1.RefundPurchaseResponse.
+ * Use `create(RefundPurchaseResponseSchema)` to create a new message.
+ */
+export const RefundPurchaseResponseSchema: GenMessage<RefundPurchaseResponse> = /*@__PURE__*/
+  messageDesc(file_callora_credits_v1_credit_service, 25);
 
 /**
  * What moved a balance.
@@ -298,6 +1083,48 @@ export const TransactionType = {
    * @generated from enum value: TRANSACTION_TYPE_CHARGE = 2;
    */
   CHARGE: 2,
+
+  /**
+   * Credit that was bought.
+   *
+   * @generated from enum value: TRANSACTION_TYPE_PURCHASE = 3;
+   */
+  PURCHASE: 3,
+
+  /**
+   * Credit that expired.
+   *
+   * @generated from enum value: TRANSACTION_TYPE_EXPIRY = 4;
+   */
+  EXPIRY: 4,
+
+  /**
+   * Bought credit that was taken back, to be paid back.
+   *
+   * @generated from enum value: TRANSACTION_TYPE_REFUND = 5;
+   */
+  REFUND: 5,
+
+  /**
+   * Given or taken by an administrator.
+   *
+   * @generated from enum value: TRANSACTION_TYPE_ADJUSTMENT = 6;
+   */
+  ADJUSTMENT: 6,
+
+  /**
+   * Used to repay what was owed.
+   *
+   * @generated from enum value: TRANSACTION_TYPE_REPAYMENT = 7;
+   */
+  REPAYMENT: 7,
+
+  /**
+   * A charge that was taken back, or changed.
+   *
+   * @generated from enum value: TRANSACTION_TYPE_CORRECTION = 8;
+   */
+  CORRECTION: 8,
 } as const;
 
 /**
@@ -312,6 +1139,109 @@ export type TransactionType = (typeof TransactionType)[keyof typeof TransactionT
  */
 export const TransactionTypeSchema: GenEnum<TransactionType> = /*@__PURE__*/
   enumDesc(file_callora_credits_v1_credit_service, 0);
+
+/**
+ * What credit came from.
+ *
+ * @generated from enum callora.credits.v1.GrantKind
+ */
+export const GrantKind = {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: GRANT_KIND_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * Granted by the platform.
+   *
+   * @generated from enum value: GRANT_KIND_PROMOTION = 1;
+   */
+  PROMOTION: 1,
+
+  /**
+   * Bought.
+   *
+   * @generated from enum value: GRANT_KIND_PURCHASE = 2;
+   */
+  PURCHASE: 2,
+
+  /**
+   * Given by an administrator.
+   *
+   * @generated from enum value: GRANT_KIND_ADJUSTMENT = 3;
+   */
+  ADJUSTMENT: 3,
+
+  /**
+   * Test credit that somebody gave himself.
+   *
+   * @generated from enum value: GRANT_KIND_TEST = 4;
+   */
+  TEST: 4,
+} as const;
+
+/**
+ * What credit came from.
+ *
+ * @generated from enum callora.credits.v1.GrantKind
+ */
+export type GrantKind = (typeof GrantKind)[keyof typeof GrantKind] | UnknownEnum;
+
+/**
+ * Describes the enum callora.credits.v1.GrantKind.
+ */
+export const GrantKindSchema: GenEnum<GrantKind> = /*@__PURE__*/
+  enumDesc(file_callora_credits_v1_credit_service, 1);
+
+/**
+ * How far a purchase is.
+ *
+ * @generated from enum callora.credits.v1.PurchaseState
+ */
+export const PurchaseState = {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: PURCHASE_STATE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * Not paid yet.
+   *
+   * @generated from enum value: PURCHASE_STATE_PENDING = 1;
+   */
+  PENDING: 1,
+
+  /**
+   * Paid, and granted.
+   *
+   * @generated from enum value: PURCHASE_STATE_CONFIRMED = 2;
+   */
+  CONFIRMED: 2,
+
+  /**
+   * Not paid in time.
+   *
+   * @generated from enum value: PURCHASE_STATE_EXPIRED = 3;
+   */
+  EXPIRED: 3,
+} as const;
+
+/**
+ * How far a purchase is.
+ *
+ * @generated from enum callora.credits.v1.PurchaseState
+ */
+export type PurchaseState = (typeof PurchaseState)[keyof typeof PurchaseState] | UnknownEnum;
+
+/**
+ * Describes the enum callora.credits.v1.PurchaseState.
+ */
+export const PurchaseStateSchema: GenEnum<PurchaseState> = /*@__PURE__*/
+  enumDesc(file_callora_credits_v1_credit_service, 2);
 
 /**
  * The prepaid balance of an account, and what moved it.
@@ -352,6 +1282,85 @@ export const CreditService: GenService<{
     methodKind: "unary";
     input: typeof GrantCreditsRequestSchema;
     output: typeof GrantCreditsResponseSchema;
+  },
+  /**
+   * List the caller's grants in the order in which they burn.
+   *
+   * @generated from rpc callora.credits.v1.CreditService.ListGrants
+   */
+  listGrants: {
+    methodKind: "unary";
+    input: typeof ListGrantsRequestSchema;
+    output: typeof ListGrantsResponseSchema;
+  },
+  /**
+   * Grant the caller's account test credit. It buys test calls alone.
+   *
+   * FAILED_PRECONDITION, with reason TEST_CREDIT_FULL, when the test balance would pass 100,000 USDC.
+   *
+   * @generated from rpc callora.credits.v1.CreditService.GrantTestCredits
+   */
+  grantTestCredits: {
+    methodKind: "unary";
+    input: typeof GrantTestCreditsRequestSchema;
+    output: typeof GrantTestCreditsResponseSchema;
+  },
+  /**
+   * List the plans on sale, the smallest first.
+   *
+   * @generated from rpc callora.credits.v1.CreditService.ListPlans
+   */
+  listPlans: {
+    methodKind: "unary";
+    input: typeof ListPlansRequestSchema;
+    output: typeof ListPlansResponseSchema;
+  },
+  /**
+   * Begin to buy credit. It is granted once the payment is confirmed.
+   *
+   * INVALID_ARGUMENT, with reason PLAN_UNKNOWN or SOURCE_UNKNOWN; FAILED_PRECONDITION, with reason TEST_KEY, for a
+   * test key.
+   *
+   * @generated from rpc callora.credits.v1.CreditService.PurchaseCredits
+   */
+  purchaseCredits: {
+    methodKind: "unary";
+    input: typeof PurchaseCreditsRequestSchema;
+    output: typeof PurchaseCreditsResponseSchema;
+  },
+  /**
+   * Get one of the caller's purchases.
+   *
+   * @generated from rpc callora.credits.v1.CreditService.GetPurchase
+   */
+  getPurchase: {
+    methodKind: "unary";
+    input: typeof GetPurchaseRequestSchema;
+    output: typeof GetPurchaseResponseSchema;
+  },
+  /**
+   * Give an account credit, or take some that is not set aside.
+   *
+   * FAILED_PRECONDITION, with reason CREDIT_RESERVED, when less is available than is to be taken.
+   *
+   * @generated from rpc callora.credits.v1.CreditService.AdjustCredits
+   */
+  adjustCredits: {
+    methodKind: "unary";
+    input: typeof AdjustCreditsRequestSchema;
+    output: typeof AdjustCreditsResponseSchema;
+  },
+  /**
+   * Take bought credit back, to be paid back.
+   *
+   * FAILED_PRECONDITION, with reason CREDIT_USED or CREDIT_RESERVED, when not so much of it is left.
+   *
+   * @generated from rpc callora.credits.v1.CreditService.RefundPurchase
+   */
+  refundPurchase: {
+    methodKind: "unary";
+    input: typeof RefundPurchaseRequestSchema;
+    output: typeof RefundPurchaseResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_callora_credits_v1_credit_service, 0);

@@ -10,7 +10,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file callora/metering/v1/journal.proto.
  */
 export const file_callora_metering_v1_journal: GenFile = /*@__PURE__*/
-  fileDesc("CiFjYWxsb3JhL21ldGVyaW5nL3YxL2pvdXJuYWwucHJvdG8SE2NhbGxvcmEubWV0ZXJpbmcudjEigQEKCkpvdXJuYWxSb3cSDQoFdGV4dHMYASADKAkSMAoGcHJpY2VzGAIgAygLMiAuY2FsbG9yYS5tZXRlcmluZy52MS5QaW5uZWRQcmljZRIyCgdlbnRyaWVzGAMgAygLMiEuY2FsbG9yYS5tZXRlcmluZy52MS5Kb3VybmFsRW50cnkibAoLUGlubmVkUHJpY2USCwoDYXBpGAEgASgNEhEKCWRldmVsb3BlchgCIAEoDRIPCgd2ZXJzaW9uGAMgASgFEhIKCnVuaXRfbmFub3MYBCABKAMSGAoQZmVlX2Jhc2lzX3BvaW50cxgFIAEoBSKqAwoMSm91cm5hbEVudHJ5EiwKBGtpbmQYASABKA4yHi5jYWxsb3JhLm1ldGVyaW5nLnYxLkVudHJ5S2luZBIPCgdhY2NvdW50GAIgASgNEg4KBnNvdXJjZRgDIAEoDRIKCgJpZBgEIAEoCRINCgVwcmljZRgFIAEoDRIQCghlbmRwb2ludBgGIAEoDRIOCgZzdGF0dXMYByABKA0SEwoLdGltZV9taWNyb3MYCCABKAYSEgoKdGltZV91bnNldBgJIAEoCBIMCgR0ZXN0GAogASgIEgwKBGRhdGEYCyABKAkSDQoFdW5pdHMYDCABKAQSFQoNY2hhcmdlZF9uYW5vcxgNIAEoBBINCgVsZWFzZRgOIAEoCRIOCgZrZXlfaWQYDyABKAkSEgoKcmVxdWVzdF9pZBgQIAEoCRIVCg1jb3JyZWN0aW9uX2lkGBEgASgJEhYKDmFkanVzdGVkX25hbm9zGBIgASgEEhgKEHJlcGxheXNfcG9zaXRpb24YEyABKAMSFwoPcmVwbGF5c19vcmRpbmFsGBQgASgFEg4KBnJlYXNvbhgVIAEoCSqAAQoJRW50cnlLaW5kEhoKFkVOVFJZX0tJTkRfVU5TUEVDSUZJRUQQABIUChBFTlRSWV9LSU5EX1VTQUdFEAESFQoRRU5UUllfS0lORF9SRVBMQVkQAhITCg9FTlRSWV9LSU5EX1ZPSUQQAxIVChFFTlRSWV9LSU5EX0FESlVTVBAEYgZwcm90bzM");
+  fileDesc("CiFjYWxsb3JhL21ldGVyaW5nL3YxL2pvdXJuYWwucHJvdG8SE2NhbGxvcmEubWV0ZXJpbmcudjEigQEKCkpvdXJuYWxSb3cSDQoFdGV4dHMYASADKAkSMAoGcHJpY2VzGAIgAygLMiAuY2FsbG9yYS5tZXRlcmluZy52MS5QaW5uZWRQcmljZRIyCgdlbnRyaWVzGAMgAygLMiEuY2FsbG9yYS5tZXRlcmluZy52MS5Kb3VybmFsRW50cnkiegoLUGlubmVkUHJpY2USCwoDYXBpGAEgASgNEhEKCWRldmVsb3BlchgCIAEoDRIPCgd2ZXJzaW9uGAMgASgFEhIKCnVuaXRfbmFub3MYBCABKAMSGAoQZmVlX2Jhc2lzX3BvaW50cxgFIAEoBRIMCgRydWxlGAYgASgJIu8DCgxKb3VybmFsRW50cnkSLAoEa2luZBgBIAEoDjIeLmNhbGxvcmEubWV0ZXJpbmcudjEuRW50cnlLaW5kEg8KB2FjY291bnQYAiABKA0SDgoGc291cmNlGAMgASgNEgoKAmlkGAQgASgJEg0KBXByaWNlGAUgASgNEhAKCGVuZHBvaW50GAYgASgNEg4KBnN0YXR1cxgHIAEoDRITCgt0aW1lX21pY3JvcxgIIAEoBhISCgp0aW1lX3Vuc2V0GAkgASgIEgwKBHRlc3QYCiABKAgSDAoEZGF0YRgLIAEoCRINCgV1bml0cxgMIAEoBBIVCg1jaGFyZ2VkX25hbm9zGA0gASgEEg0KBWxlYXNlGA4gASgJEg4KBmtleV9pZBgPIAEoCRISCgpyZXF1ZXN0X2lkGBAgASgJEhUKDWNvcnJlY3Rpb25faWQYESABKAkSFgoOYWRqdXN0ZWRfbmFub3MYEiABKAQSGAoQcmVwbGF5c19wb3NpdGlvbhgTIAEoAxIXCg9yZXBsYXlzX29yZGluYWwYFCABKAUSDgoGcmVhc29uGBUgASgJEi0KB291dGNvbWUYFiABKA4yHC5jYWxsb3JhLm1ldGVyaW5nLnYxLk91dGNvbWUSFAoMdW5pdHNfYmVmb3JlGBcgASgEKn4KB091dGNvbWUSFwoTT1VUQ09NRV9VTlNQRUNJRklFRBAAEhIKDk9VVENPTUVfRkFJTEVEEAESFQoRT1VUQ09NRV9USU1FRF9PVVQQAhIZChVPVVRDT01FX0NPTlNVTUVSX0xFRlQQAxIUChBPVVRDT01FX05PX1VOSVRTEAQqgAEKCUVudHJ5S2luZBIaChZFTlRSWV9LSU5EX1VOU1BFQ0lGSUVEEAASFAoQRU5UUllfS0lORF9VU0FHRRABEhUKEUVOVFJZX0tJTkRfUkVQTEFZEAISEwoPRU5UUllfS0lORF9WT0lEEAMSFQoRRU5UUllfS0lORF9BREpVU1QQBGIGcHJvdG8z");
 
 /**
  * One row of the journal, as it is kept for ever. Texts that repeat are kept once.
@@ -87,6 +87,13 @@ export type PinnedPrice = Message<"callora.metering.v1.PinnedPrice"> & {
    * @generated from field: int32 fee_basis_points = 5;
    */
   feeBasisPoints: number;
+
+  /**
+   * How it counts: the canonical text of a price rule. Empty: unit_nanos for each unit, free from status 500 on.
+   *
+   * @generated from field: string rule = 6;
+   */
+  rule: string;
 };
 
 /**
@@ -248,6 +255,20 @@ export type JournalEntry = Message<"callora.metering.v1.JournalEntry"> & {
    * @generated from field: string reason = 21;
    */
   reason: string;
+
+  /**
+   * How the call ended. It belongs to what was said, for conflicts.
+   *
+   * @generated from field: callora.metering.v1.Outcome outcome = 22;
+   */
+  outcome: Outcome;
+
+  /**
+   * Units that were used before it in the month, as far as was known: where its tiers begin.
+   *
+   * @generated from field: uint64 units_before = 23;
+   */
+  unitsBefore: bigint;
 };
 
 /**
@@ -256,6 +277,61 @@ export type JournalEntry = Message<"callora.metering.v1.JournalEntry"> & {
  */
 export const JournalEntrySchema: GenMessage<JournalEntry> = /*@__PURE__*/
   messageDesc(file_callora_metering_v1_journal, 2);
+
+/**
+ * How a call ended.
+ *
+ * @generated from enum callora.metering.v1.Outcome
+ */
+export const Outcome = {
+  /**
+   * The whole reply was sent, or the event did not pass the gateway.
+   *
+   * @generated from enum value: OUTCOME_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * No whole reply came from the upstream. Always free.
+   *
+   * @generated from enum value: OUTCOME_FAILED = 1;
+   */
+  FAILED: 1,
+
+  /**
+   * The upstream took too long.
+   *
+   * @generated from enum value: OUTCOME_TIMED_OUT = 2;
+   */
+  TIMED_OUT: 2,
+
+  /**
+   * The consumer left before the end.
+   *
+   * @generated from enum value: OUTCOME_CONSUMER_LEFT = 3;
+   */
+  CONSUMER_LEFT: 3,
+
+  /**
+   * The reply said no units, and the price has none for that: only the part per call counts.
+   *
+   * @generated from enum value: OUTCOME_NO_UNITS = 4;
+   */
+  NO_UNITS: 4,
+} as const;
+
+/**
+ * How a call ended.
+ *
+ * @generated from enum callora.metering.v1.Outcome
+ */
+export type Outcome = (typeof Outcome)[keyof typeof Outcome] | UnknownEnum;
+
+/**
+ * Describes the enum callora.metering.v1.Outcome.
+ */
+export const OutcomeSchema: GenEnum<Outcome> = /*@__PURE__*/
+  enumDesc(file_callora_metering_v1_journal, 0);
 
 /**
  * What an entry does.
@@ -310,5 +386,5 @@ export type EntryKind = (typeof EntryKind)[keyof typeof EntryKind] | UnknownEnum
  * Describes the enum callora.metering.v1.EntryKind.
  */
 export const EntryKindSchema: GenEnum<EntryKind> = /*@__PURE__*/
-  enumDesc(file_callora_metering_v1_journal, 0);
+  enumDesc(file_callora_metering_v1_journal, 1);
 
