@@ -27,6 +27,7 @@ const directoryTables: Readonly<Record<string, string>> = {
   user_identities: "whose a subject of another issuer is",
   api_directory: "whose an API's id is",
   api_slugs: "whose a slug is",
+  purchase_directory: "whose a purchase is",
 };
 
 /** Tables that belong to no account, or to two: for the worker alone. */
@@ -52,6 +53,10 @@ const workerTables: Readonly<Record<string, string>> = {
   processes: "one row for each process of the server",
   wallet_challenges: "a challenge is used before it is known by whom",
   service_tokens: "services belong to the platform",
+  credit_plans: "the platform sells them to all accounts",
+  payment_events: "a payment may be of no account",
+  payment_cursors: "one row for each source of payments",
+  billing_baseline: "one row for each mode: sums over all accounts",
 };
 
 /** Tables that every account's changes count in, and that hold nothing of any account. */
@@ -66,6 +71,7 @@ const appendOnly: Readonly<Record<string, readonly string[]>> = {
   api_prices: ["update", "delete", "truncate"],
   usage_journal: ["update", "truncate"],
   usage_corrections: ["update", "delete", "truncate"],
+  invoices: ["update", "delete", "truncate"],
 };
 
 interface Fixtures {
@@ -390,6 +396,9 @@ async function insertInto(client: pg.Client, table: string): Promise<void> {
       "(account_id, id, event_key, event_position, event_ordinal, is_void, mode, developer_account_id, api_id, " +
       "bucket, booked_month, delta_nanos, delta_fee_nanos, reason, shard, position, ordinal, created_at) " +
       `values ('a','cor_${"0".repeat(26)}','a',1,0,false,'live','a','a',now(),now(),1,0,'a',0,1,0,now())`,
+    invoices:
+      "(account_id, id, number, mode, month, content, charged_nanos, issued_at) " +
+      `values ('a','ivc_${"0".repeat(26)}','a','live','2026-01-01','',0,now())`,
   }[table];
   await client.query(`alter table ${table} no force row level security`);
   await client.query(`insert into ${table} ${columns}`);

@@ -66,7 +66,7 @@ export type Invoice = Message<"callora.credits.v1.Invoice"> & {
   lines: InvoiceLine[];
 
   /**
-   * The sum of its lines.
+   * The sum of its lines, corrections included.
    *
    * @generated from field: int64 charged_nanos = 7;
    */
@@ -178,14 +178,14 @@ export type InvoiceLine = Message<"callora.credits.v1.InvoiceLine"> & {
   units: bigint;
 
   /**
-   * What they were charged, corrections included.
+   * What they were charged, before corrections.
    *
    * @generated from field: int64 charged_nanos = 6;
    */
   chargedNanos: bigint;
 
   /**
-   * What corrections added to it, or took from it.
+   * What corrections that were booked in the month added, or took.
    *
    * @generated from field: int64 corrected_nanos = 7;
    */

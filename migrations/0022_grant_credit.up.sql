@@ -1,0 +1,170 @@
+-- Credit as it came in, grant by grant, and what became of each.
+
+-- A new kind: credit that was taken back from a consumer and is to be paid back to him.
+alter table ledger_accounts
+  drop constraint ledger_accounts_covered,
+  add constraint ledger_accounts_covered check (
+    case
+      -- What somebody holds cannot fall below nothing.
+      when kind in (
+        'consumer', 'lease_escrow', 'payable', 'in_flight', 'platform_fee', 'treasury_equity',
+        'refund_payable'
+      )
+        then credits_nanos >= debits_nanos
+      -- What somebody owes or spent, and what lies on the chain, cannot either.
+      when kind in ('promotion_expense', 'chain', 'consumer_receivable', 'developer_receivable')
+        then debits_nanos >= credits_nanos
+      else kind = 'clearing'
+    end
+  );
+
+create table credit_grants (
+  account_id text not null,
+  id text not null check (id ~ '^grt_[0-9a-v]{26}$'),
+  mode text not null check (mode in ('live', 'test')),
+  kind text not null check (kind in ('promotion', 'purchase', 'adjustment', 'test')),
+  amount_nanos bigint not null check (amount_nanos > 0),
+  burned_nanos bigint not null default 0 check (burned_nanos >= 0),
+  -- Expired or refunded.
+  returned_nanos bigint not null default 0 check (returned_nanos >= 0),
+  -- The lowest burns first.
+  priority integer not null default 50 check (priority between 0 and 100),
+  -- The journal's position from which on it burns.
+  position bigint not null,
+  expire_at timestamptz,
+  state text not null default 'open' check (state in ('open', 'expiring', 'closed')),
+  purchase_id text not null default '',
+  note text not null default '',
+  created_at timestamptz not null,
+  primary key (account_id, id),
+  check (burned_nanos + returned_nanos <= amount_nanos)
+);
+create index credit_grants_order on credit_grants (account_id, mode, priority, expire_at, created_at, id)
+where state <> 'closed';
+create index credit_grants_expiry on credit_grants (expire_at)
+where state <> 'closed' and expire_at is not null;
+
+-- Which part of an account's charges burned which grant: [from, to) on the line of all its charges.
+create table grant_burns (
+  account_id text not null,
+  mode text not null check (mode in ('live', 'test')),
+  from_nanos bigint not null check (from_nanos >= 0),
+  to_nanos bigint not null check (to_nanos > from_nanos),
+  grant_id text not null,
+  primary key (account_id, mode, from_nanos)
+);
+
+-- The grants so far, burned in the order in which they came, as was shown.
+alter table ledger_transfers no force row level security;
+alter table charge_totals no force row level security;
+insert into credit_grants (
+  account_id, id, mode, kind, amount_nanos, burned_nanos, position, state, created_at
+)
+select account_id, source_id, mode, 'promotion', amount_nanos, burned, position,
+  case when burned = amount_nanos then 'closed' else 'open' end, created_at
+from (
+  select granted.*, least(amount_nanos, greatest(0, coalesce(charged_nanos, 0) - before)) as burned
+  from (
+    select account_id, mode, source_id, amount_nanos, position, created_at,
+      (sum(amount_nanos) over (
+        partition by account_id, mode order by created_at, id
+      ) - amount_nanos)::bigint as before
+    from ledger_transfers
+    where debit_kind = 'clearing' and credit_kind = 'consumer' and source_type = 'grant'
+  ) as granted
+  left join charge_totals using (account_id, mode)
+) as burned;
+insert into grant_burns (account_id, mode, from_nanos, to_nanos, grant_id)
+select account_id, mode, before, before + burned_nanos, id
+from (
+  select granted.*, (sum(granted.amount_nanos) over (
+    partition by granted.account_id, granted.mode order by transfer.created_at, transfer.id
+  ) - granted.amount_nanos)::bigint as before
+  from credit_grants as granted
+  join ledger_transfers as transfer on transfer.account_id = granted.account_id
+    and transfer.source_id = granted.id and transfer.source_type = 'grant'
+    and transfer.mode = granted.mode
+    and transfer.debit_kind = 'clearing' and transfer.credit_kind = 'consumer'
+) as burned
+where burned_nanos > 0;
+alter table ledger_transfers force row level security;
+alter table charge_totals force row level security;
+select callora_isolate('credit_grants');
+grant select on credit_grants to callora_app;
+grant select, insert, update on credit_grants to callora_worker;
+select callora_isolate('grant_burns');
+grant select on grant_burns to callora_app;
+grant select, insert, update on grant_burns to callora_worker;
+
+create table credit_plans (
+  id text primary key,
+  name text not null,
+  description text not null,
+  price_nanos bigint not null check (price_nanos > 0),
+  credit_nanos bigint not null check (credit_nanos > 0),
+  bonus_nanos bigint not null default 0 check (bonus_nanos >= 0),
+  rank integer not null,
+  active boolean not null default true
+);
+insert into credit_plans (id, name, description, price_nanos, credit_nanos, bonus_nanos, rank) values
+  ('starter', 'Starter', '10 USDC of credit', 10000000000, 10000000000, 0, 1),
+  ('pro', 'Pro', '100 USDC of credit, and 5 on top', 100000000000, 100000000000, 5000000000, 2),
+  (
+    'enterprise', 'Enterprise', '1,000 USDC of credit, and 100 on top',
+    1000000000000, 1000000000000, 100000000000, 3
+  );
+select callora_reserve('credit_plans');
+grant select on credit_plans to callora_worker;
+
+create table credit_purchases (
+  account_id text not null,
+  id text not null check (id ~ '^pur_[0-9a-v]{26}$'),
+  source text not null,
+  mode text not null default 'live' check (mode = 'live'),
+  plan_id text not null default '',
+  price_nanos bigint not null check (price_nanos > 0),
+  credit_nanos bigint not null check (credit_nanos > 0),
+  bonus_nanos bigint not null default 0 check (bonus_nanos >= 0),
+  state text not null default 'pending' check (state in ('pending', 'confirmed', 'expired')),
+  paid_nanos bigint not null default 0 check (paid_nanos >= 0),
+  refunded_nanos bigint not null default 0 check (refunded_nanos between 0 and paid_nanos),
+  grant_id text not null default '',
+  created_at timestamptz not null,
+  expire_at timestamptz not null,
+  confirmed_at timestamptz,
+  primary key (account_id, id)
+);
+select callora_isolate('credit_purchases');
+grant select, insert on credit_purchases to callora_app;
+grant select, update on credit_purchases to callora_worker;
+
+-- Whose a purchase is.
+create table purchase_directory (
+  purchase_id text primary key,
+  account_id text not null
+);
+select callora_isolate('purchase_directory');
+grant select, insert on purchase_directory to callora_app;
+grant select on purchase_directory to callora_worker;
+
+-- Confirmed payments, each once, matched to a purchase or not.
+create table payment_events (
+  source text not null,
+  event_id text not null,
+  account_id text not null default '',
+  purchase_id text not null default '',
+  amount_nanos bigint not null check (amount_nanos > 0),
+  detail text not null default '',
+  created_at timestamptz not null default now(),
+  primary key (source, event_id)
+);
+select callora_reserve('payment_events');
+grant select, insert on payment_events to callora_worker;
+
+-- How far a source of payments is read.
+create table payment_cursors (
+  source text primary key,
+  cursor text not null
+);
+select callora_reserve('payment_cursors');
+grant select, insert, update on payment_cursors to callora_worker;

@@ -1,0 +1,5 @@
+-- refuses-rows: invoices
+drop table invoices;
+drop table billing_baseline;
+drop table billing_lines;
+alter table usage_events drop column units_before, drop column outcome;
