@@ -11,7 +11,9 @@ import { AnalyticsService } from "../gen/callora/analytics/v1/analytics_service_
 import { AuditService } from "../gen/callora/audit/v1/audit_service_pb.ts";
 import { CatalogService } from "../gen/callora/catalog/v1/catalog_service_pb.ts";
 import { SecretService } from "../gen/callora/credentials/v1/secret_service_pb.ts";
+import { BudgetService } from "../gen/callora/credits/v1/budget_service_pb.ts";
 import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
+import { InvoiceService } from "../gen/callora/credits/v1/invoice_service_pb.ts";
 import { HealthService } from "../gen/callora/health/v1/health_service_pb.ts";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { RouterKeyService } from "../gen/callora/keys/v1/router_key_service_pb.ts";
@@ -51,6 +53,8 @@ import { checkConservation } from "./conservation.ts";
 import type { Sealer } from "./credentials/seal.ts";
 import { secretService } from "./credentials/service.ts";
 import { enabledProviders } from "./credentials/store.ts";
+import { budgetService } from "./credits/budget-service.ts";
+import { invoiceService } from "./credits/invoice-service.ts";
 import { drainLeases } from "./credits/leases.ts";
 import { creditService } from "./credits/service.ts";
 import type { Database } from "./db/database.ts";
@@ -61,9 +65,7 @@ import type { Mount } from "./edge/mount.ts";
 import { createEdge, type RouteInfo } from "./edge/server.ts";
 import { entry, type ServiceEntry } from "./edge/service-entry.ts";
 import type { Finish } from "./edge/telemetry.ts";
-import { createLeaseBook } from "./gateway/lease-book.ts";
-import { gatewayHandler } from "./gateway/proxy.ts";
-import { createUpstreamClient } from "./gateway/upstream.ts";
+import { gatewayParts } from "./gateway-parts.ts";
 import { createReadiness, healthService, type Readiness } from "./health.ts";
 import { createQuotas } from "./keys/quota.ts";
 import { routerKeyService } from "./keys/router-service.ts";
@@ -172,8 +174,9 @@ export function createApp(deps: AppDeps): App {
     ownPorts: () => ownPorts,
     boundPort: () => boundPort,
   };
+  const { served, gateway } = build(deps, parts);
   const edge = createEdge({
-    ...build(deps, parts),
+    ...served,
     docs: docsRoutes({ openapi: describeApi() }),
     health: {
       status: (service) => statusOf(service, readiness),
@@ -199,6 +202,7 @@ export function createApp(deps: AppDeps): App {
       boundPort = bound.port;
       ownPorts.push(bound.port);
       loops.start();
+      gateway.start();
       projectors = startProjectors({
         db,
         progress,
@@ -222,6 +226,7 @@ export function createApp(deps: AppDeps): App {
       const deadline = performance.now() + closingWorkMs;
       const inTime = () => performance.now() < deadline;
       try {
+        await gateway.stop();
         await writeUses(db, uses);
         while (inTime() && (await useLog.flush())) {}
         while (inTime() && (await db.systemTransaction((tx) => drainAll(tx, holder, now())))) {}
@@ -353,6 +358,8 @@ function build(deps: AppDeps, parts: Parts) {
       }),
     ),
     entry(CreditService, creditService({ db, existsAccount, watermark, now })),
+    entry(BudgetService, budgetService({ db, trust, now })),
+    entry(InvoiceService, invoiceService({ db, watermark, now })),
     entry(LedgerService, ledgerService({ db, balancesAt, watermark })),
     entry(MeteringService, meteringService(door)),
     entry(MeterService, meterService({ db, wakeBuilder: () => parts.loops.wake("meters"), now })),
@@ -373,24 +380,16 @@ function build(deps: AppDeps, parts: Parts) {
       }),
     ),
   ];
-  const timeoutMs = config.gateway.upstreamTimeoutMs;
-  const gateway = gatewayHandler({
-    db,
-    journal,
-    leases: createLeaseBook({ db, holder: parts.holder, callMsMax: timeoutMs, now }),
-    client: createUpstreamClient({ addresses, timeoutMs }),
-    countUse: (key) => verifier.count(key),
-    watchKey: (key, onRefused) => verifier.watch(key, onRefused),
-    now,
-  });
+  const { holder } = parts;
+  const gateway = gatewayParts({ ...deps, journal, verifier, addresses, holder });
   const mounts = [
-    gatewayMount(gateway),
+    ...gateway.mounts,
     usageMount(door),
     metricsMount(deps),
     startPage(),
     ...auth.mounts,
   ];
-  return { services, steps, mounts };
+  return { served: { services, steps, mounts }, gateway };
 }
 
 /** What the limits of a person or a key of the account hang on. Null: it has no such person or key. */
@@ -410,20 +409,6 @@ function walletAuth({ config, network, secretKey }: AppDeps): WalletAuth | undef
   return signingSecret === undefined
     ? undefined
     : createWalletAuth({ network, signingSecret, homeDomain });
-}
-
-function gatewayMount(handler: Mount["handler"]): Mount {
-  return {
-    method: "ANY",
-    pattern: "/v1/call/{api}/{path=**}",
-    policy: {
-      access: Access.API_KEY,
-      auditAction: "",
-      rateClass: RateClass.V1,
-      successStatus: 0,
-    },
-    handler,
-  };
 }
 
 function metricsMount({ config, metrics }: AppDeps): Mount {

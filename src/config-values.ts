@@ -43,6 +43,17 @@ export function wholeNumber(min: number, max: number, initial: number) {
     .default(initial);
 }
 
+/** A whole number up to a size on either side of zero. Without one: the initial. */
+export function signedNumber(max: number, initial: number) {
+  const message = `must be a whole number from ${-max} to ${max}`;
+  return z
+    .string()
+    .regex(/^-?\d{1,15}$/, message)
+    .transform(Number)
+    .refine((value) => Math.abs(value) <= max, message)
+    .default(initial);
+}
+
 /** `1` or `0`. Not set is `0`. */
 export function flag() {
   return z

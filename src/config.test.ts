@@ -98,6 +98,10 @@ test("every value that is set is read", () => {
     METRICS_API_KEY: "scrape-me",
     PLATFORM_FEE_BASIS_POINTS: "10000",
     GATEWAY_UPSTREAM_TIMEOUT_MS: "1",
+    GATEWAY_HOST: "Calls.example:8443",
+    GATEWAY_CONNECTIONS_MAX: "7",
+    GATEWAY_CALLS_MAX: "8",
+    GATEWAY_ASYNC_PENDING_MAX: "0",
     OTEL_SERVICE_NAME: "anything",
   });
 
@@ -127,7 +131,14 @@ test("every value that is set is read", () => {
   expect(config.secrets.encryptionKeys[1]?.key).toEqual(Buffer.from(keyOf(3), "base64"));
   expect(config.stellar.horizonUrl).toBe("https://horizon.stellar.org");
   expect(config.platformFeeBasisPoints).toBe(10_000);
-  expect(config.gateway).toEqual({ allowPrivateUpstreams: [], upstreamTimeoutMs: 1 });
+  expect(config.gateway).toEqual({
+    allowPrivateUpstreams: [],
+    upstreamTimeoutMs: 1,
+    host: "calls.example:8443",
+    connectionsMax: 7,
+    callsMax: 8,
+    asyncPendingMax: 0,
+  });
 });
 
 test("who listens acts for the background work, unless it is told where to listen", () => {
@@ -204,6 +215,9 @@ test.for([
   ["STELLAR_ASSET_CODE", "TOOLONGANASSET"],
   ["PLATFORM_FEE_BASIS_POINTS", "10001"],
   ["GATEWAY_UPSTREAM_TIMEOUT_MS", "0"],
+  ["GATEWAY_HOST", "https://calls.example"],
+  ["GATEWAY_CONNECTIONS_MAX", "0"],
+  ["CALLORA_TEST_CLOCK_OFFSET_MS", "1h"],
   ["METRICS_API_KEY", "two words"],
 ] as const)("%s=%j is refused by name", ([name, value]) => {
   const problems = problemsOf({ [name]: value });
@@ -271,6 +285,7 @@ test.for([
   ["GATEWAY_ALLOW_PRIVATE_UPSTREAMS", { GATEWAY_ALLOW_PRIVATE_UPSTREAMS: "10.0.0.0/8" }],
   ["TRUSTED_PROXIES", { TRUSTED_PROXIES: "0.0.0.0/0" }],
   ["CALLORA_DEV_USER_HEADER", { CALLORA_DEV_USER_HEADER: "1" }],
+  ["CALLORA_TEST_CLOCK_OFFSET_MS", { CALLORA_TEST_CLOCK_OFFSET_MS: "-3600000" }],
 ] as const)("production refuses %s from %j", ([name, change]) => {
   expect(problemsOf(production)).toEqual([]);
 

@@ -14,6 +14,7 @@ import {
   origin,
   origins,
   pemFile,
+  signedNumber,
   stellarKey,
   text,
   url,
@@ -111,7 +112,17 @@ export interface Config {
     /** Networks that an API's upstream may be in although their addresses are private. */
     readonly allowPrivateUpstreams: readonly string[];
     readonly upstreamTimeoutMs: number;
+    /** The only host that serves calls, and nothing else is served on it. Undefined: any host serves everything. */
+    readonly host: string | undefined;
+    /** To one origin. */
+    readonly connectionsMax: number;
+    /** That run at once. */
+    readonly callsMax: number;
+    /** Events of answered calls that may not be durable yet. */
+    readonly asyncPendingMax: number;
   };
+  /** What the server adds to the time, for tests. Zero in production. */
+  readonly testClockOffsetMs: number;
 }
 
 /**
@@ -173,6 +184,11 @@ const variables = {
   EVENTS_KEEP_MONTHS: wholeNumber(3, 1_200, 13),
   GATEWAY_ALLOW_PRIVATE_UPSTREAMS: networks(),
   GATEWAY_UPSTREAM_TIMEOUT_MS: wholeNumber(1, 600_000, 30_000),
+  GATEWAY_HOST: text(/^[A-Za-z0-9.-]{1,253}(?::\d{1,5})?$/, "a host, with a port if need be"),
+  GATEWAY_CONNECTIONS_MAX: wholeNumber(1, 65_535, 1_024),
+  GATEWAY_CALLS_MAX: wholeNumber(1, 1_000_000, 10_000),
+  GATEWAY_ASYNC_PENDING_MAX: wholeNumber(0, 1_000_000, 2_000),
+  CALLORA_TEST_CLOCK_OFFSET_MS: signedNumber(100_000_000_000, 0),
 } satisfies Record<string, z.ZodType>;
 
 type Name = keyof typeof variables;
@@ -363,6 +379,9 @@ function productionRules(values: Partial<Values>): [Name, string][] {
       "must be 0 in production: it lets anybody be anybody",
     ]);
   }
+  if (values.CALLORA_TEST_CLOCK_OFFSET_MS) {
+    problems.push(["CALLORA_TEST_CLOCK_OFFSET_MS", "must be 0 in production: it is for tests"]);
+  }
   return problems;
 }
 
@@ -440,7 +459,12 @@ function toConfig(values: Values): Config {
       allowPrivateUpstreams:
         values.GATEWAY_ALLOW_PRIVATE_UPSTREAMS ?? (isDevelopment ? loopbackNetworks : []),
       upstreamTimeoutMs: values.GATEWAY_UPSTREAM_TIMEOUT_MS,
+      host: values.GATEWAY_HOST?.toLowerCase(),
+      connectionsMax: values.GATEWAY_CONNECTIONS_MAX,
+      callsMax: values.GATEWAY_CALLS_MAX,
+      asyncPendingMax: values.GATEWAY_ASYNC_PENDING_MAX,
     },
+    testClockOffsetMs: values.CALLORA_TEST_CLOCK_OFFSET_MS,
   };
 }
 

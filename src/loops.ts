@@ -7,6 +7,8 @@ import type { Config } from "./config.ts";
 import { createResealGauges } from "./credentials/gauges.ts";
 import { resealNext } from "./credentials/loop.ts";
 import type { Sealer } from "./credentials/seal.ts";
+import { expireNext } from "./credits/expiry.ts";
+import { issueInvoices } from "./credits/invoice-loop.ts";
 import { drainLeases } from "./credits/leases.ts";
 import type { Database } from "./db/database.ts";
 import { deleteOldAnswers } from "./db/once.ts";
@@ -16,6 +18,7 @@ import type { Logger } from "./log.ts";
 import { archiveNext } from "./metering/archive.ts";
 import { buildNextMeter } from "./metering/meter-build.ts";
 import type { Metrics } from "./metrics.ts";
+import { takeDeposits } from "./settlement/deposits.ts";
 import { settleNext } from "./settlement/loop.ts";
 import type { StellarNetwork } from "./stellar/network.ts";
 
@@ -38,6 +41,9 @@ type LoopName =
   | "settlement"
   | "credentials"
   | "housekeeping"
+  | "invoices"
+  | "grants"
+  | "deposits"
   | "key uses";
 
 /** The background work. */
@@ -100,6 +106,9 @@ export function createLoops(
       }
       run("key uses", 5_000, () => useLog.flush());
       run("settlement", 500, () => settleNext({ db, network, now }));
+      run("invoices", 60_000, () => issueInvoices({ db, now }));
+      run("grants", 1_000, () => db.systemTransaction((tx) => expireNext(tx, now())));
+      run("deposits", 1_000, () => takeDeposits({ db, network, now }));
       run("credentials", 5_000, () => resealNext(reseal, now()));
       run("housekeeping", 1_000, async () => {
         await db.systemTransaction((tx) => deleteExpiredSessions(tx, now()));

@@ -39,6 +39,7 @@ function allSteps(): Steps {
         kind: "key",
         id: "key_1",
         familyId: "key_1",
+        createdBy: "usr_1",
         accountId: "acc_1",
         apiId: "api_1",
         mode: "live",

@@ -12,7 +12,7 @@ import type { Trust } from "../db/trust.ts";
 import { type AddressPolicy, addressLiteral, portOf } from "../lib/address.ts";
 import { newId } from "../lib/id.ts";
 import { splitPage } from "../lib/page-token.ts";
-import { alreadyExists, invalidArgument, notFound } from "../rpc/errors.ts";
+import { alreadyExists, invalidArgument, notBuilt, notFound } from "../rpc/errors.ts";
 import { pageOf } from "../rpc/page.ts";
 import { requirePrincipal, requireTenant } from "../rpc/principal.ts";
 import { retryOf } from "../rpc/retry.ts";
@@ -120,6 +120,18 @@ export function catalogService(deps: Deps): ServiceImpl<typeof CatalogService> {
         return { api: await readApi(tx, accountId, apiId) };
       });
     },
+
+    async unpublishApi() {
+      throw notBuilt("CatalogService/UnpublishApi");
+    },
+
+    async listOwnApis() {
+      throw notBuilt("CatalogService/ListOwnApis");
+    },
+
+    async listPrices() {
+      throw notBuilt("CatalogService/ListPrices");
+    },
   };
 }
 
@@ -155,6 +167,7 @@ function checkUpstream(text: string, addresses: AddressPolicy): void {
 const stateOf = {
   draft: ApiState.DRAFT,
   published: ApiState.PUBLISHED,
+  unpublished: ApiState.UNPUBLISHED,
 } satisfies Record<ApiRow["state"], ApiState>;
 
 function toApi(row: ApiRow, upstreamUrl = "") {

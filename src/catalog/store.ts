@@ -8,7 +8,7 @@ const apiRow = z.object({
   slug: z.string(),
   name: z.string(),
   description: z.string(),
-  state: z.enum(["draft", "published"]),
+  state: z.enum(["draft", "published", "unpublished"]),
   created_at: z.number(),
   updated_at: z.number(),
   price_version: z.number(),
@@ -91,6 +91,79 @@ export function findApiTarget(db: Queries, idOrSlug: string): Promise<ApiTarget 
       select api_id, account_id from api_directory where api_id = ${idOrSlug}
     )
   `);
+}
+
+/** What keeps the gateway's memory of APIs true: announced by id and by slug. */
+export const apiTopic = "api";
+
+/** What keeps opened credentials of upstreams true: announced by account. */
+export const credentialTopic = "credential";
+
+const definitionRow = z.object({
+  name: z.string(),
+  id: z.string(),
+  slug: z.string(),
+  account_id: z.string(),
+  state: z.enum(["draft", "published", "unpublished"]),
+  version: z.number(),
+  call_nanos: z.bigint(),
+  fee_basis_points: z.number(),
+  sheet: z.string(),
+  url: z.string(),
+  settings: z.string(),
+});
+
+/** All that the gateway needs of an API, with its newest price. */
+export interface ApiDefinition {
+  id: string;
+  slug: string;
+  accountId: string;
+  state: "draft" | "published" | "unpublished";
+  version: number;
+  callNanos: bigint;
+  feeBasisPoints: number;
+  /** The price sheet, canonical JSON. Empty: callNanos for each call. */
+  sheet: string;
+  url: string;
+  /** callora.catalog.v1.ApiSettings as JSON. Empty: none. */
+  settings: string;
+}
+
+/** List APIs by slug or id, in whatever state. For the gateway, which acts for all accounts. */
+export async function listApiDefinitions(
+  db: Queries,
+  names: readonly string[],
+): Promise<ReadonlyMap<string, ApiDefinition>> {
+  const rows = await db.any(sql.type(definitionRow)`
+    select asked.name, apis.id, apis.slug, apis.account_id, apis.state,
+      price.version, price.call_nanos, price.fee_basis_points, price.sheet,
+      api_upstreams.url, api_upstreams.settings
+    from unnest(${sql.array([...names], "text")}) as asked (name)
+    cross join lateral (
+      select api_id, account_id from api_slugs where slug = asked.name
+      union
+      select api_id, account_id from api_directory where api_id = asked.name
+    ) as found
+    join apis on apis.account_id = found.account_id and apis.id = found.api_id
+    join api_upstreams
+      on api_upstreams.account_id = found.account_id and api_upstreams.api_id = found.api_id
+    cross join lateral (
+      select version, call_nanos, fee_basis_points, sheet from api_prices
+      where api_prices.account_id = found.account_id and api_prices.api_id = found.api_id
+      order by version desc limit 1
+    ) as price
+  `);
+  return new Map(
+    rows.map(({ name, account_id, call_nanos, fee_basis_points, ...row }) => [
+      name,
+      {
+        ...row,
+        accountId: account_id,
+        callNanos: call_nanos,
+        feeBasisPoints: fee_basis_points,
+      },
+    ]),
+  );
 }
 
 /** Claim a slug for an API. False when another API has it. */

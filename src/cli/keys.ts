@@ -40,7 +40,8 @@ export async function createKey(context: Context, options: NewKey): Promise<void
     const tenant = operator(accountId, methodPolicy(KeyService.method.createKey).auditAction);
     return db.tenantTransaction(tenant, async (tx, audit) => {
       const id = newId("key", now());
-      const owner = { accountId, id, familyId: id, userId: tenant.actor, apiId: api.id, mode };
+      const maker = { userId: tenant.actor, createdBy: tenant.actor };
+      const owner = { accountId, id, familyId: id, ...maker, apiId: api.id, mode };
       const rules = { ...noRules, displayName: name };
       const made: NewKeyRow = { ...owner, ...rules, ...secret, state: "active" };
       if (!(await insertKey(tx, made))) {

@@ -22,7 +22,7 @@ export async function serve(): Promise<void> {
     const server = await startServer({
       config,
       log,
-      now: () => new Date(),
+      now: clockOf(config),
       version: packageJson.version,
       signal: stopping.signal,
       onFirstAdmin: (made) => {
@@ -39,6 +39,11 @@ export async function serve(): Promise<void> {
     }
   }
   await shutdownTelemetry();
+}
+
+/** Wall time, for tests moved by an offset. */
+function clockOf({ testClockOffsetMs: offsetMs }: Config): () => Date {
+  return () => new Date(Date.now() + offsetMs);
 }
 
 function aborted(signal: AbortSignal): Promise<void> {

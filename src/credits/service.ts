@@ -11,7 +11,7 @@ import type { Tx } from "../db/pool.ts";
 import { between, type Mode, platformAccountId, postTransfers } from "../ledger/store.ts";
 import { newId } from "../lib/id.ts";
 import { splitPage } from "../lib/page-token.ts";
-import { notFound } from "../rpc/errors.ts";
+import { notBuilt, notFound } from "../rpc/errors.ts";
 import { pageOf } from "../rpc/page.ts";
 import { requirePrincipal, requireTenant } from "../rpc/principal.ts";
 import { retryOf } from "../rpc/retry.ts";
@@ -72,6 +72,34 @@ export function creditService(deps: {
           return { balance: toBalance(await getBalance(tx, req.accountId, mode)) };
         });
       });
+    },
+
+    async listGrants() {
+      throw notBuilt("CreditService/ListGrants");
+    },
+
+    async grantTestCredits() {
+      throw notBuilt("CreditService/GrantTestCredits");
+    },
+
+    async listPlans() {
+      throw notBuilt("CreditService/ListPlans");
+    },
+
+    async purchaseCredits() {
+      throw notBuilt("CreditService/PurchaseCredits");
+    },
+
+    async getPurchase() {
+      throw notBuilt("CreditService/GetPurchase");
+    },
+
+    async adjustCredits() {
+      throw notBuilt("CreditService/AdjustCredits");
+    },
+
+    async refundPurchase() {
+      throw notBuilt("CreditService/RefundPurchase");
     },
   };
 }

@@ -261,6 +261,7 @@ function gatewayEntry({
       version: api.price_version,
       unitNanos: api.call_nanos,
       feeBasisPoints: api.fee_basis_points,
+      rule: "",
     },
     timeMicros: BigInt(now.getTime()) * 1_000n,
     timeUnset: false,
@@ -270,6 +271,8 @@ function gatewayEntry({
     lease: rest.chargedNanos === 0n ? null : lease,
     keyId: key.id,
     replays: null,
+    outcome: "whole",
+    unitsBefore: 0n,
     keptHash: null,
   };
 }

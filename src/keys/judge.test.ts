@@ -17,6 +17,7 @@ const key: KnownKey = {
   allowedCidrs: ["192.0.2.0/24"],
   metadata: {},
   familyId: "key_1",
+  createdBy: "usr_1",
   minuteMax: null,
   dayMax: null,
   quota: { leftMax: 3, refillAtMs: null },

@@ -24,6 +24,8 @@ export interface KnownKey {
   readonly metadata: Readonly<Record<string, string>>;
   /** What the quota and the rate limits hang on: a rotation does not change it. */
   readonly familyId: string;
+  /** The member who made it, or the first of its rotations. Empty: nobody knows. */
+  readonly createdBy: string;
   /** Null: not limited. */
   readonly minuteMax: number | null;
   readonly dayMax: number | null;
@@ -54,6 +56,7 @@ export function toKnownKey(row: KnownKeyRow): KnownKey {
     allowedCidrs: row.allowed_cidrs.length === 0 ? none : row.allowed_cidrs,
     metadata: Object.keys(row.metadata).length === 0 ? blank : row.metadata,
     familyId: row.family_id === row.id ? row.id : row.family_id,
+    createdBy: row.created_by,
     minuteMax: row.rate_limit_per_minute,
     dayMax: row.rate_limit_per_day,
     quota:

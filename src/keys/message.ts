@@ -21,6 +21,7 @@ export function toKey(row: KeyRow) {
     rateLimitPerMinute: row.rate_limit_per_minute ?? 0,
     rateLimitPerDay: row.rate_limit_per_day ?? 0,
     metadata: row.metadata,
+    createdBy: row.created_by,
     rotatedToKeyId: row.rotated_to ?? "",
     ...time("expireTime", row.expire_at),
     ...time("revokeTime", row.revoked_at),

@@ -96,7 +96,9 @@ function makers(deps: Deps): Pick<ServiceImpl<typeof KeyService>, Making> {
       const secret = mintSecret(mode);
       const id = newId("key", now());
       const apiId = req.apiId === "" ? null : req.apiId;
-      const owner = { accountId, id, familyId: id, userId: tenant.actor, apiId, mode };
+      const { actor } = tenant;
+      const maker = { userId: actor, createdBy: actor };
+      const owner = { accountId, id, familyId: id, ...maker, apiId, mode };
       const key = { ...owner, ...rulesOf(req), ...secret, state: "active" as const };
       return db.tenantTransaction(tenant, async (tx, audit) => {
         const scope = { accountId, retry, response: CreateKeyResponseSchema, audit };
@@ -265,13 +267,13 @@ async function replaceKey(
   { accountId, actor }: Tenant,
   { old, overlapMs, now }: { old: KeyRow; overlapMs: number; now: Date },
 ): Promise<{ id: string; plain: string }> {
-  const { id: keyId, family_id: familyId, api_id: apiId, mode, state } = old;
+  const { id: keyId, family_id: familyId, created_by: createdBy, api_id: apiId, mode, state } = old;
   await refuseRotation(tx, old, now);
   const secret = mintSecret(mode);
   const id = newId("key", now);
   const until = new Date(now.getTime() + overlapMs);
   await markRotated(tx, { accountId, keyId, rotatedTo: id, until, now });
-  const owner = { accountId, id, familyId, userId: actor, apiId, mode, state };
+  const owner = { accountId, id, familyId, userId: actor, createdBy, apiId, mode, state };
   await insertOrRefuse(tx, { ...owner, ...rulesOfRow(old), ...secret });
   return { id, plain: secret.plain };
 }

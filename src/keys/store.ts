@@ -7,6 +7,7 @@ const keyRow = z.object({
   id: z.string(),
   api_id: z.string().nullable(),
   family_id: z.string(),
+  created_by: z.string(),
   mode: z.enum(["live", "test"]),
   state: z.enum(["active", "disabled"]),
   display_name: z.string(),
@@ -61,6 +62,8 @@ export interface NewKey extends KeyRules {
   /** Its own id, or that of the first key of a rotation. */
   familyId: string;
   userId: string;
+  /** Who made it, or the first of its rotations. */
+  createdBy: string;
   /** Null: every API. */
   apiId: string | null;
   mode: KeyRow["mode"];
@@ -71,8 +74,8 @@ export interface NewKey extends KeyRules {
 
 // A quota whose time has come is shown as if it were filled: the next use fills it.
 const keyQuery = sql.fragment`
-  select api_keys.account_id, api_keys.id, api_keys.api_id, api_keys.family_id, api_keys.mode,
-    api_keys.state, api_keys.display_name, api_keys.prefix, api_keys.scopes,
+  select api_keys.account_id, api_keys.id, api_keys.api_id, api_keys.family_id, api_keys.created_by,
+    api_keys.mode, api_keys.state, api_keys.display_name, api_keys.prefix, api_keys.scopes,
     api_keys.allowed_cidrs, api_keys.rate_limit_per_minute, api_keys.rate_limit_per_day,
     api_keys.metadata, api_keys.created_at, api_keys.updated_at, api_keys.last_used_at,
     api_keys.expire_at, api_keys.revoked_at, api_keys.rotated_to, api_keys.rotate_until,
@@ -89,11 +92,11 @@ export async function insertKey(tx: Tx, key: NewKey): Promise<boolean> {
   const row = await tx.maybeOne(sql.type(z.object({ id: z.string() }))`
     with inserted as (
       insert into api_keys (
-        account_id, id, family_id, user_id, api_id, mode, state, display_name, prefix, key_hash,
+        account_id, id, family_id, user_id, created_by, api_id, mode, state, display_name, prefix, key_hash,
         scopes, allowed_cidrs, rate_limit_per_minute, rate_limit_per_day, metadata, expire_at
       )
       values (
-        ${key.accountId}, ${key.id}, ${key.familyId}, ${key.userId}, ${key.apiId}, ${key.mode},
+        ${key.accountId}, ${key.id}, ${key.familyId}, ${key.userId}, ${key.createdBy}, ${key.apiId}, ${key.mode},
         ${key.state}, ${key.displayName}, ${key.prefix}, ${sql.binary(key.hash)},
         ${sql.array(key.scopes, "text")}, ${sql.array(key.allowedCidrs, "text")},
         ${key.rateLimitPerMinute}, ${key.rateLimitPerDay}, ${JSON.stringify(key.metadata)}::jsonb,

@@ -14,6 +14,7 @@ const knownKeyRow = z.object({
   allowed_cidrs: z.array(z.string()),
   metadata: z.record(z.string(), z.string()),
   family_id: z.string(),
+  created_by: z.string(),
   rate_limit_per_minute: z.number().nullable(),
   rate_limit_per_day: z.number().nullable(),
   uses_left: z.bigint().nullable(),
@@ -30,6 +31,7 @@ export function listKeysByHash(tx: Tx, hashes: readonly string[]): Promise<reado
       api_keys.revoked_at is not null or api_keys.state = 'disabled' as is_disabled,
       least(api_keys.expire_at, api_keys.rotate_until) as expire_at,
       api_keys.scopes, api_keys.allowed_cidrs, api_keys.metadata, api_keys.family_id,
+      api_keys.created_by,
       api_keys.rate_limit_per_minute, api_keys.rate_limit_per_day,
       case when key_quotas.uses_max is not null then key_quotas.uses_left end as uses_left,
       key_quotas.refill_at

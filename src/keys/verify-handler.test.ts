@@ -27,6 +27,7 @@ const admin: Principal = { kind: "user", ...at, role: "admin", mode: "live", ...
 const key: Principal = {
   kind: "key",
   familyId: "key_1",
+  createdBy: "usr_1",
   ...at,
   apiId: null,
   mode: "live",

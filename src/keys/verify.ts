@@ -87,8 +87,8 @@ export function createVerifier(deps: Deps): Verifier {
           return undefined;
         }
         useLog.note(key, at);
-        const { id, familyId, accountId, apiId, mode, scopes } = key;
-        const owner = { id, familyId, accountId };
+        const { id, familyId, createdBy, accountId, apiId, mode, scopes } = key;
+        const owner = { id, familyId, createdBy, accountId };
         const principal: KeyPrincipal = { kind: "key", ...owner, apiId, mode, scopes };
         keyOf.set(principal, key);
         return principal;

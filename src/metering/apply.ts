@@ -1,6 +1,8 @@
+import { type BurningCharge, burnGrants } from "../credits/burn.ts";
 import { type LeaseKey, type LeaseSpending, lockLeases, spendLeases } from "../credits/leases.ts";
 import type { Tx } from "../db/pool.ts";
 import { lockBalances, postTransfers } from "../ledger/store.ts";
+import { addBillLines } from "./bill-lines.ts";
 import { payingBalances, transfersOf } from "./charge.ts";
 import {
   type Candidate,
@@ -83,6 +85,7 @@ async function store(
   await insertEvents(tx, applied, { shard, batchPosition: last });
   await addRollups(tx, applied);
   await addMeters(tx, { applied, voided: [] });
+  await addBillLines(tx, applied);
   const charged = applied.filter(({ entry }) => entry.chargedNanos > 0n);
   if (charged.length === 0) {
     return;
@@ -90,9 +93,21 @@ async function store(
   await addRevenueTotals(tx, charged, shard);
   await addChargeTotals(tx, charged);
   await spendLeases(tx, spendingOf(charged));
+  await burnGrants(tx, charged.map(burningOf));
   const source = { type: "usage", id: `${shard}:${first}-${last}${trial}` };
   const transfers = transfersOf(charged).map((one) => ({ ...one, source, position: last }));
   await postTransfers(tx, transfers, now);
+}
+
+function burningOf({ entry, place, receivedAt, chargedBefore }: NewEvent): BurningCharge {
+  return {
+    accountId: entry.account,
+    mode: entry.mode,
+    position: place.position,
+    at: receivedAt,
+    fromNanos: chargedBefore,
+    nanos: entry.chargedNanos,
+  };
 }
 
 function distinctIdentities(candidates: readonly Candidate[]): Identity[] {

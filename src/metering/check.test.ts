@@ -21,6 +21,7 @@ const price = {
   version: 3,
   unitNanos: 1_000n,
   feeBasisPoints: 250,
+  rule: "",
 };
 
 function event(more: Partial<UsageEvent> = {}): UsageEvent {

@@ -135,6 +135,8 @@ export function toEntry(event: UsageEvent, price: Pinned, now: Date): UsageEntry
     keyId: null,
     requestId: "",
     replays: null,
+    outcome: "whole",
+    unitsBefore: 0n,
     keptHash: null,
   };
   entry.chargedNanos = chargeOf(entry);

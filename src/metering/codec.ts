@@ -8,6 +8,7 @@ import {
   JournalRowSchema,
   type PinnedPrice,
 } from "../../gen/callora/metering/v1/journal_pb.ts";
+import { outcomes } from "../catalog/price-rule.ts";
 import type { Entry } from "./entry.ts";
 import { readJsonEvent } from "./json-codec.ts";
 import { entryLimits as limits } from "./row-limits.ts";
@@ -100,6 +101,8 @@ function toEntry(written: JournalEntry, { texts, prices }: JournalRow): unknown 
     lease: written.lease === "" ? null : written.lease,
     keyId: written.keyId === "" ? null : written.keyId,
     requestId: written.requestId,
+    outcome: outcomes[written.outcome],
+    unitsBefore: written.unitsBefore,
     replays: replaysPosition === 0n ? null : { position: replaysPosition, ordinal: replaysOrdinal },
     keptHash: null,
   };
@@ -113,6 +116,7 @@ function toPinned(price: PinnedPrice | undefined, texts: readonly string[]): unk
       version: price.version,
       unitNanos: price.unitNanos,
       feeBasisPoints: price.feeBasisPoints,
+      rule: price.rule,
     }
   );
 }
@@ -142,6 +146,7 @@ const entrySchema = z.discriminatedUnion("kind", [
       version: z.int().min(0),
       unitNanos: nanos,
       feeBasisPoints: z.int().min(0).max(limits.feeBasisPointsMax),
+      rule: text(limits.ruleMax),
     }),
     endpoint: text(limits.endpointMax),
     status: z.int().min(0).max(limits.statusMax),
@@ -154,6 +159,8 @@ const entrySchema = z.discriminatedUnion("kind", [
     lease: text(limits.idMax).nullable(),
     keyId: text(limits.idMax).nullable(),
     requestId: text(limits.requestIdMax),
+    outcome: z.enum(outcomes),
+    unitsBefore: z.bigint().min(0n).max(limits.unitsMax),
     replays: place.nullable(),
     keptHash: z.null(),
   }),

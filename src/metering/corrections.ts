@@ -3,6 +3,7 @@ import { lockBalances, postTransfers } from "../ledger/store.ts";
 import { shareFloor } from "../lib/money.ts";
 import type { Applied, BatchContext, Corrected, PlacedCorrection } from "./applied-event.ts";
 import { attempt } from "./attempt.ts";
+import { addCorrectedLines } from "./bill-lines.ts";
 import { bookedMonth } from "./booked-month.ts";
 import { encodeRow } from "./codec.ts";
 import {
@@ -49,6 +50,7 @@ export async function applyCorrections(
       done.push(result);
     }
   }
+  await addCorrectedLines(tx, done);
   return { done, failed };
 }
 

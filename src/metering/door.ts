@@ -119,6 +119,7 @@ function toPinned(row: PriceRow): Pinned {
     version: row.price_version,
     unitNanos: row.call_nanos,
     feeBasisPoints: row.fee_basis_points,
+    rule: "",
   };
 }
 

@@ -1,4 +1,5 @@
 import { createHash, hash } from "node:crypto";
+import type { Outcome } from "../catalog/price-rule.ts";
 import type { Mode } from "../ledger/store.ts";
 
 /** Shards of the journal. All of an account's entries are in one of them. */
@@ -17,6 +18,8 @@ export type Pinned = {
   version: number;
   unitNanos: bigint;
   feeBasisPoints: number;
+  /** The canonical text of how it counts. Empty: unitNanos for each unit, free from status 500 on. */
+  rule: string;
 };
 
 /** What somebody used, as the journal keeps it. */
@@ -43,6 +46,10 @@ export interface UsageEntry {
   keyId: string | null;
   /** The gateway's. Empty for what did not pass through it. */
   requestId: string;
+  /** How the call ended: belongs to what was said. */
+  outcome: Outcome;
+  /** Units that were used before it in the month, as far as was known: where its tiers begin. */
+  unitsBefore: bigint;
   /** Where the quarantined event stood. Only of a replay. */
   replays: Place | null;
   /** The body's hash that a row of codec 0 holds. Null in all that is written today. */
@@ -88,13 +95,13 @@ export function unitsOf({ units }: UsageEntry): bigint {
  * The hash of what the sender said of an event. The same identity with another hash is a conflict.
  *
  * Each part is preceded by its length, so that no two different events have the same parts. What says nothing of
- * units and data has the hash that earlier versions gave it: an event may come again after an update.
+ * units, data and outcome has the hash that earlier versions gave it: an event may come again after an update.
  */
 export function bodyHash(entry: UsageEntry): Buffer {
   if (entry.keptHash !== null) {
     return entry.keptHash;
   }
-  const { price, requestId, endpoint, data } = entry;
+  const { price, requestId, endpoint, data, outcome } = entry;
   const units = unitsOf(entry);
   const status = String(entry.status);
   const time = entry.timeUnset ? "" : timeText(entry.timeMicros);
@@ -102,8 +109,11 @@ export function bodyHash(entry: UsageEntry): Buffer {
     requestId === ""
       ? [price.apiId, time, endpoint, status, entry.mode]
       : [requestId, price.apiId, time, endpoint, status];
-  const more = units === 1n && data === "" ? [] : [units.toString(), data];
-  const text = [...said, ...more].map((part) => `${Buffer.byteLength(part)}:${part}`).join("");
+  const more = units === 1n && data === "" && outcome === "whole" ? [] : [units.toString(), data];
+  const end = outcome === "whole" ? [] : [outcome];
+  const text = [...said, ...more, ...end]
+    .map((part) => `${Buffer.byteLength(part)}:${part}`)
+    .join("");
   return hash("sha256", text, "buffer");
 }
 

@@ -92,6 +92,7 @@ async function rateByVersion(tx: Tx, charge: ChargeRow) {
     developerId: charge.developer_account_id,
     version: charge.price_version,
     feeBasisPoints: charge.fee_basis_points,
+    rule: "",
   };
   const unitNanos = (await findUnitNanos(tx, pinned)) ?? 0n;
   return rate({ ...pinned, unitNanos }, { units: charge.units, status: charge.status_code });

@@ -5,7 +5,7 @@ import type { Database } from "../db/database.ts";
 import type { Queries, Tx } from "../db/pool.ts";
 import { createAppendQueue, lastOf, type QueueLimits } from "./append-queue.ts";
 import { encodeRow } from "./codec.ts";
-import { type Entry, type Place, shardCount, shardOf } from "./entry.ts";
+import { type Entry, type Place, shardCount, shardOf, type UsageEntry } from "./entry.ts";
 
 /** What may wait for the journal while the database is slow or away. */
 const queueLimits: QueueLimits = {
@@ -29,6 +29,19 @@ export interface Receipt {
   applied: bigint;
 }
 
+/** Whoever waits for an entry that was pushed. Told once, by one of the two. */
+export interface AppendSink {
+  /** The entry is durable. */
+  onDurable(): void;
+  /** It is not there, or nobody knows: see Journal.append. LeaseEndedError: its lease was over, it was not written. */
+  onRefused(error: unknown): void;
+}
+
+/** A strict entry names a lease that is over. It was not written. */
+export class LeaseEndedError extends Error {
+  override name = "LeaseEndedError";
+}
+
 /** The durable record of every acknowledged event. */
 export interface Journal {
   /**
@@ -37,6 +50,13 @@ export interface Journal {
    * when too many wait, or these waited 5 s for their commit to begin.
    */
   append(entries: readonly Entry[]): Promise<Receipt>;
+  /**
+   * Append an entry, and tell the sink in the turn of its commit. A strict one is not written when its lease is over;
+   * others are then paid otherwise.
+   */
+  push(entry: UsageEntry, sink: AppendSink, isStrict: boolean): void;
+  /** What was pushed or appended and is not durable yet. */
+  readonly waiting: { readonly entries: number; readonly oldestMs: number };
   /** Append entries in the caller's transaction. Call appended() once it has committed. */
   appendIn(tx: Tx, entries: readonly Entry[]): Promise<Receipt>;
   /** Say that a transaction with entries has committed. */
@@ -62,8 +82,16 @@ export function createJournal({
     onAppended();
     return receipt;
   };
+  const { append } = createAppendQueue({ commit }, queueLimits);
   return {
-    append: createAppendQueue({ commit }, queueLimits).append,
+    append,
+    push(entry, sink, _isStrict) {
+      append([entry]).then(
+        () => sink.onDurable(),
+        (error: unknown) => sink.onRefused(error),
+      );
+    },
+    waiting: { entries: 0, oldestMs: 0 },
     appendIn,
     appended: onAppended,
     shards: shardCount,

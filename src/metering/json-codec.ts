@@ -48,6 +48,7 @@ export function readJsonEvent(raw: unknown): UsageEntry | null {
       // What a unit cost was not kept: what was charged was one unit.
       unitNanos: event.charged,
       feeBasisPoints: event.feeBasisPoints,
+      rule: "",
     },
     endpoint: event.endpoint,
     status: event.status,
@@ -60,6 +61,8 @@ export function readJsonEvent(raw: unknown): UsageEntry | null {
     lease: event.lease,
     keyId: event.key,
     requestId: "",
+    outcome: "whole",
+    unitsBefore: 0n,
     replays: null,
     keptHash: Buffer.from(event.hash, "hex"),
   };

@@ -7,6 +7,7 @@ const price = {
   version: 3,
   unitNanos: 1_500n,
   feeBasisPoints: 1_000,
+  rule: "",
 };
 
 test.for([

@@ -83,6 +83,7 @@ async function changed(
     version: api.price_version,
     unitNanos: api.call_nanos,
     feeBasisPoints: api.fee_basis_points,
+    rule: "",
   });
   if (!isStorable(entry)) {
     const description = "has a time or a charge that the journal cannot hold";

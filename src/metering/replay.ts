@@ -42,6 +42,8 @@ export function putRight(row: QuarantinedRow, fixed: UsageEvent, price: Pinned):
     keyId: kept?.keyId ?? null,
     requestId: kept?.requestId ?? "",
     replays: placeOf(row),
+    outcome: "whole",
+    unitsBefore: 0n,
     keptHash: null,
   };
   return { ...entry, chargedNanos: rateEntry(entry).chargedNanos };

@@ -56,6 +56,7 @@ function randomEntry({ pick, below }: Chance): Entry {
       version: pick([0, 1, 128, 2 ** 31 - 1]),
       unitNanos: pick(numbers),
       feeBasisPoints: pick([0, 250, 10_000]),
+      rule: "",
     },
     endpoint: pick(longTexts),
     status: pick([0, 200, 599, 999]),
@@ -69,6 +70,8 @@ function randomEntry({ pick, below }: Chance): Entry {
     keyId: pick([null, "key_1"]),
     requestId: pick(["", "r", "x".repeat(200)]),
     replays: pick([null, { position: 1n, ordinal: 0 }, { position: 2n ** 53n - 1n, ordinal: 7 }]),
+    outcome: "whole",
+    unitsBefore: 0n,
     keptHash: null,
   };
 }

@@ -10,6 +10,7 @@ export const entryLimits = {
   idMax: 64,
   requestIdMax: 200,
   reasonMax: 1_000,
+  ruleMax: 4_096,
   statusMax: 999,
   feeBasisPointsMax: 10_000,
   /** A whole batch of the largest still fits into an int8. */

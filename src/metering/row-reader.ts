@@ -80,7 +80,7 @@ function readPrice(reader: ProtoReader, texts: readonly string[]): Pinned {
   const developerId = texts[developer] ?? "";
   demand(reader.at === end && limits.apiId.test(apiId) && limits.accountId.test(developerId));
   demand(unitNanos <= limits.nanosMax && feeBasisPoints <= limits.feeBasisPointsMax);
-  return { apiId, developerId, version, unitNanos, feeBasisPoints };
+  return { apiId, developerId, version, unitNanos, feeBasisPoints, rule: "" };
 }
 
 interface Lists {
@@ -244,6 +244,8 @@ function toUsage(
     keyId: keyId === "" ? null : keyId,
     requestId,
     replays: position === 0n ? null : { position, ordinal },
+    outcome: "whole",
+    unitsBefore: 0n,
     keptHash: null,
   };
 }

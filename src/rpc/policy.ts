@@ -8,7 +8,7 @@ import {
 
 /** Who may call a method or a route, what is audited, how often it may be called. */
 export type Policy = Pick<MethodPolicy, "access" | "auditAction" | "rateClass" | "successStatus"> &
-  Partial<Pick<MethodPolicy, "scope" | "personal">>;
+  Partial<Pick<MethodPolicy, "scope" | "personal" | "validated">>;
 
 /** Anybody, not limited, not audited: for probes and descriptions of the server itself. */
 export const openPolicy: Policy = {

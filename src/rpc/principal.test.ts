@@ -14,6 +14,7 @@ const account = { id: "x_1", accountId: "acc_1" };
 const key: Principal = {
   kind: "key",
   familyId: "key_1",
+  createdBy: "usr_1",
   ...account,
   apiId: "api_1",
   mode: "live",

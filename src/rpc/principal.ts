@@ -41,6 +41,8 @@ export type Principal =
       id: string;
       /** The first key of its rotations. */
       familyId: string;
+      /** The member who made the first of them. Empty: nobody knows. */
+      createdBy: string;
       accountId: string;
       /** Null: every API. */
       apiId: string | null;

@@ -187,6 +187,7 @@ export function usage({
       version: 1,
       unitNanos: BigInt(charged),
       feeBasisPoints,
+      rule: "",
     },
     keyId: null,
     endpoint: "GET /x",
@@ -200,6 +201,8 @@ export function usage({
     lease: null,
     requestId: "",
     replays: null,
+    outcome: "whole",
+    unitsBefore: 0n,
     keptHash: null,
     ...of,
   };

@@ -169,5 +169,8 @@ function catalogService(): ServiceImpl<typeof CatalogService> {
     },
     updateApi: () => ({ api }),
     publishApi: () => ({ api }),
+    unpublishApi: () => ({ api }),
+    listOwnApis: () => ({ apis: [] }),
+    listPrices: () => ({ prices: [] }),
   };
 }

@@ -170,6 +170,7 @@ function toPoison({ consumers, apis }: Market, poison: Partial<UsageEntry>, n: n
     version: 1,
     unitNanos: 1_000n,
     feeBasisPoints: 0,
+    rule: "",
   };
   return {
     kind: "usage",
@@ -189,6 +190,8 @@ function toPoison({ consumers, apis }: Market, poison: Partial<UsageEntry>, n: n
     keyId: null,
     requestId: "",
     replays: null,
+    outcome: "whole",
+    unitsBefore: 0n,
     keptHash: null,
     ...poison,
   };
