@@ -74,7 +74,15 @@ test("an empty environment makes a development server on loopback with the embed
     archiveDir: ".callora/archive",
     journalKeepDays: 45,
     eventsKeepMonths: 13,
-    gateway: { allowPrivateUpstreams: ["127.0.0.0/8", "::1/128"], upstreamTimeoutMs: 30_000 },
+    gateway: {
+      allowPrivateUpstreams: ["127.0.0.0/8", "::1/128"],
+      upstreamTimeoutMs: 30_000,
+      host: undefined,
+      connectionsMax: 1_024,
+      callsMax: 10_000,
+      asyncPendingMax: 2_000,
+    },
+    testClockOffsetMs: 0,
   });
 });
 

@@ -106,6 +106,10 @@ test("a path variable keeps its pattern, and leaves the body", () => {
     "description",
     "upstreamUrl",
     "callNanos",
+    "category",
+    "rule",
+    "routes",
+    "settings",
   ]);
   expect(operation("/api/apis/{api_id}/publish", "post")).not.toHaveProperty("requestBody");
 });
