@@ -1,0 +1,68 @@
+import { expect } from "vitest";
+import { CorrectionService } from "../gen/callora/metering/v1/correction_service_pb.ts";
+import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
+import { migrateDown, migrateUp } from "../src/db/migrate.ts";
+import { startTestApp } from "./support/app.ts";
+import { asSuperuser } from "./support/superuser.ts";
+import { test } from "./support/test.ts";
+
+const directory = "migrations";
+
+test("grants and bills of before are taken over: each sum is the one that was shown", async () => {
+  await using app = await startTestApp();
+  const { token } = await app.admin();
+  const metering = app.client(MeteringService, token);
+  const [{ accountId }, developer] = [await app.person(), await app.person("DEVELOPER")];
+  const { id: apiId } = await app.api(developer, { callNanos: 100n });
+  for (const amountNanos of [250n, 100n, 400n]) {
+    await app.grant(accountId, amountNanos);
+  }
+  const events = ["a", "b", "c"].map((id) => ({ source: "urn:before", id, accountId, apiId }));
+  await metering.recordUsage({ events });
+  await app.applied();
+  const corrected = { accountId, source: "urn:before", id: "a", chargedNanos: 40n, reason: "x" };
+  await app.client(CorrectionService, token).adjustEvent(corrected);
+  await app.applied();
+  const { owner } = app.urls;
+
+  await migrateDown(owner, { directory, to: 21 });
+  await migrateUp(owner, { directory });
+
+  const found = await asSuperuser(app, async (client) => {
+    const list = async (query: string) => (await client.query(query, [accountId])).rows;
+    return {
+      grants: await list(
+        `select amount_nanos::int as amount, burned_nanos::int as burned, state
+         from credit_grants where account_id = $1 order by id`,
+      ),
+      burns: await list(
+        `select from_nanos::int as begin, to_nanos::int as end from grant_burns
+         where account_id = $1 order by from_nanos`,
+      ),
+      lines: await list(
+        `select calls::int, units::int, charged_nanos::int as charged,
+           corrected_nanos::int as corrected, price_version as version
+         from billing_lines where account_id = $1`,
+      ),
+      baseline: await list(
+        "select mode, charged_nanos::int as charged from billing_baseline where $1 <> '' order by mode",
+      ),
+    };
+  });
+  expect(found).toEqual({
+    grants: [
+      { amount: 250, burned: 250, state: "closed" },
+      { amount: 100, burned: 50, state: "open" },
+      { amount: 400, burned: 0, state: "open" },
+    ],
+    burns: [
+      { begin: 0, end: 250 },
+      { begin: 250, end: 300 },
+    ],
+    lines: [{ calls: 3, units: 3, charged: 300, corrected: -60, version: 1 }],
+    baseline: [
+      { mode: "live", charged: 0 },
+      { mode: "test", charged: 0 },
+    ],
+  });
+});
