@@ -8,7 +8,7 @@ import {
   sensitiveHeaders,
 } from "node:http2";
 import type { Socket } from "node:net";
-import type { Readable } from "node:stream";
+import type { Readable, Writable } from "node:stream";
 import { credentialHeaders, SensitiveResponse } from "./sensitive-response.ts";
 
 /** What Node's own classes make of a request and its reply, in either version of HTTP. */
@@ -18,6 +18,14 @@ export interface Opened {
 }
 
 type HeaderValue = string | readonly string[];
+
+/** A reply that is streamed. What is written before the headers were sent goes with them. */
+export type ReplyStream = Writable & {
+  /** Send the headers now, before there is a body. */
+  flushHeaders(): void;
+  /** Say what comes after the body. Over HTTP/1.1 only without a length. */
+  addTrailers(trailers: Readonly<Record<string, string>>): void;
+};
 
 /**
  * A request that has arrived, and its reply. A whole reply is sent at once, its headers with it. Whoever
@@ -32,6 +40,8 @@ export abstract class Arrival {
   readonly headers: IncomingHttpHeaders;
   /** Names and values by turns: what the reply begins with. Once opened, the response has them. */
   protected head: HeaderValue[] = [];
+  /** Told as those of onceClosed(), after them: whoever serves the request, without a function of its own. */
+  closing: { onClosed(): void } | undefined = undefined;
   #onceClosed: (() => void)[] = [];
 
   /** `ending` says "close" once the reply has ended or the client has left. */
@@ -54,8 +64,13 @@ export abstract class Arrival {
     for (const listener of listeners) {
       listener();
     }
+    const { closing } = this;
+    this.closing = undefined;
+    closing?.onClosed();
   }
 
+  /** Names and values by turns, as sent; over HTTP/2 with the pseudo-headers. */
+  abstract readonly rawHeaders: readonly string[];
   /** The host that the client named. */
   abstract readonly authority: string | undefined;
   abstract readonly socket: Socket | undefined;
@@ -85,6 +100,26 @@ export abstract class Arrival {
     body: string | Uint8Array | undefined,
     trailers?: OutgoingHttpHeaders,
   ): void;
+
+  /**
+   * Send a whole reply. Names, in lower case, and values by turns; a value that is a list is as many headers. None may
+   * be one that was set.
+   */
+  abstract reply(
+    status: number,
+    headers: readonly HeaderValue[],
+    body: Uint8Array | undefined,
+  ): void;
+
+  /** Begin a reply that is streamed, its headers as those of reply(). Opens the arrival. */
+  begin(status: number, headers: readonly HeaderValue[]): ReplyStream {
+    const response = this.open().response as ServerResponse;
+    response.statusCode = status;
+    for (let index = 0; index < headers.length; index += 2) {
+      response.setHeader(headers[index] as string, headers[index + 1] as string);
+    }
+    return response;
+  }
 
   /** Break the reply off, unless it is whole, so that the client cannot take it for a whole one. */
   abstract breakOff(): void;
@@ -200,6 +235,10 @@ export class Http1Arrival extends Arrival {
     return this.#pair.request.socket;
   }
 
+  get rawHeaders(): readonly string[] {
+    return this.#pair.request.rawHeaders;
+  }
+
   get body(): IncomingMessage {
     return this.#pair.request;
   }
@@ -242,10 +281,26 @@ export class Http1Arrival extends Arrival {
     headers: Readonly<Record<string, string>>,
     body: string | Uint8Array | undefined,
   ): void {
-    const { response } = this.#pair;
     for (const name in headers) {
       this.setHeader(name, headers[name] ?? "");
     }
+    this.#end(status, body);
+  }
+
+  reply(
+    status: number,
+    headers: readonly HeaderValue[],
+    body: Uint8Array | undefined,
+  ): void {
+    const { head } = this;
+    for (let index = 0; index < headers.length; index++) {
+      head.push(headers[index] as HeaderValue);
+    }
+    this.#end(status, body);
+  }
+
+  #end(status: number, body: string | Uint8Array | undefined): void {
+    const { response } = this.#pair;
     // Now, since a header may be refused.
     response.writeHead(status, this.head as string[]);
     endings.push({ response, body });
@@ -274,7 +329,7 @@ const discardedBytesMax = 16 * 1024 * 1024;
 /** A request over HTTP/2. */
 export class Http2Arrival extends Arrival {
   readonly stream: ServerHttp2Stream;
-  readonly #rawHeaders: string[];
+  readonly rawHeaders: string[];
   #opened: Opened | undefined;
   #status = 0;
 
@@ -282,7 +337,7 @@ export class Http2Arrival extends Arrival {
     const { ":method": method = "", ":path": url = "/" } = headers;
     super({ method, url, headers }, stream);
     this.stream = stream;
-    this.#rawHeaders = rawHeaders;
+    this.rawHeaders = rawHeaders;
   }
 
   get authority(): string | undefined {
@@ -325,7 +380,7 @@ export class Http2Arrival extends Arrival {
     if (this.#opened === undefined) {
       const { stream, headers } = this;
       this.#opened = {
-        request: new Http2ServerRequest(stream, headers, {}, this.#rawHeaders),
+        request: new Http2ServerRequest(stream, headers, {}, this.rawHeaders),
         response: new SensitiveResponse(stream),
       };
       if (!this.isGone) {
@@ -373,6 +428,22 @@ export class Http2Arrival extends Arrival {
     }
   }
 
+  reply(
+    status: number,
+    headers: readonly HeaderValue[],
+    body: Uint8Array | undefined,
+  ): void {
+    const { head } = this;
+    for (let index = 0; index < headers.length; index += 2) {
+      const value = headers[index + 1] ?? "";
+      // Node takes a list only where headers are an object.
+      for (const one of typeof value === "string" ? [value] : value) {
+        head.push(headers[index] as string, one);
+      }
+    }
+    this.send(status, noHeaders, body);
+  }
+
   breakOff(): void {
     if (!this.stream.writableEnded) {
       this.stream.close(internalError);
@@ -398,6 +469,8 @@ export class Http2Arrival extends Arrival {
     });
   }
 }
+
+const noHeaders: Readonly<Record<string, string>> = {};
 
 const trailersKey = Symbol("trailers");
 

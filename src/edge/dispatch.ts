@@ -3,7 +3,7 @@ import { context } from "@opentelemetry/api";
 import type { Exchange } from "../rpc/call.ts";
 import type { Arrival } from "./arrival.ts";
 import type { Cors } from "./cors.ts";
-import { type Endpoint, Hit } from "./endpoint.ts";
+import { type AnswerError, type Endpoint, Hit } from "./endpoint.ts";
 import type { OpenExchange, Protocol } from "./exchange.ts";
 import { copyHeaders, sendReply } from "./http-message.ts";
 import { BindError, HttpError } from "./rest/errors.ts";
@@ -40,6 +40,20 @@ export function createDispatcher(deps: DispatchDeps): (arrival: Arrival) => void
     })),
   );
   const exact = exactEndpoints(deps.endpoints);
+  const hosts = new Set(deps.endpoints.flatMap(({ host }) => host ?? []));
+  const answer: AnswerError = (hit, thrown) => answerError(deps, hit, thrown);
+  const run = (
+    arrival: Arrival,
+    endpoint: Endpoint,
+    bindings: readonly string[],
+    query: string,
+  ): void => {
+    if (hosts.size > 0 && isMisdirected(arrival, endpoint, hosts)) {
+      refuse(deps, arrival, "http", misdirected);
+      return;
+    }
+    runEndpoint(deps, { arrival, endpoint, bindings, query, answer });
+  };
 
   return (arrival) => {
     const { method, url } = arrival;
@@ -55,17 +69,26 @@ export function createDispatcher(deps: DispatchDeps): (arrival: Arrival) => void
     const { path, query } = splitTarget(url);
     const fixed = exact.get(path)?.get(method);
     if (fixed !== undefined) {
-      run(deps, arrival, fixed, none, query);
+      run(arrival, fixed, none, query);
       return;
     }
     if (deps.cors.isPreflight(arrival)) {
-      refuse(deps, arrival, "http", ({ requestId }) => preflight(deps, table, arrival, requestId));
+      const asked = table.match(arrival.header("access-control-request-method") ?? "", path);
+      if (asked.kind === "match" && asked.route.value.ownCors) {
+        run(arrival, asked.route.value, asked.bindings, query);
+        return;
+      }
+      refuse(deps, arrival, "http", ({ requestId }) => preflight(deps, asked, arrival, requestId));
       return;
     }
     const match = table.match(method, path);
     if (match.kind === "match") {
       const { route, bindings } = match;
-      run(deps, arrival, route.value, bindings, query);
+      run(arrival, route.value, bindings, query);
+      return;
+    }
+    if (hosts.size > 0 && isNamed(arrival, hosts)) {
+      refuse(deps, arrival, "http", misdirected);
       return;
     }
     const protocol = isGrpc(arrival) ? "grpc" : "http";
@@ -93,20 +116,45 @@ function exactEndpoints(endpoints: readonly Endpoint[]): Map<string, Map<string,
   return exact;
 }
 
-function run(
-  deps: DispatchDeps,
+function isMisdirected(
   arrival: Arrival,
-  endpoint: Endpoint,
-  bindings: readonly string[],
-  query: string,
+  { host }: Endpoint,
+  hosts: ReadonlySet<string>,
+): boolean {
+  return isNamed(arrival, host === undefined ? hosts : new Set([host])) !== (host !== undefined);
+}
+
+/** Whether the client named one of the hosts. One without a port is meant with any. */
+function isNamed({ authority = "" }: Arrival, hosts: ReadonlySet<string>): boolean {
+  const named = authority.toLowerCase();
+  return hosts.has(named) || hosts.has(named.replace(/:\d*$/, ""));
+}
+
+function misdirected(): never {
+  throw new HttpError(421, "Cannot serve this here: it belongs to another host");
+}
+
+interface Run {
+  readonly arrival: Arrival;
+  readonly endpoint: Endpoint;
+  readonly bindings: readonly string[];
+  readonly query: string;
+  readonly answer: AnswerError;
+}
+
+function runEndpoint(
+  deps: DispatchDeps,
+  { arrival, endpoint, bindings, query, answer }: Run,
 ): void {
   const protocol = endpoint.protocolOf(arrival);
   const exchange = deps.openExchange(arrival, protocol);
   const route = endpoint.rpc !== undefined && protocol !== "rest" ? endpoint.rpc : endpoint.path;
   const observed = { protocol, requestId: exchange.requestId, route, rpc: endpoint.rpc };
   const span = deps.observe(arrival, observed);
-  deps.cors.mark(arrival);
-  const hit = new Hit(arrival, exchange, bindings, query);
+  if (endpoint.ownCors !== true) {
+    deps.cors.mark(arrival);
+  }
+  const hit = new Hit(arrival, exchange, bindings, query, answer);
   if (span === undefined) {
     serve(deps, endpoint, hit);
   } else {
@@ -188,13 +236,11 @@ function answerMiss(arrival: Arrival, miss: Miss, requestId: string): void {
 
 function preflight(
   { cors }: DispatchDeps,
-  table: RouteTable<Endpoint>,
+  match: ReturnType<RouteTable<Endpoint>["match"]>,
   arrival: Arrival,
   requestId: string,
 ): void {
-  const { path } = splitTarget(arrival.url);
   const method = arrival.header("access-control-request-method") ?? "";
-  const match = table.match(method, path);
   if (match.kind === "notFound" || match.kind === "badPath") {
     answerMiss(arrival, match, requestId);
     return;

@@ -1,7 +1,8 @@
 import { createLinkedAbortController } from "@connectrpc/connect/protocol";
-import type { Call } from "../rpc/call.ts";
+import type { Call, Exchange, HeaderReader } from "../rpc/call.ts";
 import { RouteError, reasoned } from "../rpc/errors.ts";
 import { checkPolicy, type Policy } from "../rpc/policy.ts";
+import type { Principal } from "../rpc/principal.ts";
 import type { Steps } from "../rpc/steps.ts";
 import type { Arrival } from "./arrival.ts";
 import type { Endpoint, Hit } from "./endpoint.ts";
@@ -32,6 +33,132 @@ export type MountHandler = (
     readonly params: Readonly<Record<string, string>>;
   },
 ) => void | Promise<void>;
+
+/**
+ * A plain HTTP route whose requests are handed on unopened, for those that have no time to lose. It says itself what
+ * scripts of other origins may do, and is asked when browsers ask before.
+ */
+export interface RawMount {
+  readonly method: Mount["method"];
+  readonly pattern: string;
+  readonly policy: Policy;
+  /** The only host that it is served on, and on which nothing else is. Undefined: every host. */
+  readonly host?: string | undefined;
+  /** What it throws, or rejects with, is answered as an error. */
+  readonly raw: (arrival: Arrival, passing: RawPassing) => void | Promise<void>;
+  /** Told once the grace time of a stopping server is over: what still runs is to end. */
+  readonly onShutdown: () => void;
+}
+
+/** What is known of a request that is handed on unopened, and the steps that are left to do. */
+export class RawPassing {
+  readonly call: Call;
+  /** The decoded values of the pattern's variables, in their order. */
+  readonly bindings: readonly string[];
+  /** Without the "?", as sent. */
+  readonly query: string;
+  readonly #hit: Hit;
+  readonly #steps: Steps;
+  /** Whether an error is one of admit(), which has explained it. */
+  #isExplained = false;
+
+  constructor(hit: Hit, call: Call, steps: Steps) {
+    this.call = call;
+    this.bindings = hit.bindings;
+    this.query = hit.query;
+    this.#hit = hit;
+    this.#steps = steps;
+  }
+
+  /** Authenticate and limit. Not a promise when memory tells. What it throws or rejects with is for fail(). */
+  admit(): void | Promise<void> {
+    this.#isExplained = true;
+    const admitted = this.#steps.admit(this.call);
+    if (admitted instanceof Promise) {
+      return admitted.then(() => {
+        this.#isExplained = false;
+      });
+    }
+    this.#isExplained = false;
+  }
+
+  /** Answer with an error, or break off the reply that has begun. */
+  fail(thrown: unknown): void {
+    const hit = this.#hit;
+    if (this.#isExplained) {
+      hit.fail(thrown);
+      return;
+    }
+    const refuse = () => {
+      throw thrown instanceof HttpError ? toRouteError(thrown) : thrown;
+    };
+    void Promise.resolve(this.#steps.around(this.call, refuse)).catch((error) => hit.fail(error));
+  }
+}
+
+/** The endpoints of routes that get their requests unopened. Throws if one has no complete policy. */
+export function rawEndpoints(
+  mounts: readonly RawMount[],
+  { steps, shutdownSignal }: { steps: Steps; shutdownSignal: AbortSignal },
+): Endpoint[] {
+  return mounts.map(({ method, pattern, policy, host, raw, onShutdown }) => {
+    const name = `${method} ${pattern}`;
+    shutdownSignal.addEventListener("abort", onShutdown, { once: true });
+    return {
+      method: method === "ANY" ? "*" : method,
+      path: pattern,
+      rpc: undefined,
+      policy: checkPolicy(name, policy),
+      ownCors: true,
+      host,
+      protocolOf: () => "http",
+      serve(hit: Hit) {
+        const call = new RawCall(name, policy, { hit, signal: shutdownSignal });
+        const passing = new RawPassing(hit, call, steps);
+        try {
+          raw(hit.arrival, passing)?.catch((error) => passing.fail(error));
+        } catch (error) {
+          passing.fail(error);
+        }
+      },
+    };
+  });
+}
+
+// A class for all, and no Headers: both are read where they are.
+class RawCall implements Call, HeaderReader {
+  readonly name: string;
+  readonly policy: Policy;
+  readonly exchange: Exchange;
+  readonly signal: AbortSignal;
+  principal?: Principal;
+  audited = false;
+  readonly #headers: Arrival["headers"];
+
+  constructor(
+    name: string,
+    policy: Policy,
+    { hit, signal }: { hit: Hit; signal: AbortSignal },
+  ) {
+    this.name = name;
+    this.policy = policy;
+    this.exchange = hit.exchange;
+    this.signal = signal;
+    this.#headers = hit.arrival.headers;
+  }
+
+  get header(): HeaderReader {
+    return this;
+  }
+
+  get(name: string): string | null {
+    const value = this.#headers[name.toLowerCase()];
+    if (value === undefined) {
+      return null;
+    }
+    return typeof value === "string" ? value : value.join(", ");
+  }
+}
 
 /** The endpoints of plain routes. Throws if one has no complete policy. */
 export function mountEndpoints(

@@ -17,7 +17,7 @@ import type { Endpoint, Hit } from "./endpoint.ts";
 import { createExchanges } from "./exchange.ts";
 import { type HealthSource, healthService } from "./health.ts";
 import { sendReply } from "./http-message.ts";
-import { type Mount, mountEndpoints } from "./mount.ts";
+import { type Mount, mountEndpoints, type RawMount, rawEndpoints } from "./mount.ts";
 import { createOnePort, type PortLimits } from "./one-port.ts";
 import { reflectionService } from "./reflection.ts";
 import { splitTarget } from "./rest/path.ts";
@@ -30,14 +30,14 @@ import { streamErrors } from "./stream-errors.ts";
 import { createObserver, type Finish } from "./telemetry.ts";
 import type { TlsIdentity } from "./tls.ts";
 import { createLiveCalls } from "./unary/live-calls.ts";
-import { createSocketBridge, type SocketRoute } from "./websocket.ts";
+import { createSocketBridge, type SocketRoute, withoutUpgrade } from "./websocket.ts";
 import type { SocketLimits } from "./websocket-session.ts";
 
 /** What the edge serves, and whom it tells. */
 export interface EdgeOptions {
   services: readonly ServiceEntry[];
   steps: Steps;
-  mounts?: readonly Mount[];
+  mounts?: readonly (Mount | RawMount)[];
   docs?: readonly DocsRoute[];
   /** Without it there is no grpc.health.v1. */
   health?: HealthSource;
@@ -117,11 +117,17 @@ export function createEdge(options: EdgeOptions): Edge {
     closing: closing.signal,
     limits: options.socketLimits,
   });
+  const mountDeps = { steps, shutdownSignal: shutdown.signal };
+  const raw = rawEndpoints(mounts.filter(isRaw), mountDeps);
   const endpoints = [
     ...docs.map(docsEndpoint),
     ...rpcEndpoints(services, deps),
     ...restEndpoints(services, deps),
-    ...mountEndpoints(mounts, { steps, shutdownSignal: shutdown.signal }),
+    ...mountEndpoints(
+      mounts.filter((mount): mount is Mount => !isRaw(mount)),
+      mountDeps,
+    ),
+    ...raw,
     ...bridge.endpoints,
   ];
   const shared = {
@@ -131,7 +137,8 @@ export function createEdge(options: EdgeOptions): Edge {
     registry,
     onError,
   };
-  const dispatchUpgrade = createDispatcher({ ...shared, endpoints: bridge.upgradeEndpoints });
+  const upgradeEndpoints = [...bridge.upgradeEndpoints, ...raw.map(withoutUpgrade)];
+  const dispatchUpgrade = createDispatcher({ ...shared, endpoints: upgradeEndpoints });
   const port = createOnePort({
     onRequest: createDispatcher({ ...shared, endpoints }),
     onUpgrade: (request, socket, head) =>
@@ -189,6 +196,10 @@ function streamedRequests(
     });
   const table = createRouteTable(routes);
   return ({ method, url }) => table.match(method, splitTarget(url).path).kind === "match";
+}
+
+function isRaw(mount: Mount | RawMount): mount is RawMount {
+  return "raw" in mount;
 }
 
 function docsEndpoint({ method, path, respond }: DocsRoute): Endpoint {

@@ -131,6 +131,16 @@ function refuse({ request }: Hit): void {
   throw new HttpError(426, message, "stream" in request ? {} : { upgrade: "websocket" });
 }
 
+/** The endpoint of upgrades of a plain route, which takes none. */
+export function withoutUpgrade(endpoint: Endpoint): Endpoint {
+  return {
+    ...endpoint,
+    serve() {
+      throw new HttpError(501, "Cannot pass a WebSocket on: calls are plain HTTP");
+    },
+  };
+}
+
 const nowhere: readonly Endpoint[] = ["/", "/{path=**}"].map((path) => ({
   method: "*",
   path,

@@ -38,16 +38,18 @@ export interface Verifier {
   /** Find whose API key `X-API-Key` or the bearer token is. Counts nothing. */
   authenticate: Authenticator;
   /**
-   * Count one use of the key of a principal that `authenticate` made.
+   * Count one use of the key of a principal that `authenticate` made. Not a promise when memory tells.
    *
-   * Throws RESOURCE_EXHAUSTED with reason RATE_LIMITED or KEY_USAGE_EXCEEDED.
+   * Throws or rejects with RESOURCE_EXHAUSTED, reason RATE_LIMITED or KEY_USAGE_EXCEEDED.
    */
-  count(principal: KeyPrincipal): Promise<void>;
+  countNow(principal: KeyPrincipal): MaybePromise<void>;
   /**
-   * Told when the key of a principal is no longer accepted, be it over, or nobody knows whether it is: for what stays open on its
-   * word. Returns how to stop it.
+   * Whether the key of a principal is still accepted, for what stays open on its word: its use was counted, and asked
+   * about its address, when that began. Rejects when nobody knows.
    */
-  watch(principal: KeyPrincipal, onRefused: () => void): () => void;
+  isAccepted(principal: KeyPrincipal): MaybePromise<boolean>;
+  /** Told when isAccepted() may have another answer for some keys. Returns how to stop it. */
+  onForgotten(listener: () => void): () => void;
 }
 
 interface Deps {
@@ -65,7 +67,17 @@ const keysMax = 200_000;
 /** Make the verifier of a process. */
 export function createVerifier(deps: Deps): Verifier {
   const memory = rememberKeys(deps);
+  // One principal for all calls of a key: what a weak map takes up for each costs more than the rest of a look-up.
   const keyOf = new WeakMap<KeyPrincipal, KnownKey>();
+  const principalOf = new WeakMap<KnownKey, KeyPrincipal>();
+  const toPrincipal = (known: KnownKey) => {
+    const { id, familyId, createdBy, accountId, apiId, mode, scopes } = known;
+    const owner = { id, familyId, createdBy, accountId };
+    const principal: KeyPrincipal = Object.freeze({ kind: "key", ...owner, apiId, mode, scopes });
+    keyOf.set(principal, known);
+    principalOf.set(known, principal);
+    return principal;
+  };
   const { useLog, strangers, now } = deps;
   return {
     verify(secret, use, maySee) {
@@ -87,59 +99,44 @@ export function createVerifier(deps: Deps): Verifier {
           return undefined;
         }
         useLog.note(key, at);
-        const { id, familyId, createdBy, accountId, apiId, mode, scopes } = key;
-        const owner = { id, familyId, createdBy, accountId };
-        const principal: KeyPrincipal = { kind: "key", ...owner, apiId, mode, scopes };
-        keyOf.set(principal, key);
-        return principal;
+        return principalOf.get(key) ?? toPrincipal(key);
       });
     },
 
-    watch(principal, onRefused) {
-      const { hash } = known(keyOf, principal);
-      let isStopped = false;
-      let expiry: NodeJS.Timeout | undefined;
-      const check = async () => {
-        const key = await memory.get(hash);
-        const nowMs = now().getTime();
-        clearTimeout(expiry);
-        if (key === null || findFault({ ...key, allowedCidrs: [] }, anyUse, nowMs) !== null) {
-          onRefused();
-        } else if (key.expireAtMs !== null && !isStopped) {
-          const ms = Math.min(key.expireAtMs - nowMs, timerMsMax);
-          expiry = setTimeout(checkOrRefuse, ms).unref();
-        }
-      };
-      const checkOrRefuse = () => void check().catch(onRefused);
-      const unwatch = memory.watch(hash, checkOrRefuse);
-      // It may have been announced since it was authenticated.
-      checkOrRefuse();
-      return () => {
-        isStopped = true;
-        clearTimeout(expiry);
-        unwatch();
-      };
+    isAccepted(principal) {
+      const then = known(keyOf, principal);
+      return andThen(memory.get(then.hash), (key) => {
+        const asked = key === null || key.allowedCidrs.length === 0 ? key : anywhere(key);
+        return asked !== null && findFault(asked, anyUse, now().getTime()) === null;
+      });
     },
 
-    async count(principal) {
+    onForgotten: (listener) => memory.onForgotten(() => listener()),
+
+    countNow(principal) {
       const key = known(keyOf, principal);
-      const outcome = await spend(deps, key, 1);
-      if (outcome.code === "RATE_LIMITED") {
-        throw rateLimited(outcome.rate?.retryAfterMs ?? 0);
-      }
-      if (outcome.code === "USAGE_EXCEEDED") {
-        const message = "Cannot use the key: its quota is used up";
-        const refillAtMs = key.quota?.refillAtMs ?? null;
-        const retry =
-          refillAtMs === null ? {} : { retryAfterMs: Math.max(0, refillAtMs - now().getTime()) };
-        throw reasoned(Code.ResourceExhausted, { reason: "KEY_USAGE_EXCEEDED", message, ...retry });
-      }
+      return andThen(spend(deps, key, 1), (spent) => refuseSpent(spent, now()));
     },
   };
 }
 
-/** Node's timers take no longer time. */
-const timerMsMax = 2 ** 31 - 1;
+/** Throws what the caller of a call is told that was not counted. */
+function refuseSpent({ code, key, rate }: Spent, now: Date): void {
+  if (code === "RATE_LIMITED") {
+    throw rateLimited(rate?.retryAfterMs ?? 0);
+  }
+  if (code === "USAGE_EXCEEDED") {
+    const message = "Cannot use the key: its quota is used up";
+    const refillAtMs = key.quota?.refillAtMs ?? null;
+    const retry =
+      refillAtMs === null ? {} : { retryAfterMs: Math.max(0, refillAtMs - now.getTime()) };
+    throw reasoned(Code.ResourceExhausted, { reason: "KEY_USAGE_EXCEEDED", message, ...retry });
+  }
+}
+
+function anywhere(key: KnownKey): KnownKey {
+  return { ...key, allowedCidrs: [] };
+}
 
 /** Of a call that goes on: its address and its API were asked about when it began, and it was counted. */
 const anyUse: Use = { apiId: null, clientIp: null, permission: null, cost: 0 };

@@ -59,8 +59,10 @@ const codeByStatus = {
   413: Code.ResourceExhausted,
   414: Code.InvalidArgument,
   415: Code.InvalidArgument,
+  421: Code.InvalidArgument,
   426: Code.InvalidArgument,
   431: Code.InvalidArgument,
+  501: Code.Unimplemented,
 } as const;
 
 const reasonByStatus = {
@@ -72,8 +74,10 @@ const reasonByStatus = {
   413: "BODY_TOO_LARGE",
   414: "PATH_TOO_LONG",
   415: "MEDIA_TYPE_UNSUPPORTED",
+  421: "MISDIRECTED",
   426: "UPGRADE_REQUIRED",
   431: "HEADERS_TOO_LARGE",
+  501: "UPGRADE_NOT_SUPPORTED",
 } satisfies Record<HttpErrorStatus, string>;
 
 /** The statuses that an HttpError may have. */
