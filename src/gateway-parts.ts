@@ -1,16 +1,19 @@
+import { Counter, Gauge } from "prom-client";
 import { Access, RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import type { Config } from "./config.ts";
 import type { Sealer } from "./credentials/seal.ts";
 import { createLeaseBook } from "./credits/purse.ts";
 import type { Database } from "./db/database.ts";
 import type { Trust } from "./db/trust.ts";
-import type { Mount } from "./edge/mount.ts";
+import type { RawMount } from "./edge/mount.ts";
+import type { GatewayWatch } from "./gateway/admission.ts";
 import { rememberApis } from "./gateway/api.ts";
 import { createAsyncCount } from "./gateway/async-count.ts";
-import { createLeaseBook as createCallBook } from "./gateway/lease-book.ts";
+import { gatewayHandler } from "./gateway/call.ts";
+import { createHeaderFilter } from "./gateway/headers.ts";
 import { createMonthUnits } from "./gateway/month-units.ts";
-import { gatewayHandler } from "./gateway/proxy.ts";
-import { createUpstreamClient, createUpstreams } from "./gateway/upstream.ts";
+import { createRunning, type Running } from "./gateway/running.ts";
+import { createUpstreams } from "./gateway/upstream.ts";
 import type { Verifier } from "./keys/verify.ts";
 import type { AddressPolicy } from "./lib/address.ts";
 import { type Loop, startLoop } from "./lib/loop.ts";
@@ -37,7 +40,7 @@ export interface GatewayPartsDeps {
 
 /** The gateway of one process. */
 export interface GatewayParts {
-  mounts: Mount[];
+  mounts: RawMount[];
   start(): void;
   /** Give back what is leased, and let the upstreams go. No call is running any more. */
   stop(): Promise<void>;
@@ -45,8 +48,8 @@ export interface GatewayParts {
 
 /** Build the gateway: what it remembers, what it leases, what it calls, and its routes. */
 export function gatewayParts(deps: GatewayPartsDeps): GatewayParts {
-  const { config, db, trust, journal, verifier, addresses, holder, log, now } = deps;
-  const { upstreamTimeoutMs: timeoutMs, connectionsMax, asyncPendingMax } = config.gateway;
+  const { config, db, trust, journal, verifier, addresses, holder, log, metrics, now } = deps;
+  const { upstreamTimeoutMs: timeoutMs, connectionsMax, asyncPendingMax, callsMax } = config.gateway;
   const nowMs = () => performance.now();
   const upstreams = createUpstreams({ addresses, connectionsMax, timeoutMs, nowMs });
   const apis = rememberApis({ ...deps, upstreams, timeoutMs });
@@ -61,24 +64,33 @@ export function gatewayParts(deps: GatewayPartsDeps): GatewayParts {
     nowMs,
     onError,
   });
-  let leases: Loop | undefined;
-  // The call that is made of these takes the place of the handler below.
-  void [apis, monthUnits, asyncCount];
-  const handler = gatewayHandler({
-    db,
+  const running = createRunning({ callsMax, nowMs });
+  const raw = gatewayHandler({
+    apis,
+    book,
     journal,
-    leases: createCallBook({ db, holder, callMsMax: timeoutMs, now }),
-    client: createUpstreamClient({ addresses, timeoutMs }),
-    countUse: (key) => verifier.count(key),
-    watchKey: (key, onRefused) => verifier.watch(key, onRefused),
+    monthUnits,
+    asyncCount,
+    verifier,
+    running,
+    filter: createHeaderFilter(),
+    watch: watchCalls(metrics, { log, running }),
     now,
+    nowMs,
   });
+  let leases: Loop | undefined;
+  let unwatch: (() => void) | undefined;
+  const { host } = config.gateway;
   return {
-    mounts: [callMount(handler)],
+    mounts: [{ ...callRoute, host, raw, onShutdown: () => running.stopAll() }],
     start() {
+      running.start();
+      unwatch = verifier.onForgotten(() => running.recheck());
       leases = startLoop({ tick: () => book.tick(), intervalMs: 1_000, onError });
     },
     async stop() {
+      unwatch?.();
+      running.close();
       await leases?.stop();
       await book.stop();
       await upstreams.close();
@@ -86,16 +98,42 @@ export function gatewayParts(deps: GatewayPartsDeps): GatewayParts {
   };
 }
 
-function callMount(handler: Mount["handler"]): Mount {
-  return {
-    method: "ANY",
-    pattern: "/v1/call/{api}/{path=**}",
-    policy: {
-      access: Access.API_KEY,
-      auditAction: "",
-      rateClass: RateClass.V1,
-      successStatus: 0,
+const callRoute: Pick<RawMount, "method" | "pattern" | "policy"> = {
+  method: "ANY",
+  pattern: "/v1/call/{api}/{path=**}",
+  policy: {
+    access: Access.API_KEY,
+    auditAction: "",
+    rateClass: RateClass.V1,
+    successStatus: 0,
+  },
+};
+
+/** Count calls, and write down why they failed: never where an upstream is, or what it said. */
+function watchCalls(
+  { registry }: Metrics,
+  { log, running }: { log: Logger; running: Running },
+): GatewayWatch {
+  const registers = [registry];
+  const unpaid = new Counter({
+    name: "callora_gateway_cut_unpaid_total",
+    help: "Replies that were cut off because nothing paid for them",
+    registers,
+  });
+  new Gauge({
+    name: "callora_gateway_calls",
+    help: "Calls that are running",
+    registers,
+    collect() {
+      this.set(running.size);
     },
-    handler,
+  });
+  return {
+    onFailure(error, call) {
+      const name = error instanceof Error ? error.name : typeof error;
+      const code = error instanceof Error && "code" in error ? String(error.code) : "";
+      log.info("Cannot finish a call of an API", { ...call, name, code });
+    },
+    onUnpaid: () => unpaid.inc(),
   };
 }

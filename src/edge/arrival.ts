@@ -74,6 +74,11 @@ export abstract class Arrival {
   /** The host that the client named. */
   abstract readonly authority: string | undefined;
   abstract readonly socket: Socket | undefined;
+  /** Whether the connection is encrypted. */
+  get isSecure(): boolean {
+    return this.socket !== undefined && "encrypted" in this.socket;
+  }
+
   /** The body. */
   abstract readonly body: Readable;
   /** Whether there is a body to read, by the headers. */

@@ -1,8 +1,12 @@
 import type { IncomingHttpHeaders } from "node:http";
 
+/** What a reply's header may hold: several values are as many headers. */
+export type HeaderValue = string | readonly string[];
+
 /** Headers that end at each hop. */
 const hopByHop = [
   "connection",
+  "http2-settings",
   "keep-alive",
   "proxy-authenticate",
   "proxy-authorization",
@@ -24,12 +28,15 @@ const notForUpstream = new Set([
   "x-user-id",
   "forwarded",
   "x-real-ip",
-  "idempotency-key",
+  "x-request-id",
   "traceparent",
   "tracestate",
 ]);
 
-/** What an upstream answers that would act on our own origin. */
+/** What a client says of itself where only we may, and what an upgrade would need. */
+const claims = /^(?::|x-forwarded-|x-callora-|sec-websocket-)/;
+
+/** What an upstream answers that would act on our own origin, or that we say ourselves. */
 const notForConsumer = new Set([
   ...hopByHop,
   "set-cookie",
@@ -46,43 +53,118 @@ const notForConsumer = new Set([
   "strict-transport-security",
   "service-worker-allowed",
   "content-security-policy",
+  "x-content-type-options",
   "x-request-id",
+  "server-timing",
 ]);
 
 /** What this server says of a call itself: an upstream must not say it in its place. */
 const notFromUpstream = /^(?:access-control|x-callora|x-ratelimit)-/;
 
-/** The headers for the upstream: the consumer's, without credentials, hops and claims about the client. */
-export function upstreamHeaders(
-  headers: IncomingHttpHeaders,
-  extra: Record<string, string>,
-): Record<string, string | string[]> {
-  const dropped = connectionNamed(headers.connection);
-  const kept: Record<string, string | string[]> = {};
-  for (const [name, value] of Object.entries(headers)) {
-    const isOurs = /^(?::|x-forwarded-|x-callora-)/.test(name) || notForUpstream.has(name);
-    if (value !== undefined && !isOurs && !dropped.has(name)) {
-      kept[name] = value;
-    }
-  }
-  return { ...kept, ...extra };
+/** Of these a reply has one. HTTP/2 refuses more. */
+const single = new Set([
+  "age",
+  "content-length",
+  "content-location",
+  "content-md5",
+  "content-range",
+  "content-type",
+  "date",
+  "etag",
+  "expires",
+  "last-modified",
+  "location",
+  "retry-after",
+  "tk",
+]);
+const joined = new Set(["content-encoding", "content-language"]);
+
+/** What an upstream gets besides what the consumer sent. */
+export interface UpstreamExtra {
+  /** The consumer's Connection header: what it names ends here. */
+  connection: string | undefined;
+  /** Names, in lower case, of what is not to be passed on besides. */
+  dropped: readonly string[];
 }
 
-/** The headers for the consumer: the upstream's, without what would act on our origin. */
-export function consumerHeaders(headers: IncomingHttpHeaders): Record<string, string | string[]> {
-  const dropped = connectionNamed(headers.connection);
-  const kept: Record<string, string | string[]> = {};
-  for (const [name, value] of Object.entries(headers)) {
-    const isOurs = notFromUpstream.test(name) || notForConsumer.has(name);
-    if (value !== undefined && !isOurs && !dropped.has(name)) {
-      kept[name] = value;
-    }
-  }
-  // A hostile upstream shares our origin: nothing it sends may run as a page of ours.
-  return { ...kept, "x-content-type-options": "nosniff", "content-security-policy": "sandbox" };
+/** Passes headers on, in both directions. Remembers what it decided of a name. */
+export interface HeaderFilter {
+  /** Names and values by turns, as sent; without credentials, hops and claims about the client. */
+  toUpstream(raw: readonly string[], extra: UpstreamExtra): string[];
+  /** Names and values by turns, without what would act on our origin. */
+  toConsumer(headers: IncomingHttpHeaders): HeaderValue[];
 }
+
+/** Names whose verdict is remembered. */
+const namesMax = 2_000;
+
+/** Make the filter. */
+export function createHeaderFilter(): HeaderFilter {
+  // Empty: it is dropped. Names are spelled in few ways, and lower case costs more than a look-up.
+  const kept = new Map<string, string>();
+  const answered = new Map<string, boolean>();
+  const nameFor = (sent: string): string => {
+    const lower = sent.toLowerCase();
+    const name = claims.test(lower) || notForUpstream.has(lower) ? "" : lower;
+    return remember(kept, sent, name);
+  };
+  const isAnswered = (name: string): boolean =>
+    remember(answered, name, !notFromUpstream.test(name) && !notForConsumer.has(name));
+  return {
+    toUpstream(raw, { connection, dropped }) {
+      const named = connectionNamed(connection);
+      const headers: string[] = [];
+      for (let index = 0; index < raw.length; index += 2) {
+        const sent = raw[index] ?? "";
+        const name = kept.get(sent) ?? nameFor(sent);
+        if (name !== "" && !named.includes(name) && !dropped.includes(name)) {
+          headers.push(name, raw[index + 1] ?? "");
+        }
+      }
+      return headers;
+    },
+    toConsumer(headers) {
+      const named = connectionNamed(headers.connection);
+      const reply: HeaderValue[] = [];
+      for (const name in headers) {
+        const value = headers[name];
+        if (
+          value !== undefined &&
+          (answered.get(name) ?? isAnswered(name)) &&
+          !named.includes(name)
+        ) {
+          reply.push(name, typeof value === "string" ? value : united(name, value));
+        }
+      }
+      // A hostile upstream shares our origin: nothing it sends may run as a page of ours.
+      reply.push("x-content-type-options", "nosniff", "content-security-policy", "sandbox");
+      return reply;
+    },
+  };
+}
+
+function remember<V>(verdicts: Map<string, V>, name: string, verdict: V): V {
+  if (verdicts.size < namesMax) {
+    verdicts.set(name, verdict);
+  }
+  return verdict;
+}
+
+function united(name: string, values: readonly string[]): HeaderValue {
+  if (single.has(name)) {
+    return values[0] ?? "";
+  }
+  return joined.has(name) ? values.join(", ") : values;
+}
+
+const none: readonly string[] = [];
 
 /** Headers that the sender's `Connection` header makes hop-by-hop. */
-function connectionNamed(value: string | undefined): Set<string> {
-  return new Set((value ?? "").split(",").map((name) => name.trim().toLowerCase()));
+function connectionNamed(value: string | readonly string[] | undefined): readonly string[] {
+  if (value === undefined || value === "keep-alive" || value === "close") {
+    return none;
+  }
+  return String(value)
+    .split(",")
+    .map((name) => name.trim().toLowerCase());
 }

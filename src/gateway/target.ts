@@ -14,24 +14,21 @@ export function endpointName(method: string, path: string): string {
 }
 
 /**
- * The upstream address of a call: the base with the rest of the path appended as it was sent.
+ * Whether a call's path can be appended to an upstream's base as it was sent.
  *
- * Null when the path has dot segments, in any spelling: they would lead out of the base. So it has with control
- * characters: a URL drops tabs and line ends, which would join what stands around them.
+ * Not with dot segments, in any spelling: they would lead out of the base. Nor with control characters and spaces,
+ * which would end the request's line, or with the mark of a fragment.
  */
-export function upstreamUrl(base: string, rawRest: string, query: string): URL | null {
-  if (controlCharacter.test(rawRest) || rawRest.split(/[/\\]/).some(isDotSegment)) {
-    return null;
+export function isPassable(rawPath: string, query: string): boolean {
+  if (unsendable.test(rawPath) || unsendable.test(query)) {
+    return false;
   }
-  const url = new URL(base);
-  const prefix = url.pathname.replace(/\/+$/, "");
-  url.pathname = `${prefix}/${rawRest}`;
-  url.search = query;
-  return url;
+  return !suspicious.test(rawPath) || !rawPath.split(/[/\\]/).some(isDotSegment);
 }
 
-// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
-const controlCharacter = /[\0-\x1f\x7f]/;
+const unsendable = /[^\x21\x22\x24-\x7e\x80-\xff]/;
+/** Without one of these a path has no dot segment. */
+const suspicious = /\.|%2e/i;
 
 /**
  * An encoded slash may be decoded by the upstream: what stands on either side of it counts as a segment. Some
@@ -44,11 +41,13 @@ function isDotSegment(segment: string): boolean {
     .some((part) => part === "." || part === "..");
 }
 
-/** What follows `/v1/call/{api}/` in a request target, still encoded, and the query. */
-export function splitCallTarget(target: string): { rest: string; query: string } {
-  const mark = target.indexOf("?");
-  const path = mark === -1 ? target : target.slice(0, mark);
-  const query = mark === -1 ? "" : target.slice(mark + 1);
-  const origin = /^https?:\/\/[^/]+/.exec(path)?.[0] ?? "";
-  return { rest: path.slice(origin.length).split("/").slice(4).join("/"), query };
+/** What follows `/v1/call/{api}` in a request target without its query: still encoded, with its leading slash. */
+export function pathOfTarget(target: string): string {
+  let at = target.startsWith("/") ? 0 : (/^https?:\/\/[^/?]+/i.exec(target)?.[0].length ?? 0);
+  const mark = target.indexOf("?", at);
+  const end = mark < 0 ? target.length : mark;
+  for (let slashes = 0; slashes < 3 && at >= 0; slashes++) {
+    at = target.indexOf("/", at + 1);
+  }
+  return at < 0 || at >= end ? "/" : target.slice(at, end);
 }

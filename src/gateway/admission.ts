@@ -1,0 +1,227 @@
+import type { Lease, LeaseBook, Purse, Shortage } from "../credits/purse.ts";
+import { maxCharge } from "../catalog/price-rule.ts";
+import type { Verifier } from "../keys/verify.ts";
+import type { MaybePromise } from "../lib/maybe-promise.ts";
+import type { Journal } from "../metering/journal.ts";
+import { permissionDenied, unauthenticated } from "../rpc/errors.ts";
+import type { Principal } from "../rpc/principal.ts";
+import type { ApiMemory, GatewayApi, RoutePrice } from "./api.ts";
+import type { AsyncCount } from "./async-count.ts";
+import { answerPreflight, isPreflight, markCors } from "./cors.ts";
+import {
+  apiNotFound,
+  creditUnknown,
+  gatewayBusy,
+  methodNotAllowed,
+  notPassedOn,
+  pathInvalid,
+  routeNotFound,
+  shortOfCredit,
+} from "./failure.ts";
+import type { HeaderFilter } from "./headers.ts";
+import type { Inbound, Passing } from "./inbound.ts";
+import type { MonthUnits } from "./month-units.ts";
+import type { Running } from "./running.ts";
+import { endpointName, isApiName, isPassable, pathOfTarget } from "./target.ts";
+
+/** Who calls an API. */
+export type KeyPrincipal = Extract<Principal, { kind: "key" }>;
+
+/** What the gateway counts and tells. */
+export interface GatewayWatch {
+  /** A call failed for a reason that is not the consumer's. */
+  onFailure(error: unknown, call: { apiId: string; requestId: string }): void;
+  /** A reply was cut off because nothing paid for it. */
+  onUnpaid(): void;
+}
+
+/** What the gateway needs. */
+export interface GatewayDeps {
+  readonly apis: ApiMemory;
+  readonly book: Pick<LeaseBook, "purseOf">;
+  readonly journal: Pick<Journal, "push">;
+  readonly monthUnits: MonthUnits;
+  readonly asyncCount: AsyncCount;
+  readonly verifier: Pick<Verifier, "countNow" | "isAccepted">;
+  readonly running: Running;
+  readonly filter: HeaderFilter;
+  readonly watch: GatewayWatch;
+  readonly now: () => Date;
+  /** Monotonic. */
+  readonly nowMs: () => number;
+}
+
+/**
+ * What has to be asked before a call is passed on, in this order: the API, the key and its class's limit, the route,
+ * the credit, the key's own limits. A call that is not paid uses no quota. No promise is made for what memory tells.
+ */
+export class Admission {
+  readonly deps: GatewayDeps;
+  readonly inbound: Inbound;
+  readonly passing: Passing;
+  readonly startedMs: number;
+  api!: GatewayApi;
+  key!: KeyPrincipal;
+  price!: RoutePrice;
+  endpoint = "";
+  /** As sent, with its leading slash. */
+  path = "";
+  unitsBefore = 0n;
+  /** Set aside before the call. */
+  reserveNanos = 0n;
+  purse: Purse | null = null;
+  /** Null: the call cannot cost anything. */
+  lease: Lease | null = null;
+  readonly #begin: (admission: Admission) => void | Promise<void>;
+
+  constructor(
+    deps: GatewayDeps,
+    { inbound, passing }: { inbound: Inbound; passing: Passing },
+    begin: (admission: Admission) => void | Promise<void>,
+  ) {
+    this.deps = deps;
+    this.inbound = inbound;
+    this.passing = passing;
+    this.startedMs = deps.nowMs();
+    this.#begin = begin;
+  }
+
+  /** Ask everything, then begin the call. Throws or rejects with what the consumer is told. */
+  run(): void | Promise<void> {
+    const name = this.passing.bindings[0] ?? "";
+    const found = isApiName(name) ? this.deps.apis.get(name) : null;
+    return found instanceof Promise ? found.then((api) => this.#admit(api)) : this.#admit(found);
+  }
+
+  #admit(found: GatewayApi | null): void | Promise<void> {
+    const { inbound, passing } = this;
+    const api = found?.isCallable === true ? found : null;
+    if (isPreflight(inbound)) {
+      answerPreflight(inbound, api?.cors ?? null);
+      return;
+    }
+    markCors(inbound, api?.cors ?? null);
+    const admitted = passing.admit();
+    return admitted instanceof Promise
+      ? admitted.then(() => this.#check(api))
+      : this.#check(api);
+  }
+
+  #check(api: GatewayApi | null): void | Promise<void> {
+    const { deps, inbound, passing } = this;
+    const key = passing.call.principal;
+    if (key?.kind !== "key") {
+      throw unauthenticated();
+    }
+    if (api === null) {
+      throw apiNotFound();
+    }
+    if (key.apiId !== null && key.apiId !== api.id) {
+      const message = "Cannot call the API: the key is for another one";
+      throw permissionDenied("KEY_NOT_FOR_API", message);
+    }
+    // The answer to TRACE would show what we send to the upstream, its credential too.
+    if (inbound.method === "CONNECT" || inbound.method === "TRACE") {
+      throw notPassedOn();
+    }
+    if (deps.running.isFull) {
+      throw gatewayBusy();
+    }
+    this.api = api;
+    this.key = key;
+    this.#route();
+    const { rule } = this.price;
+    const before =
+      rule?.span === "month"
+        ? deps.monthUnits.before({ accountId: key.accountId, apiId: api.id, mode: key.mode })
+        : 0n;
+    return before instanceof Promise
+      ? before.then((units) => this.#reserve(units))
+      : this.#reserve(before);
+  }
+
+  #route(): void {
+    const { inbound, api } = this;
+    const path = pathOfTarget(inbound.url);
+    if (!isPassable(path, this.passing.query)) {
+      throw pathInvalid();
+    }
+    const match = api.match(inbound.method, path);
+    switch (match.kind) {
+      case "unknown":
+        throw routeNotFound();
+      case "ambiguous":
+        throw pathInvalid();
+      case "method":
+        inbound.setHeader("allow", match.allow.join(", "));
+        throw methodNotAllowed();
+      case "match":
+        this.path = path;
+        this.price = match.value;
+        this.endpoint =
+          match.endpoint || match.value.endpoint || endpointName(inbound.method, path);
+    }
+  }
+
+  #reserve(unitsBefore: bigint): void | Promise<void> {
+    const { rule, pinned } = this.price;
+    this.unitsBefore = unitsBefore;
+    this.reserveNanos = rule === null ? pinned.unitNanos : maxCharge(rule, unitsBefore);
+    const purse = this.#purse();
+    return purse instanceof Promise
+      ? purse.then((found) => this.#take(found), hideUnknown)
+      : this.#take(purse);
+  }
+
+  #purse(): MaybePromise<Purse> {
+    return this.deps.book.purseOf(this.key);
+  }
+
+  #take(purse: Purse): void | Promise<void> {
+    this.purse = purse;
+    if (this.reserveNanos === 0n) {
+      return this.#count();
+    }
+    const lease = purse.take(this.reserveNanos);
+    if (lease !== null) {
+      this.lease = lease;
+      return this.#count();
+    }
+    return purse.ask(this.reserveNanos).then((answer) => this.#leased(answer), hideUnknown);
+  }
+
+  #leased(answer: Lease | Shortage): void | Promise<void> {
+    if ("availableNanos" in answer) {
+      throw shortOfCredit(this.reserveNanos, answer);
+    }
+    this.lease = answer;
+    return this.#count();
+  }
+
+  #count(): void | Promise<void> {
+    try {
+      const counted = this.deps.verifier.countNow(this.key);
+      if (counted instanceof Promise) {
+        return counted.then(
+          () => this.#begin(this),
+          (error) => this.#refuse(error),
+        );
+      }
+    } catch (error) {
+      this.#refuse(error);
+    }
+    return this.#begin(this);
+  }
+
+  #refuse(error: unknown): never {
+    this.lease?.release(this.reserveNanos);
+    throw error;
+  }
+}
+
+/** Whoever cannot pay now, since nobody knows what there is, may try again. */
+function hideUnknown(error: unknown): never {
+  const unknown = creditUnknown();
+  unknown.cause = error;
+  throw unknown;
+}

@@ -1,0 +1,512 @@
+import type { IncomingHttpHeaders } from "node:http";
+import type { Dispatcher } from "undici";
+import type { Outcome } from "../catalog/price-rule.ts";
+import { Admission, type GatewayDeps } from "./admission.ts";
+import { echoReply } from "./echo.ts";
+import {
+  bodyInvalid,
+  circuitOpen,
+  credentialUnknown,
+  type Failure,
+  failureOf,
+  InvalidReplyError,
+  isRequestAtFault,
+  keyRefused,
+  leaseLost,
+  ReplyTooLargeError,
+  stopped,
+  timedOut,
+} from "./failure.ts";
+import type { Inbound, Passing } from "./inbound.ts";
+import { Payment, tell } from "./payment.ts";
+import { Reply } from "./reply.ts";
+import { requestHeaders } from "./request.ts";
+import type { RunningCall } from "./running.ts";
+import { collect, isCollected, relayed, UploadCutError } from "./upload.ts";
+import type { Target, UpstreamSet } from "./upstream.ts";
+
+/** Replies before the reply, as of 103, that are dropped. */
+const informationalMax = 20;
+
+/** What is noted of a call whose consumer did not wait for the status. */
+const consumerLeftStatus = 499;
+
+/** Calls younger than this are not asked about their key again. */
+const freshMs = 250;
+/** Calls older than this want their lease kept. */
+const longMs = 2_000;
+/** Times in a row that nobody knows whether a key is accepted. */
+const unknownMax = 2;
+
+const idempotent: ReadonlySet<string> = new Set([
+  "GET",
+  "HEAD",
+  "OPTIONS",
+  "PUT",
+  "DELETE",
+  "QUERY",
+]);
+
+/** Where a call is on its way. It only goes on. */
+const stages = { open: 0, settling: 1, over: 2 } as const;
+
+const none: readonly Target[] = [];
+
+/**
+ * Pass consumers' calls on to the APIs' upstreams, and charge them.
+ *
+ * A reply ends only when the call's event is in the journal, but for APIs whose developers chose otherwise. A call is
+ * charged by its price's rule; without one it is free when the upstream failed (status 500 and above, or no whole
+ * reply), and a consumer that goes away once the call was sent pays.
+ */
+export function gatewayHandler(
+  deps: GatewayDeps,
+): (inbound: Inbound, passing: Passing) => void | Promise<void> {
+  const begin = (admission: Admission) => new GatewayCall(admission).begin();
+  return (inbound, passing) => new Admission(deps, { inbound, passing }, begin).run();
+}
+
+/**
+ * One call on its way: at once what the upstream's pool tells of the reply, and a link of the list of running calls.
+ * A short call makes no promise, no signal and no function.
+ */
+export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
+  previous: RunningCall | null = null;
+  next: RunningCall | null = null;
+  readonly #admission: Admission;
+  #stage: number = stages.open;
+  readonly #payment: Payment;
+  readonly #reply: Reply;
+  // The request.
+  #body: Buffer | null = null;
+  #isStreamed = false;
+  #isSent = false;
+  #headers: string[] | null = null;
+  // The tries.
+  #tried: readonly Target[] = none;
+  #target: Target | null = null;
+  #controller: Dispatcher.DispatchController | null = null;
+  #dispatches = 0;
+  /** The reply of this try is not the consumer's. */
+  #isDropped = false;
+  #informational = 0;
+  #failure: Error | null = null;
+  /** The reply did not wait for the event. */
+  #isPassed = false;
+  // The key.
+  #isAsking = false;
+  #unknown = 0;
+
+  constructor(admission: Admission) {
+    this.#admission = admission;
+    this.#payment = new Payment(admission, this);
+    this.#reply = new Reply(admission, this);
+  }
+
+  /** Begin to pass the call on. */
+  begin(): void {
+    const { inbound, deps } = this.#admission;
+    if (inbound.isGone) {
+      this.#payment.giveBack();
+      return;
+    }
+    inbound.closing = this;
+    deps.running.add(this);
+    if (!inbound.hasBody) {
+      this.#open();
+    } else if (isCollected(inbound)) {
+      collect(inbound, (body) => {
+        this.#body = body;
+        if (this.#stage === stages.open) {
+          this.#open();
+        }
+      });
+    } else {
+      this.#isStreamed = true;
+      this.#open();
+    }
+  }
+
+  #open(): void {
+    const { api, key } = this.#admission;
+    const set = key.mode === "test" ? api.test : api.live;
+    const { credential } = api;
+    if (set === null || credential === null) {
+      this.#send(set, "");
+      return;
+    }
+    const value = credential.value(key.mode);
+    if (value instanceof Promise) {
+      value.then(
+        (found) => this.#sendWith(set, found),
+        () => this.#sendWith(set, null),
+      );
+    } else {
+      this.#sendWith(set, value);
+    }
+  }
+
+  #sendWith(set: UpstreamSet, credential: string | null): void {
+    if (this.#stage !== stages.open) {
+      return;
+    }
+    if (credential === null) {
+      this.#giveUp(credentialUnknown());
+    } else {
+      this.#send(set, credential);
+    }
+  }
+
+  #send(set: UpstreamSet | null, credential: string): void {
+    this.#headers = requestHeaders(this.#admission, credential);
+    if (set === null) {
+      this.#echo();
+    } else {
+      this.#dispatch(set);
+    }
+  }
+
+  #dispatch(set: UpstreamSet): void {
+    const { deps, inbound, passing, api, path } = this.#admission;
+    const target = set.pick(this.#tried) ?? (this.#dispatches > 0 ? set.pick(none) : null);
+    if (target === null) {
+      this.#giveUp(circuitOpen(set.retryAfterMs));
+      return;
+    }
+    this.#target = target;
+    this.#tried = this.#tried === none ? [target] : [...this.#tried, target];
+    this.#controller = null;
+    this.#isSent = false;
+    this.#isDropped = false;
+    this.#informational = 0;
+    this.#dispatches += 1;
+    this.#reply.times.dispatchedMs = deps.nowMs();
+    target.pool.dispatch(
+      {
+        path: target.basePath + path + (passing.query === "" ? "" : `?${passing.query}`),
+        method: inbound.method,
+        headers: this.#headers,
+        body: this.#isStreamed ? relayed(inbound) : this.#body,
+        headersTimeout: api.timeoutMs,
+        bodyTimeout: api.timeoutMs,
+      },
+      this,
+    );
+  }
+
+  /** A test call that goes nowhere. */
+  #echo(): void {
+    const { inbound, passing, path, deps } = this.#admission;
+    const { method } = inbound;
+    const headers = this.#headers ?? [];
+    const call = { method, path, query: passing.query, headers, body: this.#body };
+    const { status, headers: replied, body } = echoReply(call);
+    this.#reply.times.dispatchedMs = deps.nowMs();
+    this.#isSent = true;
+    this.#reply.startWhole(status, replied, body);
+    this.#endReply();
+  }
+
+  onRequestStart(controller: Dispatcher.DispatchController): void {
+    if (this.#stage === stages.open) {
+      this.#controller = controller;
+    } else {
+      controller.abort(new Error("Cannot go on: the call has ended"));
+    }
+  }
+
+  onRequestSent(): void {
+    this.#isSent = true;
+  }
+
+  onResponseStart(
+    controller: Dispatcher.DispatchController,
+    status: number,
+    headers: IncomingHttpHeaders,
+  ): void {
+    if (this.#stage !== stages.open) {
+      return;
+    }
+    if (status < 200) {
+      this.#informational += 1;
+      if (this.#informational > informationalMax) {
+        controller.abort(new InvalidReplyError("Cannot read a reply: it does not begin"));
+      }
+      return;
+    }
+    if (status > 599) {
+      controller.abort(new InvalidReplyError(`Cannot pass on status ${status}`));
+      return;
+    }
+    if (status === 502 || status === 503 || status === 504) {
+      this.#target?.health.failed();
+      if (this.#hasOtherTarget(headers)) {
+        this.#isDropped = true;
+        controller.abort(new Error("Cannot use this reply: another upstream is asked"));
+        return;
+      }
+    } else {
+      this.#target?.health.succeeded();
+    }
+    const { responseBytesMax } = this.#admission.api;
+    const length = this.#reply.start(status, headers);
+    if (responseBytesMax > 0 && (length ?? 0) > responseBytesMax) {
+      controller.abort(new ReplyTooLargeError("Cannot pass on a reply: it is too large"));
+    } else if (length === null) {
+      this.#reply.begin().flushHeaders();
+    }
+  }
+
+  onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
+    if (this.#stage !== stages.open || this.#isDropped) {
+      return;
+    }
+    const { responseBytesMax } = this.#admission.api;
+    const wish = this.#reply.data(chunk);
+    if (responseBytesMax > 0 && this.#reply.received > responseBytesMax) {
+      controller.abort(new ReplyTooLargeError("Cannot pass on a reply: it is too large"));
+    } else if (wish === "pause") {
+      controller.pause();
+    }
+  }
+
+  /** The consumer takes more of a reply. */
+  onDrain(): void {
+    this.#controller?.resume();
+  }
+
+  onResponseEnd(): void {
+    if (this.#stage === stages.open) {
+      this.#reply.times.answeredMs = this.#admission.deps.nowMs();
+      this.#endReply();
+    }
+  }
+
+  #endReply(): void {
+    const { deps, api } = this.#admission;
+    const isPassed = api.isAsync && deps.asyncCount.mayPass();
+    const ending = { status: this.#reply.status, outcome: "whole" } as const;
+    if (!isPassed) {
+      this.#settle(ending, true);
+      return;
+    }
+    this.#isPassed = true;
+    this.#payment.pass();
+    this.#settle(ending, false);
+    this.#finish();
+  }
+
+  onResponseError(_controller: Dispatcher.DispatchController | null, error: Error): void {
+    if (this.#stage !== stages.open) {
+      return;
+    }
+    const { inbound } = this.#admission;
+    if (this.#isDropped) {
+      this.#retry();
+      return;
+    }
+    if (isRequestAtFault(error)) {
+      this.#giveUp(bodyInvalid());
+      return;
+    }
+    if (inbound.isGone || inbound.isCutOff || error instanceof UploadCutError) {
+      this.onClosed();
+      return;
+    }
+    const failure = failureOf(error);
+    if (failure.isUpstreams) {
+      this.#target?.health.failed();
+    }
+    if (failure.mayRetry && this.#mayRetry()) {
+      this.#retry();
+      return;
+    }
+    tell(this.#admission, error);
+    this.#fail(failure);
+  }
+
+  #mayRetry(): boolean {
+    const { api, inbound } = this.#admission;
+    if (this.#reply.status !== 0) {
+      return false;
+    }
+    // Nothing of it was sent.
+    if (this.#controller === null && this.#dispatches < 2) {
+      return true;
+    }
+    const mayRepeat = !this.#isStreamed && idempotent.has(inbound.method);
+    return mayRepeat && this.#dispatches <= api.retries;
+  }
+
+  /** An upstream that says it cannot is asked no second time; another may be able to. */
+  #hasOtherTarget(headers: IncomingHttpHeaders): boolean {
+    const { api, key } = this.#admission;
+    const set = key.mode === "test" ? api.test : api.live;
+    return (
+      headers["retry-after"] === undefined &&
+      this.#mayRetry() &&
+      set !== null &&
+      set.pick(this.#tried) !== null
+    );
+  }
+
+  #retry(): void {
+    const { api, key } = this.#admission;
+    const set = key.mode === "test" ? api.test : api.live;
+    if (set !== null) {
+      this.#dispatch(set);
+    }
+  }
+
+  /** The reply has ended, or the consumer has left. */
+  onClosed(): void {
+    if (this.#stage !== stages.open) {
+      return;
+    }
+    if (this.#dispatches === 0) {
+      this.#giveUp(null);
+      return;
+    }
+    // A consumer who leaves has had the upstream's work; one who did not say all has not.
+    if (this.#isSent) {
+      const status = this.#reply.status || consumerLeftStatus;
+      this.#settle({ status, outcome: "consumer_left" }, false);
+    } else {
+      this.#fail(stopped());
+    }
+    this.#abort();
+  }
+
+  sweep(nowMs: number, isKeyForgotten: boolean): void {
+    if (this.#stage !== stages.open) {
+      return;
+    }
+    const { startedMs, api } = this.#admission;
+    const ageMs = nowMs - startedMs;
+    if (ageMs > api.durationMsMax) {
+      this.#cut(timedOut());
+    } else if (this.#payment.isLost) {
+      this.#admission.deps.watch.onUnpaid();
+      this.#cut(leaseLost());
+    } else {
+      if (isKeyForgotten || ageMs > freshMs) {
+        this.#askForKey();
+      }
+      if (ageMs > longMs) {
+        this.#payment.renew();
+      }
+    }
+  }
+
+  stop(): void {
+    if (this.#stage === stages.open) {
+      this.#cut(stopped());
+    }
+  }
+
+  #askForKey(): void {
+    if (this.#isAsking) {
+      return;
+    }
+    const { deps, key } = this.#admission;
+    const answer = deps.verifier.isAccepted(key);
+    if (!(answer instanceof Promise)) {
+      this.#heed(answer);
+      return;
+    }
+    this.#isAsking = true;
+    answer.then(
+      (isAccepted) => this.#heed(isAccepted),
+      () => {
+        this.#isAsking = false;
+        this.#unknown += 1;
+        if (this.#unknown >= unknownMax) {
+          this.#heed(false);
+        }
+      },
+    );
+  }
+
+  #heed(isAccepted: boolean): void {
+    this.#isAsking = false;
+    if (isAccepted) {
+      this.#unknown = 0;
+    } else if (this.#stage === stages.open) {
+      const status = this.#isSent ? this.#reply.status || consumerLeftStatus : 502;
+      this.#cut(keyRefused(status));
+    }
+  }
+
+  /** End the call from our side. */
+  #cut(failure: Failure): void {
+    if (this.#dispatches === 0) {
+      this.#giveUp(failure.error);
+      return;
+    }
+    this.#fail(failure);
+    this.#abort();
+  }
+
+  #abort(): void {
+    const controller = this.#controller;
+    this.#controller = null;
+    controller?.abort(new Error("Cannot go on: the call has ended"));
+  }
+
+  /** End a call of which nothing was sent: it leaves no event. */
+  #giveUp(error: Error | null): void {
+    this.#failure = error;
+    this.#stage = stages.over;
+    this.#payment.giveBack();
+    this.#leave();
+    if (error !== null) {
+      this.#admission.passing.fail(error);
+    }
+  }
+
+  #fail(failure: Failure): void {
+    this.#failure = failure.error;
+    this.#settle(failure, false);
+  }
+
+  #settle(ending: { status: number; outcome: Outcome }, isStrict: boolean): void {
+    this.#stage = stages.settling;
+    this.#reply.times.pushedMs = this.#admission.deps.nowMs();
+    this.#payment.settle({ ...ending, units: this.#reply.units }, isStrict);
+  }
+
+  /** The event is durable, or (with an error) nothing pays for the reply: complete it, or tell that there is none. */
+  onSettled(error: Error | null): void {
+    this.#failure ??= error;
+    if (!this.#isPassed) {
+      this.#finish();
+    }
+  }
+
+  #leave(): void {
+    const { deps, inbound } = this.#admission;
+    inbound.closing = undefined;
+    deps.running.remove(this);
+  }
+
+  #finish(): void {
+    const { inbound, passing } = this.#admission;
+    this.#stage = stages.over;
+    this.#leave();
+    if (inbound.isGone) {
+      return;
+    }
+    try {
+      if (this.#failure === null) {
+        this.#reply.complete(this.#payment.chargedNanos);
+      } else if (this.#reply.isBegun) {
+        inbound.breakOff();
+      } else {
+        passing.fail(this.#failure);
+      }
+    } catch (error) {
+      tell(this.#admission, error);
+      inbound.breakOff();
+    }
+  }
+}
