@@ -49,7 +49,12 @@ export interface GatewayParts {
 /** Build the gateway: what it remembers, what it leases, what it calls, and its routes. */
 export function gatewayParts(deps: GatewayPartsDeps): GatewayParts {
   const { config, db, trust, journal, verifier, addresses, holder, log, metrics, now } = deps;
-  const { upstreamTimeoutMs: timeoutMs, connectionsMax, asyncPendingMax, callsMax } = config.gateway;
+  const {
+    upstreamTimeoutMs: timeoutMs,
+    connectionsMax,
+    asyncPendingMax,
+    callsMax,
+  } = config.gateway;
   const nowMs = () => performance.now();
   const upstreams = createUpstreams({ addresses, connectionsMax, timeoutMs, nowMs });
   const apis = rememberApis({ ...deps, upstreams, timeoutMs });
@@ -130,9 +135,9 @@ function watchCalls(
   });
   return {
     onFailure(error, call) {
-      const name = error instanceof Error ? error.name : typeof error;
+      const reason = error instanceof Error ? error.name : typeof error;
       const code = error instanceof Error && "code" in error ? String(error.code) : "";
-      log.info("Cannot finish a call of an API", { ...call, name, code });
+      log.info("Cannot finish a call of an API", { ...call, reason, code });
     },
     onUnpaid: () => unpaid.inc(),
   };

@@ -150,7 +150,7 @@ plain(
     await using app = await startTestApp({ GATEWAY_UPSTREAM_TIMEOUT_MS: "200" });
     await using upstream = await startUpstream((request, response) => {
       if (request.url === "/half") {
-        response.writeHead(200, { "content-length": "100" });
+        response.writeHead(200, { "content-length": "100000" });
         response.write("half");
       }
     });

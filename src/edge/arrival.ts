@@ -121,7 +121,7 @@ export abstract class Arrival {
     const response = this.open().response as ServerResponse;
     response.statusCode = status;
     for (let index = 0; index < headers.length; index += 2) {
-      response.setHeader(headers[index] as string, headers[index + 1] as string);
+      response.appendHeader(headers[index] as string, headers[index + 1] as string);
     }
     return response;
   }
@@ -292,11 +292,7 @@ export class Http1Arrival extends Arrival {
     this.#end(status, body);
   }
 
-  reply(
-    status: number,
-    headers: readonly HeaderValue[],
-    body: Uint8Array | undefined,
-  ): void {
+  reply(status: number, headers: readonly HeaderValue[], body: Uint8Array | undefined): void {
     const { head } = this;
     for (let index = 0; index < headers.length; index++) {
       head.push(headers[index] as HeaderValue);
@@ -433,11 +429,7 @@ export class Http2Arrival extends Arrival {
     }
   }
 
-  reply(
-    status: number,
-    headers: readonly HeaderValue[],
-    body: Uint8Array | undefined,
-  ): void {
+  reply(status: number, headers: readonly HeaderValue[], body: Uint8Array | undefined): void {
     const { head } = this;
     for (let index = 0; index < headers.length; index += 2) {
       const value = headers[index + 1] ?? "";

@@ -116,11 +116,7 @@ function exactEndpoints(endpoints: readonly Endpoint[]): Map<string, Map<string,
   return exact;
 }
 
-function isMisdirected(
-  arrival: Arrival,
-  { host }: Endpoint,
-  hosts: ReadonlySet<string>,
-): boolean {
+function isMisdirected(arrival: Arrival, { host }: Endpoint, hosts: ReadonlySet<string>): boolean {
   return isNamed(arrival, host === undefined ? hosts : new Set([host])) !== (host !== undefined);
 }
 

@@ -135,11 +135,7 @@ class RawCall implements Call, HeaderReader {
   audited = false;
   readonly #headers: Arrival["headers"];
 
-  constructor(
-    name: string,
-    policy: Policy,
-    { hit, signal }: { hit: Hit; signal: AbortSignal },
-  ) {
+  constructor(name: string, policy: Policy, { hit, signal }: { hit: Hit; signal: AbortSignal }) {
     this.name = name;
     this.policy = policy;
     this.exchange = hit.exchange;

@@ -1,5 +1,5 @@
-import type { Lease, LeaseBook, Purse, Shortage } from "../credits/purse.ts";
 import { maxCharge } from "../catalog/price-rule.ts";
+import type { Lease, LeaseBook, Purse, Shortage } from "../credits/purse.ts";
 import type { Verifier } from "../keys/verify.ts";
 import type { MaybePromise } from "../lib/maybe-promise.ts";
 import type { Journal } from "../metering/journal.ts";
@@ -102,9 +102,7 @@ export class Admission {
     }
     markCors(inbound, api?.cors ?? null);
     const admitted = passing.admit();
-    return admitted instanceof Promise
-      ? admitted.then(() => this.#check(api))
-      : this.#check(api);
+    return admitted instanceof Promise ? admitted.then(() => this.#check(api)) : this.#check(api);
   }
 
   #check(api: GatewayApi | null): void | Promise<void> {

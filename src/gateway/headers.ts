@@ -136,8 +136,8 @@ export function createHeaderFilter(): HeaderFilter {
           reply.push(name, typeof value === "string" ? value : united(name, value));
         }
       }
-      // A hostile upstream shares our origin: nothing it sends may run as a page of ours.
-      reply.push("x-content-type-options", "nosniff", "content-security-policy", "sandbox");
+      // A hostile upstream shares our origin: nothing it sends may run as a page of ours. The edge says `nosniff`.
+      reply.push("content-security-policy", "sandbox");
       return reply;
     },
   };

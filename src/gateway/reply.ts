@@ -103,8 +103,7 @@ export class Reply {
       this.status,
       replyHeaders(this.#admission, this.#headers, {
         status: this.status,
-        charged:
-          this.#reader === null ? usageOf(price, unitsBefore, ending).chargedNanos : null,
+        charged: this.#reader === null ? usageOf(price, unitsBefore, ending).chargedNanos : null,
         times: this.times,
       }),
     );

@@ -12,9 +12,7 @@ export class UploadCutError extends Error {
 /** Whether a request's body is to be read before it is sent on. */
 export function isCollected(inbound: Inbound): boolean {
   const length = inbound.header("content-length");
-  return (
-    length !== undefined && /^\d{1,9}$/.test(length) && Number(length) <= collectedBytesMax
-  );
+  return length !== undefined && /^\d{1,9}$/.test(length) && Number(length) <= collectedBytesMax;
 }
 
 /** Read a short body. Never told of one that does not end: the client's leaving is. */
