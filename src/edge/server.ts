@@ -123,11 +123,11 @@ export function createEdge(options: EdgeOptions): Edge {
     ...docs.map(docsEndpoint),
     ...rpcEndpoints(services, deps),
     ...restEndpoints(services, deps),
+    ...raw,
     ...mountEndpoints(
       mounts.filter((mount): mount is Mount => !isRaw(mount)),
       mountDeps,
     ),
-    ...raw,
     ...bridge.endpoints,
   ];
   const shared = {

@@ -18,12 +18,13 @@ import {
   timedOut,
 } from "./failure.ts";
 import type { Inbound, Passing } from "./inbound.ts";
+import { KeyWatch } from "./key-watch.ts";
 import { Payment, tell } from "./payment.ts";
 import { Reply } from "./reply.ts";
 import { requestHeaders } from "./request.ts";
 import type { RunningCall } from "./running.ts";
+import { Tries } from "./tries.ts";
 import { collect, isCollected, relayed, UploadCutError } from "./upload.ts";
-import type { Target, UpstreamSet } from "./upstream.ts";
 
 /** Replies before the reply, as of 103, that are dropped. */
 const informationalMax = 20;
@@ -35,22 +36,8 @@ const consumerLeftStatus = 499;
 const freshMs = 250;
 /** Calls older than this want their lease kept. */
 const longMs = 2_000;
-/** Times in a row that nobody knows whether a key is accepted. */
-const unknownMax = 2;
-
-const idempotent: ReadonlySet<string> = new Set([
-  "GET",
-  "HEAD",
-  "OPTIONS",
-  "PUT",
-  "DELETE",
-  "QUERY",
-]);
-
 /** Where a call is on its way. It only goes on. */
 const stages = { open: 0, settling: 1, over: 2 } as const;
-
-const none: readonly Target[] = [];
 
 /**
  * Pass consumers' calls on to the APIs' upstreams, and charge them.
@@ -77,30 +64,28 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
   #stage: number = stages.open;
   readonly #payment: Payment;
   readonly #reply: Reply;
+  readonly #tries: Tries;
   // The request.
   #body: Buffer | null = null;
   #isStreamed = false;
   #isSent = false;
   #headers: string[] | null = null;
-  // The tries.
-  #tried: readonly Target[] = none;
-  #target: Target | null = null;
+  // The reply.
   #controller: Dispatcher.DispatchController | null = null;
-  #dispatches = 0;
   /** The reply of this try is not the consumer's. */
   #isDropped = false;
   #informational = 0;
   #failure: Error | null = null;
   /** The reply did not wait for the event. */
   #isPassed = false;
-  // The key.
-  #isAsking = false;
-  #unknown = 0;
+  /** Only of a call that takes long. */
+  #keyWatch: KeyWatch | null = null;
 
   constructor(admission: Admission) {
     this.#admission = admission;
     this.#payment = new Payment(admission, this);
     this.#reply = new Reply(admission, this);
+    this.#tries = new Tries(admission);
   }
 
   /** Begin to pass the call on. */
@@ -129,57 +114,58 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
 
   #open(): void {
     const { api, key } = this.#admission;
-    const set = key.mode === "test" ? api.test : api.live;
     const { credential } = api;
-    if (set === null || credential === null) {
-      this.#send(set, "");
+    if (this.#tries.set === null || credential === null) {
+      this.#send("");
       return;
     }
     const value = credential.value(key.mode);
     if (value instanceof Promise) {
       value.then(
-        (found) => this.#sendWith(set, found),
-        () => this.#sendWith(set, null),
+        (found) => this.#sendWith(found),
+        () => this.#sendWith(null),
       );
     } else {
-      this.#sendWith(set, value);
+      this.#sendWith(value);
     }
   }
 
-  #sendWith(set: UpstreamSet, credential: string | null): void {
+  #sendWith(credential: string | null): void {
     if (this.#stage !== stages.open) {
       return;
     }
     if (credential === null) {
       this.#giveUp(credentialUnknown());
     } else {
-      this.#send(set, credential);
+      this.#send(credential);
     }
   }
 
-  #send(set: UpstreamSet | null, credential: string): void {
+  #send(credential: string): void {
     this.#headers = requestHeaders(this.#admission, credential);
-    if (set === null) {
+    if (this.#tries.set === null) {
       this.#echo();
     } else {
-      this.#dispatch(set);
+      this.#dispatch(null);
     }
   }
 
-  #dispatch(set: UpstreamSet): void {
+  /** Send the call to the next upstream. `last` is how the try before failed. */
+  #dispatch(last: Failure | null): void {
     const { deps, inbound, passing, api, path } = this.#admission;
-    const target = set.pick(this.#tried) ?? (this.#dispatches > 0 ? set.pick(none) : null);
+    const target = this.#tries.next();
     if (target === null) {
-      this.#giveUp(circuitOpen(set.retryAfterMs));
+      if (last === null) {
+        this.#giveUp(circuitOpen(this.#tries.set?.retryAfterMs ?? 0));
+      } else {
+        this.#fail(last);
+      }
       return;
     }
-    this.#target = target;
-    this.#tried = this.#tried === none ? [target] : [...this.#tried, target];
     this.#controller = null;
     this.#isSent = false;
     this.#isDropped = false;
     this.#informational = 0;
-    this.#dispatches += 1;
     this.#reply.times.dispatchedMs = deps.nowMs();
     target.pool.dispatch(
       {
@@ -239,14 +225,14 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
       return;
     }
     if (status === 502 || status === 503 || status === 504) {
-      this.#target?.health.failed();
-      if (this.#hasOtherTarget(headers)) {
+      this.#tries.target?.health.failed();
+      if (this.#hasOther(headers)) {
         this.#isDropped = true;
         controller.abort(new Error("Cannot use this reply: another upstream is asked"));
         return;
       }
     } else {
-      this.#target?.health.succeeded();
+      this.#tries.target?.health.succeeded();
     }
     const { responseBytesMax } = this.#admission.api;
     const length = this.#reply.start(status, headers);
@@ -302,7 +288,7 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
     }
     const { inbound } = this.#admission;
     if (this.#isDropped) {
-      this.#retry();
+      this.#dispatch(null);
       return;
     }
     if (isRequestAtFault(error)) {
@@ -315,47 +301,25 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
     }
     const failure = failureOf(error);
     if (failure.isUpstreams) {
-      this.#target?.health.failed();
+      this.#tries.target?.health.failed();
     }
-    if (failure.mayRetry && this.#mayRetry()) {
-      this.#retry();
+    if (failure.mayRetry && this.#mayRepeat()) {
+      this.#dispatch(failure);
       return;
     }
     tell(this.#admission, error);
     this.#fail(failure);
   }
 
-  #mayRetry(): boolean {
-    const { api, inbound } = this.#admission;
-    if (this.#reply.status !== 0) {
-      return false;
-    }
-    // Nothing of it was sent.
-    if (this.#controller === null && this.#dispatches < 2) {
-      return true;
-    }
-    const mayRepeat = !this.#isStreamed && idempotent.has(inbound.method);
-    return mayRepeat && this.#dispatches <= api.retries;
+  #mayRepeat(): boolean {
+    const wasBegun = this.#controller !== null;
+    const isStreamed = this.#isStreamed;
+    return this.#reply.status === 0 && this.#tries.mayRepeat({ wasBegun, isStreamed });
   }
 
   /** An upstream that says it cannot is asked no second time; another may be able to. */
-  #hasOtherTarget(headers: IncomingHttpHeaders): boolean {
-    const { api, key } = this.#admission;
-    const set = key.mode === "test" ? api.test : api.live;
-    return (
-      headers["retry-after"] === undefined &&
-      this.#mayRetry() &&
-      set !== null &&
-      set.pick(this.#tried) !== null
-    );
-  }
-
-  #retry(): void {
-    const { api, key } = this.#admission;
-    const set = key.mode === "test" ? api.test : api.live;
-    if (set !== null) {
-      this.#dispatch(set);
-    }
+  #hasOther(headers: IncomingHttpHeaders): boolean {
+    return headers["retry-after"] === undefined && this.#mayRepeat() && this.#tries.hasOther();
   }
 
   /** The reply has ended, or the consumer has left. */
@@ -363,7 +327,7 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
     if (this.#stage !== stages.open) {
       return;
     }
-    if (this.#dispatches === 0) {
+    if (!this.#isUnderWay) {
       this.#giveUp(null);
       return;
     }
@@ -390,7 +354,8 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
       this.#cut(leaseLost());
     } else {
       if (isKeyForgotten || ageMs > freshMs) {
-        this.#askForKey();
+        this.#keyWatch ??= new KeyWatch(this.#admission, this);
+        this.#keyWatch.look();
       }
       if (ageMs > longMs) {
         this.#payment.renew();
@@ -404,42 +369,22 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
     }
   }
 
-  #askForKey(): void {
-    if (this.#isAsking) {
-      return;
-    }
-    const { deps, key } = this.#admission;
-    const answer = deps.verifier.isAccepted(key);
-    if (!(answer instanceof Promise)) {
-      this.#heed(answer);
-      return;
-    }
-    this.#isAsking = true;
-    answer.then(
-      (isAccepted) => this.#heed(isAccepted),
-      () => {
-        this.#isAsking = false;
-        this.#unknown += 1;
-        if (this.#unknown >= unknownMax) {
-          this.#heed(false);
-        }
-      },
-    );
-  }
-
-  #heed(isAccepted: boolean): void {
-    this.#isAsking = false;
-    if (isAccepted) {
-      this.#unknown = 0;
-    } else if (this.#stage === stages.open) {
+  /** The key is no longer accepted, or nobody knows. */
+  onKeyRefused(): void {
+    if (this.#stage === stages.open) {
       const status = this.#isSent ? this.#reply.status || consumerLeftStatus : 502;
       this.#cut(keyRefused(status));
     }
   }
 
+  /** Whether something of the call may have been sent. */
+  get #isUnderWay(): boolean {
+    return this.#tries.count > 0;
+  }
+
   /** End the call from our side. */
   #cut(failure: Failure): void {
-    if (this.#dispatches === 0) {
+    if (!this.#isUnderWay) {
       this.#giveUp(failure.error);
       return;
     }

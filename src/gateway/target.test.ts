@@ -52,22 +52,7 @@ test.for(["a#b", "a b", "a\r\nb"])("the query %j is refused", (query) => {
 });
 
 test("no path leads out of the base, to another host or scheme", () => {
-  const pieces = [
-    "..",
-    ".",
-    "/",
-    "\\",
-    "%2e",
-    "%2f",
-    "%5c",
-    "a",
-    ";",
-    "@",
-    ":",
-    "//",
-    "#",
-    "\t",
-  ];
+  const pieces = ["..", ".", "/", "\\", "%2e", "%2f", "%5c", "a", ";", "@", ":", "//", "#", "\t"];
   let seed = 7;
   const random = (below: number) => {
     seed = (seed * 48_271) % 2_147_483_647;
