@@ -1,78 +1,18 @@
 import { createHash, randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { type IncomingMessage, type RequestOptions, request, type ServerResponse } from "node:http";
+import { type IncomingMessage, request, type ServerResponse } from "node:http";
 import { connect as connectHttp2 } from "node:http2";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { Readable } from "node:stream";
 import { expect, test as plain } from "vitest";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { startTestApp, until } from "./support/app.ts";
-import { grant } from "./support/books.ts";
-import { newPerson } from "./support/people.ts";
+import { free, paid, pieces, price, readAll, reasonOf, send, setUp } from "./support/calls.ts";
 import { asSuperuser } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
 import { startUpstream } from "./support/upstream.ts";
 
 type App = Awaited<ReturnType<typeof startTestApp>>;
-
-const price = 1_000_000n;
-
-/** A consumer with credit and a key for an API whose calls go to the address. */
-async function setUp(app: App, upstreamUrl: string) {
-  const developer = await newPerson(app.db, "developer");
-  const consumer = await newPerson(app.db);
-  const api = await app.api(developer, { upstreamUrl, callNanos: price });
-  await grant(app.db, consumer.accountId, 50n * price);
-  const secret = await app.key(consumer, api.id);
-  const path = `/v1/call/${api.slug}/`;
-  const { port } = new URL(app.url);
-  return {
-    developer,
-    consumer,
-    api,
-    secret,
-    path,
-    /** The options of a plain request, which nobody tidies up. */
-    raw: (more: RequestOptions = {}): RequestOptions => ({
-      port,
-      host: "127.0.0.1",
-      path,
-      agent: false,
-      ...more,
-      headers: { "x-api-key": secret, ...more.headers },
-    }),
-    call: (rest = "", init: RequestInit = {}) =>
-      fetch(`${app.url}${path}${rest}`, {
-        redirect: "manual",
-        ...init,
-        headers: { "x-api-key": secret, ...init.headers },
-      }),
-    /** What was charged and noted, once so many calls are applied. */
-    async events(count = 1): Promise<{ status: number; charged: bigint }[]> {
-      return asSuperuser(app, async (client) => {
-        const read = () =>
-          client.query(
-            "select status_code, charged_nanos from usage_events where api_id = $1 order by position",
-            [api.id],
-          );
-        await until(async () => (await read()).rows.length >= count);
-        const { rows } = await read();
-        return rows.map((row) => ({
-          status: row.status_code,
-          charged: BigInt(row.charged_nanos),
-        }));
-      });
-    },
-  };
-}
-
-const free = (status: number) => [{ status, charged: 0n }];
-const paid = (status: number) => [{ status, charged: price }];
-
-async function reasonOf(response: Response): Promise<string> {
-  const { details } = (await response.json()) as { details?: { reason?: string }[] };
-  return details?.[0]?.reason ?? "";
-}
 
 test.for([200, 201, 301, 404, 418, 429])(
   "an upstream's %d is passed on and charged",
@@ -629,30 +569,4 @@ function isAppendWaiting(app: App): Promise<boolean> {
     );
     return rowCount === 1;
   });
-}
-
-function send(options: RequestOptions, body?: Readable): Promise<IncomingMessage> {
-  return new Promise((resolve, reject) => {
-    const sending = request(options, resolve).on("error", reject);
-    if (body === undefined) {
-      sending.end();
-    } else {
-      body.pipe(sending);
-    }
-  });
-}
-
-async function readAll(stream: AsyncIterable<Buffer>): Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  for await (const chunk of stream) {
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks);
-}
-
-/** In pieces of uneven sizes. */
-function* pieces(data: Buffer): Generator<Buffer> {
-  for (let at = 0, length = 1; at < data.length; at += length, length = (length * 7) % 65_521) {
-    yield data.subarray(at, at + length);
-  }
 }
