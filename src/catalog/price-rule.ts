@@ -119,6 +119,18 @@ export function parseRule(text: string): PriceRule {
   return rule;
 }
 
+/** Whether a text is a rule, or empty, which stands for none. */
+export function isRuleText(text: string): boolean {
+  try {
+    return text === "" || parseRule(text).per > 0n;
+  } catch (error) {
+    if (error instanceof RuleError) {
+      return false;
+    }
+    throw error;
+  }
+}
+
 /** Whether chargeOf() gives an amount for every use: checkRule() demands more. */
 function isSound({ tiers, per }: PriceRule): boolean {
   const isRising = tiers.every(({ lastUnit }, index) => {
