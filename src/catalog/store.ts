@@ -42,6 +42,7 @@ const priceRow = z.object({
   price_version: z.number(),
   call_nanos: z.bigint(),
   fee_basis_points: z.number(),
+  sheet: z.string(),
 });
 
 /** An API's newest price, and whose the API is. */
@@ -51,10 +52,10 @@ export type PriceRow = z.infer<typeof priceRow>;
 export function listPrices(db: Queries, apiIds: readonly string[]): Promise<readonly PriceRow[]> {
   return db.any(sql.type(priceRow)`
     select api.api_id as id, api.account_id,
-      price.version as price_version, price.call_nanos, price.fee_basis_points
+      price.version as price_version, price.call_nanos, price.fee_basis_points, price.sheet
     from api_directory as api
     cross join lateral (
-      select version, call_nanos, fee_basis_points from api_prices
+      select version, call_nanos, fee_basis_points, sheet from api_prices
       where api_prices.account_id = api.account_id and api_prices.api_id = api.api_id
       order by version desc limit 1
     ) as price

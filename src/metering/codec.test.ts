@@ -1,7 +1,11 @@
 import { createHash } from "node:crypto";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { expect, test } from "vitest";
-import { JournalEntrySchema, JournalRowSchema } from "../../gen/callora/metering/v1/journal_pb.ts";
+import {
+  JournalEntrySchema,
+  JournalRowSchema,
+  type Outcome,
+} from "../../gen/callora/metering/v1/journal_pb.ts";
 import { usage } from "../../test/support/books.ts";
 import { decodeRow, encodeRow } from "./codec.ts";
 import type { Entry } from "./entry.ts";
@@ -76,7 +80,7 @@ test("an entry whose outcome nobody knows is malformed", () => {
   if (first === undefined) {
     throw new Error("Cannot read the row");
   }
-  first.outcome = 5;
+  first.outcome = 5 as Outcome;
   const body = Buffer.from(toBinary(JournalRowSchema, written));
 
   expect(decodeRow({ codec: 1, body }).entries).toMatchObject([

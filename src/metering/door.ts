@@ -5,6 +5,7 @@ import {
   UsageOutcome,
   type UsageResultSchema,
 } from "../../gen/callora/metering/v1/metering_service_pb.ts";
+import { defaultRuleText } from "../catalog/sheet-rule.ts";
 import type { PriceRow } from "../catalog/store.ts";
 import type { Memory } from "../db/memory.ts";
 import type { MaybePromise } from "../lib/maybe-promise.ts";
@@ -112,14 +113,15 @@ async function findKnown(deps: DoorDeps, events: readonly UsageEvent[]): Promise
   };
 }
 
-function toPinned(row: PriceRow): Pinned {
+/** The price of an event that does not pass the gateway: by the API's default rule. */
+export function toPinned(row: PriceRow): Pinned {
   return {
     apiId: row.id,
     developerId: row.account_id,
     version: row.price_version,
     unitNanos: row.call_nanos,
     feeBasisPoints: row.fee_basis_points,
-    rule: "",
+    rule: defaultRuleText(row.sheet),
   };
 }
 
