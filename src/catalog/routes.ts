@@ -199,7 +199,7 @@ function matchPath<T>(root: Node<T>, method: string, rawPath: string): RouteMatc
 // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
 const unclear = /[/\\;\0-\x1f\x7f]/;
 /** What is decoded twice by some servers. */
-const escape = /%[0-9a-f]{2}/i;
+const escaped = /%[0-9a-f]{2}/i;
 
 /** The segments, decoded. Null when servers would not agree on them. */
 function splitPath(rawPath: string): readonly string[] | null {
@@ -209,7 +209,7 @@ function splitPath(rawPath: string): readonly string[] | null {
     if (segment === null || segment === "" || segment === "." || segment === "..") {
       return null;
     }
-    if (unclear.test(segment) || (segment !== raw && escape.test(segment))) {
+    if (unclear.test(segment) || (segment !== raw && escaped.test(segment))) {
       return null;
     }
     segments[index] = segment;
