@@ -1,28 +1,32 @@
+import { create } from "@bufbuild/protobuf";
 import { expect, test } from "vitest";
-import { defaultRuleText, ruleTextOf } from "./sheet-rule.ts";
+import { PriceRuleSchema } from "../../gen/callora/catalog/v1/price_pb.ts";
+import { parseRule, ruleOf } from "./price-rule.ts";
+import { sheetText } from "./sheet.ts";
+import { ruleTextOf } from "./sheet-rule.ts";
 
-const sheet = JSON.stringify({
-  rule: "own",
+function rule(callNanos: bigint) {
+  return ruleOf(create(PriceRuleSchema, { callNanos }));
+}
+
+const sheet = sheetText({
+  rule: rule(1n),
   routes: [
-    [["GET", "PUT"], "/a", "get"],
-    [[], "/a", "any"],
-    [["POST"], "/b", ""],
+    { methods: ["GET", "PUT"], path: "/a", rule: rule(2n) },
+    { methods: [], path: "/a", rule: rule(3n) },
+    { methods: ["POST"], path: "/b", rule: null },
   ],
 });
 
 test.for([
-  ["GET /a", "get"],
-  ["PUT /a", "get"],
-  ["HEAD /a", "get"],
-  ["POST /a", "any"],
-  ["POST /b", "own"],
-  ["GET /c", "own"],
-  ["", "own"],
-] as const)("the rule of %s is %s", ([endpoint, rule]) => {
-  expect(ruleTextOf(sheet, endpoint)).toBe(rule);
+  ["GET /a", 2n],
+  ["PUT /a", 2n],
+  ["HEAD /a", 2n],
+  ["POST /a", 3n],
+  ["POST /b", 1n],
+  ["GET /c", 1n],
+  ["", 1n],
+] as const)("a call of %s costs %s", ([endpoint, nanos]) => {
+  expect(parseRule(ruleTextOf(sheet, endpoint)).callNanos).toBe(nanos);
   expect(ruleTextOf("", endpoint)).toBe("");
-});
-
-test("the rule of a sheet itself", () => {
-  expect([defaultRuleText(sheet), defaultRuleText("")]).toEqual(["own", ""]);
 });

@@ -76,8 +76,10 @@ function unitsIn(json: string, path: JsonPath): bigint | null {
   if (typeof value === "string") {
     return unitsOfText(value);
   }
-  const isWhole = typeof value === "number" && Number.isInteger(value) && value >= 0;
-  return isWhole ? bounded(BigInt(value)) : null;
+  if (typeof value !== "number" || !Number.isInteger(value) || value < 0) {
+    return null;
+  }
+  return bounded(BigInt(value));
 }
 
 /** Reads a body that is one JSON value. */

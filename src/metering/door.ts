@@ -5,7 +5,6 @@ import {
   UsageOutcome,
   type UsageResultSchema,
 } from "../../gen/callora/metering/v1/metering_service_pb.ts";
-import { defaultRuleText } from "../catalog/sheet-rule.ts";
 import type { PriceRow } from "../catalog/store.ts";
 import type { Memory } from "../db/memory.ts";
 import type { MaybePromise } from "../lib/maybe-promise.ts";
@@ -121,7 +120,7 @@ export function toPinned(row: PriceRow): Pinned {
     version: row.price_version,
     unitNanos: row.call_nanos,
     feeBasisPoints: row.fee_basis_points,
-    rule: defaultRuleText(row.sheet),
+    rule: row.rule,
   };
 }
 

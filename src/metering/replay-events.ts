@@ -1,6 +1,6 @@
 import type { ReplayEventsRequest } from "../../gen/callora/metering/v1/correction_service_pb.ts";
 import type { UsageEvent } from "../../gen/callora/metering/v1/metering_service_pb.ts";
-import { listPrices } from "../catalog/store.ts";
+import { listNewestPrices } from "../catalog/store.ts";
 import type { Audit } from "../db/database.ts";
 import type { Tx } from "../db/pool.ts";
 import { failedPrecondition, invalidArgument, notFound } from "../rpc/errors.ts";
@@ -74,7 +74,7 @@ async function changed(
   if (!(await existingAccounts(tx, [fixed.accountId])).has(fixed.accountId)) {
     throw invalidArgument([{ field: "fixed.account_id", description: "no such account" }]);
   }
-  const [price] = await listPrices(tx, [fixed.apiId]);
+  const [price] = await listNewestPrices(tx, [fixed.apiId]);
   if (price === undefined) {
     throw invalidArgument([{ field: "fixed.api_id", description: "no such API" }]);
   }
