@@ -1,4 +1,5 @@
 -- refuses-rows: invoices
+drop table invoice_rounds;
 drop table invoices;
 drop table billing_baseline;
 drop table billing_lines;

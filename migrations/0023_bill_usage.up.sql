@@ -82,3 +82,12 @@ for each statement execute function callora_refuse_change();
 select callora_isolate('invoices');
 grant select on invoices to callora_app;
 grant select, insert on invoices to callora_worker;
+
+-- How far the invoices of closed months are issued: by account, up to the end.
+create table invoice_rounds (
+  month date primary key check (extract(day from month) = 1),
+  after_account text not null default '',
+  done_at timestamptz
+);
+select callora_reserve('invoice_rounds');
+grant select, insert, update on invoice_rounds to callora_worker;

@@ -45,6 +45,7 @@ import { analyticsService } from "./analytics/service.ts";
 import { auditService } from "./audit/service.ts";
 import { insertAudit } from "./audit/store.ts";
 import { authMounts } from "./auth-mounts.ts";
+import { listApiNames } from "./catalog/names.ts";
 import { rememberPrices } from "./catalog/prices.ts";
 import { catalogService } from "./catalog/service.ts";
 import { existsPublishedApi } from "./catalog/store.ts";
@@ -67,6 +68,7 @@ import { entry, type ServiceEntry } from "./edge/service-entry.ts";
 import type { Finish } from "./edge/telemetry.ts";
 import { gatewayParts } from "./gateway-parts.ts";
 import { createReadiness, healthService, type Readiness } from "./health.ts";
+import { invoiceMount } from "./invoice-mount.ts";
 import { createQuotas } from "./keys/quota.ts";
 import { routerKeyService } from "./keys/router-service.ts";
 import { keyService } from "./keys/service.ts";
@@ -83,6 +85,7 @@ import { createLoops, type Loops, type Uses, writeUses } from "./loops.ts";
 import { createMailer } from "./mailer.ts";
 import { createProgress, type Progress } from "./metering/applied.ts";
 import { balancesAt } from "./metering/balance-at.ts";
+import { listBillLines } from "./metering/bill-lines.ts";
 import { correctionService } from "./metering/correction-service.ts";
 import { shardCount } from "./metering/entry.ts";
 import { createJournal, getWatermark } from "./metering/journal.ts";
@@ -335,6 +338,7 @@ function build(deps: AppDeps, parts: Parts) {
     onApplied: progress.onApplied,
     now,
   };
+  const invoices = { db, listLines: listBillLines, listApiNames, watermark, now };
   const services: ServiceEntry[] = [
     entry(HealthService, healthService({ readiness: parts.readiness, version: deps.version })),
     entry(
@@ -359,7 +363,7 @@ function build(deps: AppDeps, parts: Parts) {
     ),
     entry(CreditService, creditService({ db, existsAccount, watermark, now })),
     entry(BudgetService, budgetService({ db, trust, now })),
-    entry(InvoiceService, invoiceService({ db, watermark, now })),
+    entry(InvoiceService, invoiceService(invoices)),
     entry(LedgerService, ledgerService({ db, balancesAt, watermark })),
     entry(MeteringService, meteringService(door)),
     entry(MeterService, meterService({ db, wakeBuilder: () => parts.loops.wake("meters"), now })),
@@ -385,6 +389,7 @@ function build(deps: AppDeps, parts: Parts) {
   const mounts = [
     ...gateway.mounts,
     usageMount(door),
+    invoiceMount(invoices),
     metricsMount(deps),
     startPage(),
     ...auth.mounts,

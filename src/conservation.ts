@@ -113,6 +113,7 @@ function ledgerChecks(sums: Sums, suffix: string): Check[] {
     check(`charges of events = consumer charges${suffix}`, sums.events, sums.charges),
     check(`charges in usage roll-ups = consumer charges${suffix}`, sums.usage, sums.charges),
     check(`revenue in roll-ups = consumer charges${suffix}`, sums.revenue, sums.charges),
+    check(`charges in lines of bills = consumer charges${suffix}`, sums.billed, sums.charges),
     check(`escrow in the ledger = what is left of open leases${suffix}`, sums.escrow, sums.leases),
     check(
       `developer credits = paid + in flight + payable${suffix}`,
@@ -142,6 +143,7 @@ const sumsRow = z.object({
   archived: z.bigint(),
   usage: z.bigint(),
   revenue: z.bigint(),
+  billed: z.bigint(),
 });
 
 type Sums = z.infer<typeof sumsRow> & { journal: bigint };
@@ -227,7 +229,14 @@ function readSums(tx: Tx, mode: Mode, after: bigint): Promise<z.infer<typeof sum
       ) as usage,
       (
         select coalesce(sum(revenue_nanos), 0)::int8 from revenue_rollups where mode = ${mode}
-      ) as revenue
+      ) as revenue,
+      (
+        select coalesce(sum(nanos), 0)::int8 from (
+          select charged_nanos + corrected_nanos as nanos from billing_lines where mode = ${mode}
+          union all
+          select charged_nanos from billing_baseline where mode = ${mode}
+        ) as lines
+      ) as billed
   `);
 }
 

@@ -21,6 +21,7 @@ export async function findDifference(tx: Tx, rerated: Rerated): Promise<Differen
     () => findWrong(tx, corrections),
     () => findWrong(tx, usageRollups),
     () => findWrong(tx, revenueRollups),
+    () => findWrong(tx, billLines),
     () => findWrong(tx, balances),
     () => findWrong(tx, leases),
   ];
@@ -161,6 +162,40 @@ const revenueRollups = sql.type(wrongRow)`
     is distinct from (coalesce(made.calls, 0), coalesce(made.errors, 0), coalesce(made.nanos, 0))
     and not exists (select from usage_partition_totals)
   order by bucket, account_id, mode, api_id, booked_month, endpoint, consumer_account_id limit 1
+`;
+
+/** A correction is in the line of the month that it is booked in, and of the version that its event was charged by. */
+const billLines = sql.type(wrongRow)`
+  select concat_ws(' ', 'billing_lines', account_id, mode, booked_month, api_id, price_version) as "where",
+    'calls, units, charged_nanos, corrected_nanos' as field,
+    concat_ws(', ', line.calls, line.units, line.charged_nanos, line.corrected_nanos) as stored,
+    concat_ws(', ', made.calls, made.units, made.charged, made.corrected) as computed
+  from billing_lines as line
+  full join (
+    select account_id, mode, booked_month, api_id, price_version, sum(calls) as calls,
+      sum(units) as units, sum(charged) as charged, sum(corrected) as corrected
+    from (
+      select account_id, mode, booked_month, api_id, price_version, 1 as calls, units,
+        charged_nanos as charged, 0 as corrected
+      from usage_events
+      union all
+      select done.account_id, done.mode, done.booked_month, done.api_id, event.price_version, 0, 0,
+        0, done.delta_nanos
+      from usage_corrections as done
+      join usage_events as event on event.account_id = done.account_id
+        and event.position = done.event_position and event.ordinal = done.event_ordinal
+    ) as parts
+    group by account_id, mode, booked_month, api_id, price_version
+  ) as made using (account_id, mode, booked_month, api_id, price_version)
+  where (
+      coalesce(line.calls, 0), coalesce(line.units, 0), coalesce(line.charged_nanos, 0),
+      coalesce(line.corrected_nanos, 0)
+    ) is distinct from (
+      coalesce(made.calls, 0), coalesce(made.units, 0), coalesce(made.charged, 0),
+      coalesce(made.corrected, 0)
+    )
+    and not exists (select from usage_partition_totals)
+  order by booked_month, account_id, mode, api_id, price_version limit 1
 `;
 
 /** What a correction takes from its consumer it gives to the developer and the platform, whatever kinds that moves. */

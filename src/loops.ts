@@ -3,6 +3,7 @@ import type { LastUses } from "./accounts/last-uses.ts";
 import { updateServiceTokenUses } from "./accounts/service-token-store.ts";
 import { deleteExpiredSessions } from "./accounts/session-store.ts";
 import { updateTokenUses } from "./accounts/token-store.ts";
+import { listApiNames } from "./catalog/names.ts";
 import type { Config } from "./config.ts";
 import { createResealGauges } from "./credentials/gauges.ts";
 import { resealNext } from "./credentials/loop.ts";
@@ -12,11 +13,15 @@ import { issueInvoices } from "./credits/invoice-loop.ts";
 import { drainLeases } from "./credits/leases.ts";
 import type { Database } from "./db/database.ts";
 import { deleteOldAnswers } from "./db/once.ts";
+import type { Tx } from "./db/pool.ts";
 import type { UseLog } from "./keys/use-log.ts";
 import { type Loop, startLoop } from "./lib/loop.ts";
 import type { Logger } from "./log.ts";
 import { archiveNext } from "./metering/archive.ts";
+import { listBillLines } from "./metering/bill-lines.ts";
+import { getWatermark } from "./metering/journal.ts";
 import { buildNextMeter } from "./metering/meter-build.ts";
+import { findClosedMonths } from "./metering/totals.ts";
 import type { Metrics } from "./metrics.ts";
 import { takeDeposits } from "./settlement/deposits.ts";
 import { settleNext } from "./settlement/loop.ts";
@@ -90,6 +95,14 @@ export function createLoops(
       log.warn("Cannot finish a round of a loop", { err, component: name });
     running.set(name, startLoop({ tick, intervalMs, onError }));
   }
+  const invoices = {
+    db,
+    listLines: listBillLines,
+    listApiNames,
+    findClosedMonths,
+    watermark: async (tx: Tx) => (await getWatermark(tx)).applied,
+    now,
+  };
   return {
     start() {
       run("meters", 1_000, () => db.systemTransaction(buildNextMeter));
@@ -106,7 +119,7 @@ export function createLoops(
       }
       run("key uses", 5_000, () => useLog.flush());
       run("settlement", 500, () => settleNext({ db, network, now }));
-      run("invoices", 60_000, () => issueInvoices({ db, now }));
+      run("invoices", 60_000, () => issueInvoices(invoices));
       run("grants", 1_000, () => db.systemTransaction((tx) => expireNext(tx, now())));
       run("deposits", 1_000, () => takeDeposits({ db, network, now }));
       run("credentials", 5_000, () => resealNext(reseal, now()));

@@ -56,6 +56,7 @@ const workerTables: Readonly<Record<string, string>> = {
   credit_plans: "the platform sells them to all accounts",
   payment_events: "a payment may be of no account",
   payment_cursors: "one row for each source of payments",
+  invoice_rounds: "one row for each month: how far its invoices are issued",
   billing_baseline: "one row for each mode: sums over all accounts",
 };
 

@@ -5,8 +5,9 @@ import {
   TierMode,
   TierSpan,
 } from "../../gen/callora/catalog/v1/price_pb.ts";
+import { compilePath } from "../lib/json-path.ts";
 import { createLruMap } from "../lib/lru-map.ts";
-import { notBuilt, type Violation } from "../rpc/errors.ts";
+import type { Violation } from "../rpc/errors.ts";
 
 /** How calls are counted and priced. Amounts are nano-USDC. */
 export interface PriceRule {
@@ -111,8 +112,32 @@ export function parseRule(text: string): PriceRule {
     source: from === null ? null : toSource(from),
     free,
   };
+  if (!isSound(rule) || ruleText(rule) !== text) {
+    throw new RuleError("Cannot read a price rule: it makes no sense, or is not canonical");
+  }
   remembered.set(text, rule);
   return rule;
+}
+
+/** Whether a text is a rule, or empty, which stands for none. */
+export function isRuleText(text: string): boolean {
+  try {
+    return text === "" || parseRule(text).per > 0n;
+  } catch (error) {
+    if (error instanceof RuleError) {
+      return false;
+    }
+    throw error;
+  }
+}
+
+/** Whether chargeOf() gives an amount for every use: checkRule() demands more. */
+function isSound({ tiers, per }: PriceRule): boolean {
+  const isRising = tiers.every(({ lastUnit }, index) => {
+    const before = tiers[index - 1]?.lastUnit ?? 0n;
+    return index === tiers.length - 1 ? lastUnit === null : lastUnit !== null && lastUnit > before;
+  });
+  return isRising && per > 0n;
 }
 
 function parseJson(text: string): unknown {
@@ -186,26 +211,132 @@ function sourceOf({
     : { path: from.value ?? "", missing };
 }
 
-/** What is wrong with a rule, by paths that begin with `field`. */
-export function checkRule(_message: PriceRuleMessage, _field: string): Violation[] {
-  return [];
+/** The most that a rule may charge one call: 1,000 USDC. */
+const chargeNanosMax = 1_000_000_000_000n;
+
+/** What is wrong with a rule, by paths that begin with `field`. The contract's own checks were made before. */
+export function checkRule(message: PriceRuleMessage, field: string): Violation[] {
+  const violations: Violation[] = [];
+  const refuse = (name: string, description: string) =>
+    violations.push({ field: `${field}.${name}`, description });
+  const { tiers, units, unitsMax } = message;
+  const openAt = tiers.findIndex(({ lastUnit }) => lastUnit === 0n);
+  if (tiers.length > 0 && openAt !== tiers.length - 1) {
+    refuse("tiers", "the last one, and no other, must have no end");
+  }
+  const steps = tiers.slice(1, -1);
+  if (steps.some(({ lastUnit }, index) => lastUnit <= (tiers[index]?.lastUnit ?? 0n))) {
+    refuse("tiers", "each must end after the one before");
+  }
+  if (units === undefined) {
+    if (unitsMax > 1n) {
+      refuse("units_max", "must not be more than 1 where nothing is counted");
+    }
+  } else {
+    if (tiers.length === 0) {
+      refuse("tiers", "must say what units cost");
+    }
+    if (unitsMax === 0n) {
+      refuse("units_max", "must be more than 0 where units are counted");
+    }
+    if (units.from.case === "jsonPath" && compilePath(units.from.value) === null) {
+      refuse("units.json_path", "must be a path such as `$.usage.total_tokens`");
+    }
+  }
+  if (violations.length === 0 && dearest(ruleOf(message)) > chargeNanosMax) {
+    refuse("units_max", "one call must not cost more than 1,000 USDC");
+  }
+  return violations;
 }
 
-/** What a use costs. */
-export function chargeOf(rule: PriceRule, { status, outcome }: Use): Charge {
-  demandPerCall(rule);
-  const isFree = outcome === "failed" || status >= 500;
-  return { nanos: isFree ? 0n : rule.callNanos, isFree, tiers: [] };
+/** What no call's charge is above, whatever was used before. */
+function dearest(rule: PriceRule): bigint {
+  if (rule.span === "call") {
+    return maxCharge(rule, 0n);
+  }
+  const nanos = rule.tiers.reduce((most, one) => (one.nanos > most ? one.nanos : most), 0n);
+  return rule.callNanos + ceiling(nanos * rule.unitsMax, rule.per);
+}
+
+/** Whether a call costs nothing, whatever it used. */
+function isFreeOf(rule: PriceRule, { status, outcome }: Use): boolean {
+  const has = (bit: number) => (rule.free & bit) !== 0;
+  switch (outcome) {
+    case "failed":
+      return true;
+    case "timed_out":
+      return has(freeBits.timeout);
+    case "consumer_left":
+      return has(freeBits.consumerLeft);
+    case "whole":
+    case "no_units":
+      return status >= 500 ? has(freeBits.serverError) : status >= 400 && has(freeBits.clientError);
+  }
+}
+
+/** What a use costs. What it comes to is rounded up once, not tier by tier. */
+export function chargeOf(rule: PriceRule, use: Use): Charge {
+  if (isFreeOf(rule, use)) {
+    return { nanos: 0n, isFree: true, tiers: [] };
+  }
+  const units = use.outcome === "no_units" ? 0n : smaller(use.units, rule.unitsMax);
+  const tiers = tiersOf(rule, units, rule.span === "month" ? use.unitsBefore : 0n);
+  const nanos = tiers.reduce((sum, { amountNanos }) => sum + amountNanos, rule.callNanos);
+  return { nanos, isFree: false, tiers };
+}
+
+function tiersOf(rule: PriceRule, units: bigint, before: bigint): Charge["tiers"] {
+  const tiers: Charge["tiers"] = [];
+  const isVolume = rule.mode === "volume";
+  let left = units;
+  let at = before;
+  /** In nano-USDC for `per` units. */
+  let sum = 0n;
+  for (const { lastUnit, nanos } of rule.tiers) {
+    const isBehind = lastUnit !== null && lastUnit < (isVolume ? before + units : at + 1n);
+    if (isBehind) {
+      continue;
+    }
+    if (left === 0n) {
+      break;
+    }
+    const taken = isVolume || lastUnit === null ? left : smaller(left, lastUnit - at);
+    const next = sum + taken * nanos;
+    tiers.push({
+      fromUnit: at + 1n,
+      units: taken,
+      unitNanos: nanos,
+      amountNanos: ceiling(next, rule.per) - ceiling(sum, rule.per),
+    });
+    sum = next;
+    at += taken;
+    left -= taken;
+  }
+  return tiers;
 }
 
 /** The most that a call can cost: never less than chargeOf() of a use with the same `unitsBefore`. */
-export function maxCharge(rule: PriceRule, _unitsBefore: bigint): bigint {
-  demandPerCall(rule);
-  return rule.callNanos;
+export function maxCharge(rule: PriceRule, unitsBefore: bigint): bigint {
+  const before = rule.span === "month" ? unitsBefore : 0n;
+  const chargeFor = (units: bigint) =>
+    tiersOf(rule, units, before).reduce((sum, one) => sum + one.amountNanos, rule.callNanos);
+  let most = chargeFor(rule.unitsMax);
+  if (rule.mode === "volume") {
+    // A cheaper tier may begin just before the most units: then the last ones of a dearer tier cost more.
+    for (const { lastUnit } of rule.tiers) {
+      if (lastUnit !== null && lastUnit > before && lastUnit - before < rule.unitsMax) {
+        const atEnd = chargeFor(lastUnit - before);
+        most = atEnd > most ? atEnd : most;
+      }
+    }
+  }
+  return most;
 }
 
-function demandPerCall({ tiers }: PriceRule): void {
-  if (tiers.length > 0) {
-    throw notBuilt("prices with tiers");
-  }
+function smaller(left: bigint, right: bigint): bigint {
+  return left < right ? left : right;
+}
+
+function ceiling(value: bigint, by: bigint): bigint {
+  return (value + by - 1n) / by;
 }

@@ -1,7 +1,7 @@
 import type { Database } from "../db/database.ts";
 import type { Memory } from "../db/memory.ts";
 import type { Trust } from "../db/trust.ts";
-import { listPrices, type PriceRow } from "./store.ts";
+import { listNewestPrices, type PriceRow } from "./store.ts";
 
 /** APIs whose prices are remembered. One takes less than 500 bytes. */
 const pricesMax = 50_000;
@@ -17,7 +17,7 @@ export function rememberPrices({ db, trust }: { db: Database; trust: Trust }): M
   return trust.remember<PriceRow>(priceTopic, {
     entriesMax: pricesMax,
     load: async (apiIds) => {
-      const rows = await db.systemTransaction((tx) => listPrices(tx, apiIds));
+      const rows = await db.systemTransaction((tx) => listNewestPrices(tx, apiIds));
       return new Map(rows.map((row) => [row.id, row]));
     },
   });

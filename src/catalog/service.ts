@@ -1,7 +1,5 @@
-import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import type { ServiceImpl } from "@connectrpc/connect";
 import {
-  ApiState,
   type CatalogService,
   CreateApiResponseSchema,
 } from "../../gen/callora/catalog/v1/catalog_service_pb.ts";
@@ -9,25 +7,28 @@ import type { Database } from "../db/database.ts";
 import { once } from "../db/once.ts";
 import type { Tx } from "../db/pool.ts";
 import type { Trust } from "../db/trust.ts";
-import { type AddressPolicy, addressLiteral, portOf } from "../lib/address.ts";
+import type { AddressPolicy } from "../lib/address.ts";
 import { newId } from "../lib/id.ts";
 import { splitPage } from "../lib/page-token.ts";
-import { alreadyExists, invalidArgument, notBuilt, notFound } from "../rpc/errors.ts";
-import { pageOf } from "../rpc/page.ts";
+import { alreadyExists, notFound } from "../rpc/errors.ts";
+import { badPageToken, pageOf } from "../rpc/page.ts";
 import { requirePrincipal, requireTenant } from "../rpc/principal.ts";
 import { retryOf } from "../rpc/retry.ts";
+import { changeApi, checkRequest, insertDraft } from "./change.ts";
+import { toApi, toPrice, toRowState } from "./message.ts";
 import { priceTopic } from "./prices.ts";
 import {
   type ApiRow,
+  apiTopic,
   claimSlug,
   findApi,
   findUpstream,
-  insertApi,
-  insertPrice,
+  listAccountApis,
   listPublishedApis,
+  listVersions,
   publishApi,
-  updateApi,
-  updateUpstream,
+  type UpstreamRow,
+  unpublishApi,
 } from "./store.ts";
 
 interface Deps {
@@ -45,11 +46,12 @@ export function catalogService(deps: Deps): ServiceImpl<typeof CatalogService> {
   return {
     async listApis(req) {
       const { size, after } = pageOf(req);
+      const { category, query, developerAccountId: developerId } = req;
+      const filter = { category, query, developerId };
       const rows = await db.systemTransaction((tx) =>
-        listPublishedApis(tx, { after, limit: size + 1 }),
+        listPublishedApis(tx, filter, { after, limit: size + 1 }),
       );
-      const { page, nextPageToken } = splitPage(rows, { size, id: (row) => row.id });
-      return { apis: page.map((row) => toApi(row)), nextPageToken };
+      return toPage(rows, size);
     },
 
     async getApi(req, ctx) {
@@ -61,7 +63,7 @@ export function catalogService(deps: Deps): ServiceImpl<typeof CatalogService> {
     async createApi(req, ctx) {
       const tenant = requireTenant(ctx);
       const { accountId } = tenant;
-      checkUpstream(req.upstreamUrl, deps.addresses);
+      checkRequest(req, deps.addresses);
       const retry = retryOf(ctx);
       return db.tenantTransaction(tenant, async (tx, audit) => {
         const scope = { accountId, retry, response: CreateApiResponseSchema, audit };
@@ -71,9 +73,7 @@ export function catalogService(deps: Deps): ServiceImpl<typeof CatalogService> {
             const message = `Cannot create the API: slug "${req.slug}" is taken`;
             throw alreadyExists("SLUG_TAKEN", message);
           }
-          const { slug, name, description, upstreamUrl, callNanos } = req;
-          const draft = { slug, name, description, upstreamUrl, callNanos };
-          await insertApi(tx, { accountId, id, ...draft, feeBasisPoints });
+          await insertDraft(tx, { accountId, id, feeBasisPoints }, req);
           audit.record(`api:${id}`);
           return { api: await readApi(tx, accountId, id) };
         });
@@ -83,56 +83,87 @@ export function catalogService(deps: Deps): ServiceImpl<typeof CatalogService> {
     async updateApi(req, ctx) {
       const tenant = requireTenant(ctx);
       const { accountId } = tenant;
-      const { apiId, name = null, description = null } = req;
-      if (req.upstreamUrl !== undefined) {
-        checkUpstream(req.upstreamUrl, deps.addresses);
-      }
+      const { apiId: id } = req;
+      checkRequest(req, deps.addresses);
       const { api, epoch } = await db.tenantTransaction(tenant, async (tx, audit) => {
-        if (!(await updateApi(tx, { accountId, id: apiId, name, description }))) {
-          throw notFound("the API");
-        }
-        if (req.upstreamUrl !== undefined) {
-          await updateUpstream(tx, { accountId, apiId, url: req.upstreamUrl });
-        }
-        if (req.callNanos !== undefined) {
-          await insertPrice(tx, { accountId, apiId, callNanos: req.callNanos, feeBasisPoints });
-        }
-        audit.record(`api:${apiId}`);
-        const api = await readApi(tx, accountId, apiId);
-        const isPriced = req.callNanos !== undefined;
-        return { api, epoch: isPriced ? await trust.announce(tx, priceTopic, [apiId]) : null };
+        const changed = await changeApi(tx, { accountId, id, feeBasisPoints }, req);
+        audit.record(`api:${id}`);
+        const upstream = await findUpstream(tx, accountId, id);
+        return { api: toApi(changed.api, upstream), epoch: await announce(tx, trust, changed) };
       });
-      // Who is told of the new price is charged it, whichever process records the use.
-      if (epoch !== null) {
-        await trust.settled(epoch);
-      }
+      // Who is told of the new price is charged it, whichever process takes the call.
+      await trust.settled(epoch);
       return { api };
     },
 
     async publishApi({ apiId }, ctx) {
       const tenant = requireTenant(ctx);
       const { accountId } = tenant;
-      return db.tenantTransaction(tenant, async (tx, audit) => {
+      const { api, epoch } = await db.tenantTransaction(tenant, async (tx, audit) => {
         if (!(await publishApi(tx, accountId, apiId))) {
           throw notFound("the API");
         }
         audit.record(`api:${apiId}`);
-        return { api: await readApi(tx, accountId, apiId) };
+        const shown = await readApi(tx, accountId, apiId);
+        return { api: shown, epoch: await announce(tx, trust, { api: shown, isPriced: false }) };
       });
+      await trust.settled(epoch);
+      return { api };
     },
 
-    async unpublishApi() {
-      throw notBuilt("CatalogService/UnpublishApi");
+    async unpublishApi({ apiId }, ctx) {
+      const tenant = requireTenant(ctx);
+      const { accountId } = tenant;
+      const { api, epoch } = await db.tenantTransaction(tenant, async (tx, audit) => {
+        if (!(await unpublishApi(tx, accountId, apiId))) {
+          throw notFound("the API");
+        }
+        audit.record(`api:${apiId}`);
+        const shown = await readApi(tx, accountId, apiId);
+        return { api: shown, epoch: await announce(tx, trust, { api: shown, isPriced: false }) };
+      });
+      // Once this is answered no process takes another call of it.
+      await trust.settled(epoch);
+      return { api };
     },
 
-    async listOwnApis() {
-      throw notBuilt("CatalogService/ListOwnApis");
+    async listOwnApis(req, ctx) {
+      const { accountId } = requirePrincipal(ctx);
+      const { size, after } = pageOf(req);
+      const wanted = { accountId, state: toRowState(req.state) };
+      const rows = await db.tenantRead(accountId, (tx) =>
+        listAccountApis(tx, wanted, { after, limit: size + 1 }),
+      );
+      return toPage(rows, size);
     },
 
-    async listPrices() {
-      throw notBuilt("CatalogService/ListPrices");
+    async listPrices(req) {
+      const { size, after } = pageOf(req);
+      const { apiId } = req;
+      const before = versionOf(after);
+      const rows = await db.systemTransaction((tx) =>
+        listVersions(tx, { apiId, before, limit: size + 1 }),
+      );
+      if (rows.length === 0 && before === 0) {
+        throw notFound("the API");
+      }
+      const { page, nextPageToken } = splitPage(rows, { size, id: ({ version }) => `${version}` });
+      return { prices: page.map(toPrice), nextPageToken };
     },
   };
+}
+
+function toPage(rows: readonly (ApiRow & Partial<UpstreamRow>)[], size: number) {
+  const { page, nextPageToken } = splitPage(rows, { size, id: (row) => row.id });
+  return { apis: page.map((row) => toApi(row, row)), nextPageToken };
+}
+
+/** The version that a page token stands for. Zero for the first page. */
+function versionOf(after: string): number {
+  if (!/^\d{0,9}$/.test(after)) {
+    throw badPageToken();
+  }
+  return Number(after);
 }
 
 /** Only the developer sees the upstream: row-level security hides it from everybody else. */
@@ -141,50 +172,17 @@ async function readApi(tx: Tx, accountId: string, apiId: string) {
   if (row === null) {
     throw notFound("the API");
   }
-  return toApi(row, (await findUpstream(tx, accountId, apiId)) ?? "");
+  return toApi(row, await findUpstream(tx, accountId, apiId));
 }
 
-/**
- * Refuse an upstream that the gateway could never call. A host that is a name is checked again, by its addresses,
- * whenever the gateway connects.
- */
-function checkUpstream(text: string, addresses: AddressPolicy): void {
-  const refuse = (description: string) =>
-    invalidArgument([{ field: "upstream_url", description }], "UPSTREAM_NOT_ALLOWED");
-  const url = URL.parse(text);
-  if (url === null || (url.protocol !== "http:" && url.protocol !== "https:")) {
-    throw refuse("must be an http or https address");
+/** Let processes forget what they know of an API. */
+async function announce(
+  tx: Tx,
+  trust: Pick<Trust, "announce">,
+  { api: { id, slug }, isPriced }: { api: { id: string; slug: string }; isPriced: boolean },
+): Promise<bigint> {
+  if (isPriced) {
+    await trust.announce(tx, priceTopic, [id]);
   }
-  if (url.username !== "" || url.password !== "" || url.search !== "" || url.hash !== "") {
-    throw refuse("must not carry credentials, a query or a fragment");
-  }
-  const literal = addressLiteral(url);
-  if (literal !== undefined && !addresses.allows(literal, portOf(url))) {
-    throw refuse("is an address that the gateway must not reach");
-  }
-}
-
-const stateOf = {
-  draft: ApiState.DRAFT,
-  published: ApiState.PUBLISHED,
-  unpublished: ApiState.UNPUBLISHED,
-} satisfies Record<ApiRow["state"], ApiState>;
-
-function toApi(row: ApiRow, upstreamUrl = "") {
-  return {
-    id: row.id,
-    createTime: timestampFromMs(row.created_at),
-    updateTime: timestampFromMs(row.updated_at),
-    developerAccountId: row.account_id,
-    name: row.name,
-    slug: row.slug,
-    description: row.description,
-    state: stateOf[row.state],
-    price: {
-      version: row.price_version,
-      callNanos: row.call_nanos,
-      feeBasisPoints: row.fee_basis_points,
-    },
-    upstreamUrl,
-  };
+  return trust.announce(tx, apiTopic, [id, slug]);
 }

@@ -8,27 +8,43 @@ const apiRow = z.object({
   slug: z.string(),
   name: z.string(),
   description: z.string(),
+  category: z.string(),
   state: z.enum(["draft", "published", "unpublished"]),
   created_at: z.number(),
   updated_at: z.number(),
   price_version: z.number(),
+  price_created_at: z.number(),
   call_nanos: z.bigint(),
   fee_basis_points: z.number(),
+  sheet: z.string(),
 });
 
 /** An API with its newest price. */
 export type ApiRow = z.infer<typeof apiRow>;
 
-const apiQuery = sql.fragment`
-  select apis.account_id, apis.id, apis.slug, apis.name, apis.description, apis.state,
-    apis.created_at, apis.updated_at,
-    price.version as price_version, price.call_nanos, price.fee_basis_points
-  from apis
+const apiColumns = sql.fragment`
+  apis.account_id, apis.id, apis.slug, apis.name, apis.description, apis.category, apis.state,
+  apis.created_at, apis.updated_at,
+  price.version as price_version, price.created_at as price_created_at,
+  price.call_nanos, price.fee_basis_points
+`;
+
+const pricedApis = sql.fragment`
+  apis
   cross join lateral (
-    select version, call_nanos, fee_basis_points from api_prices
+    select version, created_at, call_nanos, fee_basis_points, sheet from api_prices
     where api_prices.account_id = apis.account_id and api_prices.api_id = apis.id
     order by version desc limit 1
   ) as price
+`;
+
+const apiQuery = sql.fragment`select ${apiColumns}, price.sheet from ${pricedApis}`;
+
+// Two hundred routes of each of 250 APIs would be a long answer.
+const shortSheet = sql.fragment`
+  case price.sheet when '' then '' else
+    json_build_object('rule', price.sheet::json -> 'rule', 'routes', json_build_array())::text
+  end
 `;
 
 /** Find an API that the transaction may see: the account's own, or a published one. */
@@ -42,19 +58,25 @@ const priceRow = z.object({
   price_version: z.number(),
   call_nanos: z.bigint(),
   fee_basis_points: z.number(),
+  /** The canonical text of the default rule. Empty: call_nanos for each call. */
+  rule: z.string(),
 });
 
 /** An API's newest price, and whose the API is. */
 export type PriceRow = z.infer<typeof priceRow>;
 
 /** List the newest prices of APIs, whoever has them. */
-export function listPrices(db: Queries, apiIds: readonly string[]): Promise<readonly PriceRow[]> {
+export function listNewestPrices(
+  db: Queries,
+  apiIds: readonly string[],
+): Promise<readonly PriceRow[]> {
   return db.any(sql.type(priceRow)`
     select api.api_id as id, api.account_id,
-      price.version as price_version, price.call_nanos, price.fee_basis_points
+      price.version as price_version, price.call_nanos, price.fee_basis_points,
+      case price.sheet when '' then '' else price.sheet::json ->> 'rule' end as rule
     from api_directory as api
     cross join lateral (
-      select version, call_nanos, fee_basis_points from api_prices
+      select version, call_nanos, fee_basis_points, sheet from api_prices
       where api_prices.account_id = api.account_id and api_prices.api_id = api.api_id
       order by version desc limit 1
     ) as price
@@ -62,15 +84,73 @@ export function listPrices(db: Queries, apiIds: readonly string[]): Promise<read
   `);
 }
 
-/** List published APIs, newest first, before the given id (empty: from the newest). */
+/** Which published APIs are looked for. What is empty is not looked at. */
+export interface ApiFilter {
+  category: string;
+  /** A text in the name, the slug or the description, in any case. */
+  query: string;
+  developerId: string;
+}
+
+/** List published APIs without their routes, newest first, before the given id (empty: from the newest). */
 export function listPublishedApis(
   db: Queries,
+  { category, query, developerId }: ApiFilter,
   { after, limit }: { after: string; limit: number },
 ): Promise<readonly ApiRow[]> {
   return db.any(sql.type(apiRow)`
-    ${apiQuery}
+    select ${apiColumns}, ${shortSheet} as sheet from ${pricedApis}
     where apis.state = 'published' and (${after} = '' or apis.id < ${after})
+      and (${category} = '' or apis.category = ${category})
+      and (${developerId} = '' or apis.account_id = ${developerId})
+      and (${query} = '' or strpos(
+        lower(concat_ws(chr(10), apis.name, apis.slug, apis.description)), lower(${query})
+      ) > 0)
     order by apis.id desc limit ${limit}
+  `);
+}
+
+const ownRow = apiRow.extend({ url: z.string(), settings: z.string() });
+
+/** List an account's APIs without their routes, newest first, in one state (empty: in any). */
+export function listAccountApis(
+  db: Queries,
+  { accountId, state }: { accountId: string; state: ApiRow["state"] | "" },
+  { after, limit }: { after: string; limit: number },
+): Promise<readonly z.infer<typeof ownRow>[]> {
+  return db.any(sql.type(ownRow)`
+    select ${apiColumns}, ${shortSheet} as sheet, api_upstreams.url, api_upstreams.settings
+    from ${pricedApis}
+    join api_upstreams
+      on api_upstreams.account_id = apis.account_id and api_upstreams.api_id = apis.id
+    where apis.account_id = ${accountId} and (${after} = '' or apis.id < ${after})
+      and (${state} = '' or apis.state = ${state})
+    order by apis.id desc limit ${limit}
+  `);
+}
+
+const versionRow = z.object({
+  version: z.number(),
+  created_at: z.number(),
+  call_nanos: z.bigint(),
+  fee_basis_points: z.number(),
+  sheet: z.string(),
+});
+
+/** A version of an API's price. */
+export type VersionRow = z.infer<typeof versionRow>;
+
+/** List the versions of a published API's price, newest first, before the given one (zero: from the newest). */
+export function listVersions(
+  db: Queries,
+  { apiId, before, limit }: { apiId: string; before: number; limit: number },
+): Promise<readonly VersionRow[]> {
+  return db.any(sql.type(versionRow)`
+    select version, created_at, call_nanos, fee_basis_points, sheet from api_prices
+    where (account_id, api_id) in (
+      select account_id, id from apis where id = ${apiId} and state = 'published'
+    ) and (${before}::int4 = 0 or version < ${before}::int4)
+    order by version desc limit ${limit}
   `);
 }
 
@@ -95,9 +175,6 @@ export function findApiTarget(db: Queries, idOrSlug: string): Promise<ApiTarget 
 
 /** What keeps the gateway's memory of APIs true: announced by id and by slug. */
 export const apiTopic = "api";
-
-/** What keeps opened credentials of upstreams true: announced by account. */
-export const credentialTopic = "credential";
 
 const definitionRow = z.object({
   name: z.string(),
@@ -193,33 +270,45 @@ export async function insertApi(
     slug: string;
     name: string;
     description: string;
+    category: string;
     upstreamUrl: string;
+    settings: string;
     callNanos: bigint;
     feeBasisPoints: number;
+    sheet: string;
   },
 ): Promise<void> {
   await tx.query(sql.type(nothing)`
     with drafted as (
-      insert into apis (account_id, id, slug, name, description)
-      values (${api.accountId}, ${api.id}, ${api.slug}, ${api.name}, ${api.description})
+      insert into apis (account_id, id, slug, name, description, category)
+      values (
+        ${api.accountId}, ${api.id}, ${api.slug}, ${api.name}, ${api.description}, ${api.category}
+      )
     ), routed as (
-      insert into api_upstreams (account_id, api_id, url)
-      values (${api.accountId}, ${api.id}, ${api.upstreamUrl})
+      insert into api_upstreams (account_id, api_id, url, settings)
+      values (${api.accountId}, ${api.id}, ${api.upstreamUrl}, ${api.settings})
     )
-    insert into api_prices (account_id, api_id, version, call_nanos, fee_basis_points)
-    values (${api.accountId}, ${api.id}, 1, ${api.callNanos}, ${api.feeBasisPoints})
+    insert into api_prices (account_id, api_id, version, call_nanos, fee_basis_points, sheet)
+    values (${api.accountId}, ${api.id}, 1, ${api.callNanos}, ${api.feeBasisPoints}, ${api.sheet})
   `);
 }
 
-/** Change what is not null. Locks the API, so that price versions come one after the other. */
+/** Change what is not null. Locks the API, so that price versions come one after the other. False: there is none. */
 export async function updateApi(
   tx: Tx,
-  api: { accountId: string; id: string; name: string | null; description: string | null },
+  api: {
+    accountId: string;
+    id: string;
+    name: string | null;
+    description: string | null;
+    category: string | null;
+  },
 ): Promise<boolean> {
   const row = await tx.maybeOne(sql.type(z.object({ id: z.string() }))`
     update apis set
       name = coalesce(${api.name}, name),
       description = coalesce(${api.description}, description),
+      category = coalesce(${api.category}, category),
       updated_at = now()
     where account_id = ${api.accountId} and id = ${api.id}
     returning id
@@ -227,13 +316,15 @@ export async function updateApi(
   return row !== null;
 }
 
-/** Send an API's calls somewhere else from now on. */
+/** Change what is not null of where an API's calls go, and how. */
 export async function updateUpstream(
   tx: Tx,
-  upstream: { accountId: string; apiId: string; url: string },
+  upstream: { accountId: string; apiId: string; url: string | null; settings: string | null },
 ): Promise<void> {
   await tx.query(sql.type(nothing)`
-    update api_upstreams set url = ${upstream.url}
+    update api_upstreams set
+      url = coalesce(${upstream.url}, url),
+      settings = coalesce(${upstream.settings}, settings)
     where account_id = ${upstream.accountId} and api_id = ${upstream.apiId}
   `);
 }
@@ -241,19 +332,25 @@ export async function updateUpstream(
 /** Give an API a new price version, unless the newest one is the same. */
 export async function insertPrice(
   tx: Tx,
-  price: { accountId: string; apiId: string; callNanos: bigint; feeBasisPoints: number },
+  price: {
+    accountId: string;
+    apiId: string;
+    callNanos: bigint;
+    feeBasisPoints: number;
+    sheet: string;
+  },
 ): Promise<void> {
   await tx.query(sql.type(nothing)`
-    insert into api_prices (account_id, api_id, version, call_nanos, fee_basis_points)
-    select account_id, api_id, version + 1, ${price.callNanos}, ${price.feeBasisPoints}
+    insert into api_prices (account_id, api_id, version, call_nanos, fee_basis_points, sheet)
+    select account_id, api_id, version + 1, ${price.callNanos}, ${price.feeBasisPoints}, ${price.sheet}
     from api_prices as newest
     where account_id = ${price.accountId} and api_id = ${price.apiId}
       and version = (
         select max(version) from api_prices
         where account_id = ${price.accountId} and api_id = ${price.apiId}
       )
-      and (call_nanos, fee_basis_points) is distinct from
-        (${price.callNanos}::int8, ${price.feeBasisPoints}::int4)
+      and (call_nanos, fee_basis_points, sheet) is distinct from
+        (${price.callNanos}::int8, ${price.feeBasisPoints}::int4, ${price.sheet}::text)
   `);
 }
 
@@ -267,18 +364,32 @@ export async function publishApi(tx: Tx, accountId: string, apiId: string): Prom
   return row !== null;
 }
 
-const upstreamRow = z.object({ url: z.string() });
+/** Unpublish one of the account's APIs. A draft stays one. False when it has none of that id. */
+export async function unpublishApi(tx: Tx, accountId: string, apiId: string): Promise<boolean> {
+  const row = await tx.maybeOne(sql.type(z.object({ id: z.string() }))`
+    update apis set
+      state = case state when 'published' then 'unpublished' else state end,
+      updated_at = now()
+    where account_id = ${accountId} and id = ${apiId}
+    returning id
+  `);
+  return row !== null;
+}
+
+const upstreamRow = z.object({ url: z.string(), settings: z.string() });
+
+/** Where an API's calls go, and how. */
+export type UpstreamRow = z.infer<typeof upstreamRow>;
 
 /** Find where one of the account's own APIs sends calls. */
-export async function findUpstream(
+export function findUpstream(
   db: Queries,
   accountId: string,
   apiId: string,
-): Promise<string | null> {
-  const row = await db.maybeOne(sql.type(upstreamRow)`
-    select url from api_upstreams where account_id = ${accountId} and api_id = ${apiId}
+): Promise<UpstreamRow | null> {
+  return db.maybeOne(sql.type(upstreamRow)`
+    select url, settings from api_upstreams where account_id = ${accountId} and api_id = ${apiId}
   `);
-  return row?.url ?? null;
 }
 
 /** Whether an API is published. */

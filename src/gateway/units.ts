@@ -1,18 +1,248 @@
-import type { UnitSource } from "../catalog/price-rule.ts";
-import { notBuilt } from "../rpc/errors.ts";
+import { freeBits, type Outcome, type PriceRule, type UnitSource } from "../catalog/price-rule.ts";
+import { compilePath, findValue, type JsonPath } from "../lib/json-path.ts";
 
 /** Reads the number of units out of an upstream's reply. */
 export interface UnitReader {
   /** A part of the reply's body, in its order. */
   data(chunk: Buffer): void;
-  /** Null: the reply said nothing. Known once the whole body was read. */
+  /** Null: the reply said nothing. Known once the whole body was read; until then what was said so far. */
   readonly units: bigint | null;
 }
 
-/** Make the reader for a reply whose headers are there. */
+/** Most units of a call, whatever its reply says: the journal holds no more. */
+const unitsMax = 1_000_000_000_000n;
+/** Most bytes of a JSON reply, and of one event of a stream, that units are looked for in. */
+const jsonBytesMax = 1024 * 1024;
+const eventBytesMax = 64 * 1024;
+
+/**
+ * Make the reader for a reply whose headers are there. It never throws: what cannot be read says nothing. Compressed
+ * bodies are not read: upstreams are asked for plain ones.
+ */
 export function createUnitReader(
-  _source: UnitSource,
-  _reply: { header(name: string): string | undefined },
+  source: UnitSource,
+  reply: { header(name: string): string | undefined },
 ): UnitReader {
-  throw notBuilt("prices by units");
+  if ("header" in source) {
+    return { data: () => {}, units: unitsOfText(reply.header(source.header)?.trim()) };
+  }
+  const path = compilePath(source.path);
+  const encoding = reply.header("content-encoding") ?? "identity";
+  if (path === null || encoding.trim().toLowerCase() !== "identity") {
+    return { data: () => {}, units: null };
+  }
+  const isStream = /^\s*text\/event-stream\s*(?:;|$)/i.test(reply.header("content-type") ?? "");
+  return isStream ? new EventsReader(path) : new JsonReader(path);
+}
+
+/** What of a call counts, and how it ended when nothing does. */
+export function usedUnits(
+  rule: Pick<PriceRule, "source" | "free">,
+  counted: bigint | null,
+  outcome: Outcome,
+): { units: bigint; outcome: Outcome } {
+  if (rule.source === null) {
+    return { units: 1n, outcome };
+  }
+  const units = counted ?? rule.source.missing;
+  if (units > 0n) {
+    return { units, outcome };
+  }
+  // The journal reads no units as one. A call that is free by how it ended stays so.
+  const isNamed =
+    outcome === "failed" ||
+    (outcome === "timed_out" && (rule.free & freeBits.timeout) !== 0) ||
+    (outcome === "consumer_left" && (rule.free & freeBits.consumerLeft) !== 0);
+  return { units: 1n, outcome: isNamed ? outcome : "no_units" };
+}
+
+/** A whole number from zero, as a header or a text says it. Null: it is none. */
+function unitsOfText(text: string | undefined): bigint | null {
+  return text !== undefined && /^\d{1,20}$/.test(text) ? bounded(BigInt(text)) : null;
+}
+
+function bounded(units: bigint): bigint {
+  return units < unitsMax ? units : unitsMax;
+}
+
+/** The number of units at a path of JSON. Null: there is none. */
+function unitsIn(json: string, path: JsonPath): bigint | null {
+  let value: unknown;
+  try {
+    value = findValue(JSON.parse(json), path);
+  } catch {
+    return null;
+  }
+  if (typeof value === "string") {
+    return unitsOfText(value);
+  }
+  if (typeof value !== "number" || !Number.isInteger(value) || value < 0) {
+    return null;
+  }
+  return bounded(BigInt(value));
+}
+
+/** Reads a body that is one JSON value. */
+class JsonReader implements UnitReader {
+  readonly #path: JsonPath;
+  #parts: Buffer[] = [];
+  #bytes = 0;
+  /** Undefined: not asked yet. */
+  #units: bigint | null | undefined;
+
+  constructor(path: JsonPath) {
+    this.#path = path;
+  }
+
+  data(chunk: Buffer): void {
+    this.#units = undefined;
+    this.#bytes += chunk.length;
+    if (this.#bytes > jsonBytesMax) {
+      this.#parts = [];
+    } else {
+      this.#parts.push(chunk);
+    }
+  }
+
+  get units(): bigint | null {
+    if (this.#units === undefined) {
+      const isLong = this.#bytes > jsonBytesMax;
+      this.#units = isLong ? null : unitsIn(Buffer.concat(this.#parts).toString(), this.#path);
+    }
+    return this.#units;
+  }
+}
+
+const newline = 0x0a;
+const carriageReturn = 0x0d;
+
+/**
+ * Reads a stream of events (`text/event-stream`): the last one that has the value counts.
+ *
+ * Lines end with LF, CR or both, which may come in two chunks; an event ends with an empty line. The last one counts
+ * without: some servers leave the empty line out, and consumers leave in its midst.
+ */
+class EventsReader implements UnitReader {
+  readonly #path: JsonPath;
+  /** Bytes that an event with the value has, to parse no others. Undefined: any may have it. */
+  readonly #mark: Buffer | undefined;
+  #units: bigint | null = null;
+  /** The line so far, in parts, and the `data` lines of the event so far. */
+  #line: Buffer[] = [];
+  #lineBytes = 0;
+  #event: Buffer[] = [];
+  #eventBytes = 0;
+  #isAfterCarriageReturn = false;
+  /** Whether the first line is over, before which a byte order mark may stand. */
+  #isBegun = false;
+
+  constructor(path: JsonPath) {
+    this.#path = path;
+    const name = path.findLast((step) => typeof step === "string");
+    // Others may be written with escapes.
+    this.#mark = name !== undefined && /^\w+$/.test(name) ? Buffer.from(name) : undefined;
+  }
+
+  data(chunk: Buffer): void {
+    let from = 0;
+    if (this.#isAfterCarriageReturn && chunk.length > 0) {
+      this.#isAfterCarriageReturn = false;
+      from = chunk[0] === newline ? 1 : 0;
+    }
+    while (from < chunk.length) {
+      const end = lineEnd(chunk, from);
+      if (end === -1) {
+        this.#keep(chunk.subarray(from));
+        return;
+      }
+      this.#keep(chunk.subarray(from, end));
+      this.#endLine();
+      from = end + 1;
+      if (chunk[end] === carriageReturn) {
+        if (from === chunk.length) {
+          this.#isAfterCarriageReturn = true;
+        } else if (chunk[from] === newline) {
+          from += 1;
+        }
+      }
+    }
+  }
+
+  get units(): bigint | null {
+    const line = this.#lineBytes > eventBytesMax ? null : this.#dataOf(Buffer.concat(this.#line));
+    const rest = line === null ? this.#event : [...this.#event, line];
+    return this.#unitsOf(rest, this.#eventBytes + (line?.length ?? 0)) ?? this.#units;
+  }
+
+  /** Of a line that is too long to matter only the length is kept. */
+  #keep(part: Buffer): void {
+    if (part.length === 0) {
+      return;
+    }
+    this.#lineBytes += part.length;
+    if (this.#lineBytes <= eventBytesMax) {
+      // A copy: the chunk that it lies in may be large.
+      this.#line.push(Buffer.from(part));
+    } else {
+      this.#line = [];
+    }
+  }
+
+  #endLine(): void {
+    const bytes = this.#lineBytes;
+    if (bytes === 0) {
+      this.#units = this.#unitsOf(this.#event, this.#eventBytes) ?? this.#units;
+      this.#event = [];
+      this.#eventBytes = 0;
+      return;
+    }
+    const isLong = bytes > eventBytesMax;
+    const data = isLong ? null : this.#dataOf(Buffer.concat(this.#line));
+    this.#line = [];
+    this.#lineBytes = 0;
+    this.#isBegun = true;
+    // Of a long line nobody knows what it was: the event is passed by.
+    this.#eventBytes += isLong ? bytes : data === null ? 0 : data.length + 1;
+    if (this.#eventBytes > eventBytesMax) {
+      this.#event = [];
+    } else if (data !== null) {
+      this.#event.push(data);
+    }
+  }
+
+  #dataOf(line: Buffer): Buffer | null {
+    return dataOf(this.#isBegun ? line : withoutMark(line));
+  }
+
+  #unitsOf(lines: readonly Buffer[], bytes: number): bigint | null {
+    const isMarked =
+      this.#mark === undefined || lines.some((one) => one.includes(this.#mark ?? ""));
+    if (lines.length === 0 || bytes > eventBytesMax || !isMarked) {
+      return null;
+    }
+    return unitsIn(lines.map((line) => line.toString()).join("\n"), this.#path);
+  }
+}
+
+function lineEnd(chunk: Buffer, from: number): number {
+  const lineFeed = chunk.indexOf(newline, from);
+  const before = lineFeed === -1 ? chunk : chunk.subarray(0, lineFeed);
+  const found = before.indexOf(carriageReturn, from);
+  return found === -1 ? lineFeed : found;
+}
+
+const byteOrderMark = Buffer.from([0xef, 0xbb, 0xbf]);
+
+function withoutMark(line: Buffer): Buffer {
+  return line.subarray(0, 3).equals(byteOrderMark) ? line.subarray(3) : line;
+}
+
+const dataField = Buffer.from("data:");
+
+/** What a line says in the field `data`. Null: it is another field, or a comment. */
+function dataOf(line: Buffer): Buffer | null {
+  if (!line.subarray(0, dataField.length).equals(dataField)) {
+    return null;
+  }
+  return line.subarray(line[dataField.length] === 0x20 ? dataField.length + 1 : dataField.length);
 }

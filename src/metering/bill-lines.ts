@@ -1,7 +1,10 @@
-import type { Queries, Tx } from "../db/pool.ts";
+import { sql } from "slonik";
+import { z } from "zod";
+import { type Column, unnestColumns } from "../db/columns.ts";
+import { nothing, type Queries, type Tx } from "../db/pool.ts";
 import type { Mode } from "../ledger/store.ts";
-import { notBuilt } from "../rpc/errors.ts";
 import type { Applied, Corrected } from "./applied-event.ts";
+import { unitsOf } from "./entry.ts";
 
 /** What one version of an API's price came to in a month, for an account. */
 export interface BillLineRow {
@@ -15,16 +18,154 @@ export interface BillLineRow {
   correctedNanos: bigint;
 }
 
+/** What is added to a line. */
+interface Sum extends BillLineRow {
+  accountId: string;
+  mode: Mode;
+  bookedMonth: string;
+}
+
 /** Add applied events to the lines of bills. */
-export async function addBillLines(_tx: Tx, _events: readonly Applied[]): Promise<void> {}
+export function addBillLines(tx: Tx, events: readonly Applied[]): Promise<void> {
+  return addLines(
+    tx,
+    events.map((event) => ({
+      ...lineOf(event.entry, event.bookedMonth),
+      calls: 1n,
+      units: unitsOf(event.entry),
+      chargedNanos: event.entry.chargedNanos,
+      correctedNanos: 0n,
+    })),
+  );
+}
 
-/** Add applied corrections to the lines of bills. */
-export async function addCorrectedLines(_tx: Tx, _done: readonly Corrected[]): Promise<void> {}
+/** Add applied corrections to the lines of bills: those of the months that they are booked in. */
+export function addCorrectedLines(tx: Tx, done: readonly Corrected[]): Promise<void> {
+  return addLines(
+    tx,
+    done.map(({ target, bookedMonth, deltaNanos }) => ({
+      ...lineOf(target.entry, bookedMonth),
+      calls: 0n,
+      units: 0n,
+      chargedNanos: 0n,
+      correctedNanos: deltaNanos,
+    })),
+  );
+}
 
-/** List the lines of an account's month, for example `2026-11-01`. */
-export function listBillLines(
-  _db: Queries,
-  _of: { accountId: string; month: string; mode: Mode },
+function lineOf({ account, mode, price }: Applied["entry"], bookedMonth: string) {
+  const { apiId, version: priceVersion } = price;
+  return { accountId: account, mode, bookedMonth, apiId, priceVersion };
+}
+
+const columns: Column<Sum>[] = [
+  { type: "text", of: ({ accountId }) => accountId },
+  { type: "text", of: ({ mode }) => mode },
+  { type: "date", of: ({ bookedMonth }) => bookedMonth },
+  { type: "text", of: ({ apiId }) => apiId },
+  { type: "int4", of: ({ priceVersion }) => priceVersion },
+  { type: "int8", of: ({ calls }) => calls },
+  { type: "int8", of: ({ units }) => units },
+  { type: "int8", of: ({ chargedNanos }) => chargedNanos },
+  { type: "int8", of: ({ correctedNanos }) => correctedNanos },
+];
+
+async function addLines(tx: Tx, parts: readonly Sum[]): Promise<void> {
+  if (parts.length === 0) {
+    return;
+  }
+  await tx.query(sql.type(nothing)`
+    insert into billing_lines as line (
+      account_id, mode, booked_month, api_id, price_version,
+      calls, units, charged_nanos, corrected_nanos
+    )
+    select * from ${unnestColumns(sumUp(parts), columns)}
+    on conflict (account_id, mode, booked_month, api_id, price_version) do update set
+      calls = line.calls + excluded.calls,
+      units = line.units + excluded.units,
+      charged_nanos = line.charged_nanos + excluded.charged_nanos,
+      corrected_nanos = line.corrected_nanos + excluded.corrected_nanos
+  `);
+}
+
+/** Sums by line, in one order: two that add to the same lines cannot wait for each other. */
+function sumUp(parts: readonly Sum[]): Sum[] {
+  const sums = new Map<string, Sum>();
+  for (const part of parts) {
+    const { accountId, mode, bookedMonth, apiId, priceVersion } = part;
+    const key = `${accountId} ${mode} ${bookedMonth} ${apiId} ${priceVersion}`;
+    const sum = sums.get(key);
+    if (sum === undefined) {
+      sums.set(key, { ...part });
+    } else {
+      sum.calls += part.calls;
+      sum.units += part.units;
+      sum.chargedNanos += part.chargedNanos;
+      sum.correctedNanos += part.correctedNanos;
+    }
+  }
+  return [...sums].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, sum]) => sum);
+}
+
+const lineRow = z.object({
+  api_id: z.string(),
+  price_version: z.number(),
+  calls: z.bigint(),
+  units: z.bigint(),
+  charged_nanos: z.bigint(),
+  corrected_nanos: z.bigint(),
+});
+
+/** List the lines of an account's month, for example `2026-11-01`, by API and version. */
+export async function listBillLines(
+  db: Queries,
+  of: { accountId: string; month: string; mode: Mode },
 ): Promise<readonly BillLineRow[]> {
-  throw notBuilt("the lines of invoices");
+  const rows = await db.any(sql.type(lineRow)`
+    select api_id, price_version, calls, units, charged_nanos, corrected_nanos from billing_lines
+    where account_id = ${of.accountId} and mode = ${of.mode} and booked_month = ${of.month}
+    order by api_id, price_version
+  `);
+  return rows.map((row) => ({
+    apiId: row.api_id,
+    priceVersion: row.price_version,
+    calls: row.calls,
+    units: row.units,
+    chargedNanos: row.charged_nanos,
+    correctedNanos: row.corrected_nanos,
+  }));
+}
+
+/** Whose units of a month are asked for. */
+export interface MonthUnitsKey {
+  accountId: string;
+  apiId: string;
+  mode: Mode;
+  /** By its first day, for example `2026-11-01`. */
+  month: string;
+}
+
+const unitsRow = z.object({ place: z.bigint(), units: z.bigint() });
+
+const keyColumns: Column<MonthUnitsKey>[] = [
+  { type: "text", of: ({ accountId }) => accountId },
+  { type: "text", of: ({ apiId }) => apiId },
+  { type: "text", of: ({ mode }) => mode },
+  { type: "date", of: ({ month }) => month },
+];
+
+/** Units of applied events by account, API and month, in the order that was asked for. */
+export async function listMonthUnits(
+  db: Queries,
+  keys: readonly MonthUnitsKey[],
+): Promise<readonly bigint[]> {
+  const rows = await db.any(sql.type(unitsRow)`
+    select asked.place, coalesce(sum(line.units), 0)::int8 as units
+    from ${unnestColumns(keys, keyColumns)} with ordinality
+      as asked (account_id, api_id, mode, month, place)
+    left join billing_lines as line on line.account_id = asked.account_id
+      and line.mode = asked.mode and line.booked_month = asked.month and line.api_id = asked.api_id
+    group by asked.place order by asked.place
+  `);
+  return rows.map(({ units }) => units);
 }

@@ -99,7 +99,7 @@ export function checkKnown(event: UsageEvent, known: Known): Violation[] {
   const price = known.prices.get(event.apiId);
   if (price === undefined) {
     violations.push({ field: "api_id", description: "no such API" });
-  } else if (event.units * price.unitNanos > entryLimits.nanosMax) {
+  } else if (price.rule === "" && event.units * price.unitNanos > entryLimits.nanosMax) {
     violations.push({ field: "units", description: "must not cost more than one event may" });
   }
   if (event.time !== undefined && !isInTime(event.time, known.now)) {

@@ -1,5 +1,6 @@
 import { Code } from "@connectrpc/connect";
 import { isNumberLiteral, parseExactJson } from "../lib/exact-json.ts";
+import { dataDepthMax } from "../lib/json-path.ts";
 import { invalidArgument, RouteError, reasoned } from "../rpc/errors.ts";
 import {
   type Attributes,
@@ -8,7 +9,6 @@ import {
   type ReadEvent,
   toUsageEvent,
 } from "./cloud-event-attributes.ts";
-import { dataDepthMax } from "./event-data.ts";
 
 /** Most events of a batch. */
 const eventsMax = 500;

@@ -1,6 +1,11 @@
-import { create, toBinary } from "@bufbuild/protobuf";
+import { createHash } from "node:crypto";
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { expect, test } from "vitest";
-import { JournalEntrySchema } from "../../gen/callora/metering/v1/journal_pb.ts";
+import {
+  JournalEntrySchema,
+  JournalRowSchema,
+  type Outcome,
+} from "../../gen/callora/metering/v1/journal_pb.ts";
 import { usage } from "../../test/support/books.ts";
 import { decodeRow, encodeRow } from "./codec.ts";
 import type { Entry } from "./entry.ts";
@@ -8,6 +13,17 @@ import type { Entry } from "./entry.ts";
 const account = `acc_${"0".repeat(26)}`;
 const developer = `acc_${"1".repeat(26)}`;
 const entry = usage({ account, developer, id: "1" });
+
+const longRule = JSON.stringify([
+  "5",
+  [],
+  "graduated",
+  "call",
+  "1",
+  "1",
+  ["path", "$.".padEnd(4_096, "a"), "0"],
+  5,
+]);
 
 test("a row of every kind of entry is read back as it was written", () => {
   const entries: Entry[] = [
@@ -49,10 +65,36 @@ test.for<[string, Partial<typeof entry>]>([
   ["time", { timeMicros: 2n ** 60n }],
   ["share", { price: { ...entry.price, feeBasisPoints: 10_001 } }],
   ["API", { price: { ...entry.price, apiId: "" } }],
+  ["rule", { price: { ...entry.price, rule: '["1"]' } }],
+  ["rule that is long", { price: { ...entry.price, rule: longRule } }],
+  ["units before it", { unitsBefore: 1_000_000_000_001n }],
 ])("an entry whose %s a column would refuse is malformed, and stops no other", ([, wrong]) => {
   const { entries } = decodeRow({ codec: 1, body: encodeRow([{ ...entry, ...wrong }, entry]) });
 
   expect(entries).toMatchObject([{ kind: "malformed" }, entry]);
+});
+
+test("an entry whose outcome nobody knows is malformed", () => {
+  const written = fromBinary(JournalRowSchema, encodeRow([entry, { ...entry, outcome: "failed" }]));
+  const [first] = written.entries;
+  if (first === undefined) {
+    throw new Error("Cannot read the row");
+  }
+  first.outcome = 5 as Outcome;
+  const body = Buffer.from(toBinary(JournalRowSchema, written));
+
+  expect(decodeRow({ codec: 1, body }).entries).toMatchObject([
+    { kind: "malformed", detail: "the entry makes no sense: outcome" },
+    { outcome: "failed" },
+  ]);
+});
+
+test("an entry that says nothing of rules has the bytes that earlier versions gave it", () => {
+  const bytes = createHash("sha256")
+    .update(encodeRow([entry]))
+    .digest("hex");
+
+  expect(bytes).toBe("72086cabbd32ead93fef3c6ca35f62e6118586850fcf38003eecbfbd2c36dc80");
 });
 
 test("bytes that are no row are one malformed entry, as they came", () => {

@@ -8,7 +8,7 @@ import {
   JournalRowSchema,
   type PinnedPrice,
 } from "../../gen/callora/metering/v1/journal_pb.ts";
-import { outcomes } from "../catalog/price-rule.ts";
+import { isRuleText, outcomes } from "../catalog/price-rule.ts";
 import type { Entry } from "./entry.ts";
 import { readJsonEvent } from "./json-codec.ts";
 import { entryLimits as limits } from "./row-limits.ts";
@@ -146,7 +146,7 @@ const entrySchema = z.discriminatedUnion("kind", [
       version: z.int().min(0),
       unitNanos: nanos,
       feeBasisPoints: z.int().min(0).max(limits.feeBasisPointsMax),
-      rule: text(limits.ruleMax),
+      rule: text(limits.ruleMax).refine(isRuleText),
     }),
     endpoint: text(limits.endpointMax),
     status: z.int().min(0).max(limits.statusMax),

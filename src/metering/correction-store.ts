@@ -1,5 +1,6 @@
 import { sql } from "slonik";
 import { z } from "zod";
+import { outcomes } from "../catalog/price-rule.ts";
 import { nothing, type Queries, type Tx } from "../db/pool.ts";
 import type { Applied, Corrected } from "./applied-event.ts";
 import { bucketMicrosOf, identityKey, type Place, timeText } from "./entry.ts";
@@ -31,6 +32,8 @@ const targetRow = z.object({
   ordinal: z.number(),
   batch_position: z.bigint(),
   data: z.string(),
+  outcome: z.number(),
+  units_before: z.bigint(),
 });
 
 /** Find the applied event that a correction names: the latest, when months lie between two of one identity. */
@@ -43,7 +46,7 @@ export async function findTarget(
       status_code, (extract(epoch from occurred_at) * 1000000)::int8 as time_micros, received_at,
       booked_month::text as booked_month, price_version, fee_basis_points, units, charged_nanos,
       fee_nanos, leased_nanos, owed_nanos, charged_before_nanos, lease_id, shard, position,
-      ordinal, batch_position, data
+      ordinal, batch_position, data, outcome, units_before
     from usage_events
     where account_id = ${account} and key = ${identityKey(source, id)}
     order by received_month desc limit 1
@@ -81,8 +84,8 @@ function toApplied(row: z.infer<typeof targetRow>): Applied {
       keyId: row.key_id,
       requestId: "",
       replays: null,
-      outcome: "whole",
-      unitsBefore: 0n,
+      outcome: outcomes[row.outcome] ?? "whole",
+      unitsBefore: row.units_before,
       keptHash: null,
     },
     receivedAt: new Date(row.received_at),

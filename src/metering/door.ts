@@ -112,14 +112,15 @@ async function findKnown(deps: DoorDeps, events: readonly UsageEvent[]): Promise
   };
 }
 
-function toPinned(row: PriceRow): Pinned {
+/** The price of an event that does not pass the gateway: by the API's default rule. */
+export function toPinned(row: PriceRow): Pinned {
   return {
     apiId: row.id,
     developerId: row.account_id,
     version: row.price_version,
     unitNanos: row.call_nanos,
     feeBasisPoints: row.fee_basis_points,
-    rule: "",
+    rule: row.rule,
   };
 }
 

@@ -1,7 +1,5 @@
 import { jsonDepth } from "../lib/exact-json.ts";
-
-/** How deep lists and objects may lie in each other in an event's data. */
-export const dataDepthMax = 16;
+import { dataDepthMax } from "../lib/json-path.ts";
 
 /** What is wrong with an event's data, which must be a JSON object or empty. Undefined: nothing. */
 export function dataProblem(data: string): string | undefined {

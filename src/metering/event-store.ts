@@ -1,5 +1,6 @@
 import { sql } from "slonik";
 import { z } from "zod";
+import { outcomes } from "../catalog/price-rule.ts";
 import { type Column, unnestColumns } from "../db/columns.ts";
 import { nothing, type Tx } from "../db/pool.ts";
 import { identityOf, type NewEvent, type Repeats, type StoredEvent } from "./decide.ts";
@@ -73,6 +74,8 @@ const columns: Record<string, Column<NewEvent>> = {
   price_version: { type: "int4", of: ({ entry }) => entry.price.version },
   fee_basis_points: { type: "int4", of: ({ entry }) => entry.price.feeBasisPoints },
   units: { type: "int8", of: ({ entry }) => unitsOf(entry) },
+  outcome: { type: "int4", of: ({ entry }) => outcomes.indexOf(entry.outcome) },
+  units_before: { type: "int8", of: ({ entry }) => entry.unitsBefore },
   charged_nanos: { type: "int8", of: ({ entry }) => entry.chargedNanos },
   fee_nanos: { type: "int8", of: ({ feeNanos }) => feeNanos },
   leased_nanos: { type: "int8", of: ({ leasedNanos }) => leasedNanos },

@@ -13,7 +13,10 @@ const chargeRow = z.object({
   booked_month: z.string(),
   price_version: z.number(),
   fee_basis_points: z.number(),
+  endpoint: z.string(),
   units: z.bigint(),
+  outcome: z.number(),
+  units_before: z.bigint(),
   charged_nanos: z.bigint(),
   fee_nanos: z.bigint(),
   leased_nanos: z.bigint(),
@@ -36,7 +39,8 @@ export function findCharge(
 ): Promise<ChargeRow | null> {
   return tx.maybeOne(sql.type(chargeRow)`
     select mode, api_id, developer_account_id, status_code, booked_month::text as booked_month,
-      price_version, fee_basis_points, units, charged_nanos, fee_nanos, leased_nanos, owed_nanos,
+      price_version, fee_basis_points, endpoint, units, outcome, units_before, charged_nanos, fee_nanos,
+      leased_nanos, owed_nanos,
       charged_before_nanos, lease_id, shard, position, ordinal, batch_position
     from usage_events
     where account_id = ${accountId} and key = ${identityKey(source, id)}
@@ -55,18 +59,17 @@ export async function readUsage(tx: Tx, { position, ordinal }: Place): Promise<U
   return entry?.kind === "usage" || entry?.kind === "replay" ? entry : null;
 }
 
-const priceRow = z.object({ call_nanos: z.bigint() });
+const priceRow = z.object({ call_nanos: z.bigint(), sheet: z.string() });
 
-/** Find what a unit cost by a version of an API's price. */
-export async function findUnitNanos(
+/** Find a version of an API's price. */
+export function findPrice(
   tx: Tx,
   { developerId, apiId, version }: { developerId: string; apiId: string; version: number },
-): Promise<bigint | null> {
-  const row = await tx.maybeOne(sql.type(priceRow)`
-    select call_nanos from api_prices
+): Promise<z.infer<typeof priceRow> | null> {
+  return tx.maybeOne(sql.type(priceRow)`
+    select call_nanos, sheet from api_prices
     where account_id = ${developerId} and api_id = ${apiId} and version = ${version}
   `);
-  return row?.call_nanos ?? null;
 }
 
 const burnedRow = z.object({ source_id: z.string(), nanos: z.bigint() });

@@ -4,17 +4,20 @@ import {
   FundingKind,
   type MeteringService,
 } from "../../gen/callora/metering/v1/metering_service_pb.ts";
+import { type Outcome, outcomes } from "../catalog/price-rule.ts";
+import { ruleTextOf } from "../catalog/sheet-rule.ts";
 import type { Database } from "../db/database.ts";
 import type { Tx } from "../db/pool.ts";
 import { readSnapshot } from "../db/snapshot.ts";
 import { notFound } from "../rpc/errors.ts";
 import { requirePrincipal } from "../rpc/principal.ts";
+import type { Pinned } from "./entry.ts";
 import {
   type ChargeRow,
   type EventCorrectionRow,
   findBurned,
   findCharge,
-  findUnitNanos,
+  findPrice,
   listBatchTransfers,
   listCorrections,
   listCorrectionTransfers,
@@ -23,7 +26,7 @@ import {
 } from "./explain-store.ts";
 import { getWatermark } from "./journal.ts";
 import { toEvent } from "./look-up.ts";
-import { lineOf, rate, rateEntry, ratingLine } from "./rate.ts";
+import { lineOf, type Rated, rate, rateEntry, ratingLine } from "./rate.ts";
 import { findEvent } from "./store.ts";
 
 /** The handler that explains what an event cost. */
@@ -68,10 +71,15 @@ async function explainRating(
   charge: ChargeRow,
 ) {
   const { mode, price_version: version, units, charged_nanos: chargedNanos } = charge;
-  const { fee_nanos: feeNanos, booked_month: bookedMonth } = charge;
-  const parts = { account, source, id, mode, version, units, chargedNanos, feeNanos, bookedMonth };
+  const { fee_nanos: feeNanos, booked_month: bookedMonth, units_before: unitsBefore } = charge;
+  const parts = {
+    ...{ account, source, id, mode, version, units, chargedNanos, feeNanos, bookedMonth },
+    outcome: outcomeOf(charge),
+    unitsBefore,
+  };
   const entry = await readUsage(tx, charge);
-  const rated = entry === null ? await rateByVersion(tx, charge) : rateEntry(entry);
+  const price = entry === null ? await findPinned(tx, charge) : entry.price;
+  const rated = entry === null ? rateStored(price, charge) : rateEntry(entry);
   const line =
     entry === null ? lineOf({ ...parts, ...rated }) : ratingLine({ entry, feeNanos, bookedMonth });
   return {
@@ -83,19 +91,38 @@ async function explainRating(
     feeNanos,
     feeBasisPoints: charge.fee_basis_points,
     reproduced: line === lineOf(parts),
+    rule: price.rule,
+    unitsBefore,
   };
 }
 
-async function rateByVersion(tx: Tx, charge: ChargeRow) {
-  const pinned = {
+function outcomeOf({ outcome }: ChargeRow): Outcome {
+  return outcomes[outcome] ?? "whole";
+}
+
+function rateStored(price: Pinned, charge: ChargeRow): Rated {
+  return rate(price, {
+    units: charge.units,
+    status: charge.status_code,
+    outcome: outcomeOf(charge),
+    unitsBefore: charge.units_before,
+  });
+}
+
+/** The price of the version that was charged, as far as it is known without the journal's entry. */
+async function findPinned(tx: Tx, charge: ChargeRow): Promise<Pinned> {
+  const named = {
     apiId: charge.api_id,
     developerId: charge.developer_account_id,
     version: charge.price_version,
-    feeBasisPoints: charge.fee_basis_points,
-    rule: "",
   };
-  const unitNanos = (await findUnitNanos(tx, pinned)) ?? 0n;
-  return rate({ ...pinned, unitNanos }, { units: charge.units, status: charge.status_code });
+  const price = await findPrice(tx, named);
+  return {
+    ...named,
+    feeBasisPoints: charge.fee_basis_points,
+    unitNanos: price?.call_nanos ?? 0n,
+    rule: price === null ? "" : ruleTextOf(price.sheet, charge.endpoint),
+  };
 }
 
 /** Lease, balance and debt add up to the charge. Grants tell what of it each of them gave. */

@@ -1,6 +1,12 @@
 import { createHash } from "node:crypto";
 import { parseDecimal } from "../lib/decimal.ts";
-import { compilePath, findScalar, type JsonPath, parseData, type Scalar } from "./json-path.ts";
+import {
+  compilePath,
+  findScalar,
+  type JsonPath,
+  parseData,
+  type Scalar,
+} from "../lib/json-path.ts";
 
 /** What a meter makes of the values. */
 export type Aggregation = "sum" | "count" | "avg" | "min" | "max" | "unique_count" | "latest";

@@ -106,6 +106,7 @@ export function differencesOf(entry: UsageEntry, original: UsageEntry): string[]
     ["test", entry.mode, original.mode],
     ["data", entry.data, original.data],
     ["units", unitsOf(entry), unitsOf(original)],
+    ["outcome", entry.outcome, original.outcome],
   ];
   return fields.filter(([, left, right]) => left !== right).map(([field]) => field);
 }

@@ -1,19 +1,34 @@
 import { hash } from "node:crypto";
+import {
+  chargeOf as chargeByRule,
+  type Outcome,
+  type PriceRule,
+  parseRule,
+  type Use,
+} from "../catalog/price-rule.ts";
 import { type Pinned, statusOf, type UsageEntry, unitsOf } from "./entry.ts";
 
 /** What a use costs, and how that came about. The tiers add up to the charge. */
 export interface Rated {
   chargedNanos: bigint;
   /** How the price counts. */
-  model: "per_call" | "free";
+  model: "per_call" | "per_unit" | "graduated" | "volume" | "free";
+  /** As they are stored: a rule may count fewer of them. */
   units: bigint;
-  /** The steps of the price that were used, from the first unit on: one, for a price without steps. */
+  /**
+   * The steps of the price that were used, from the first unit on. One from unit zero on is the part for the call
+   * itself; a price without a rule has one step.
+   */
   tiers: { fromUnit: bigint; units: bigint; unitNanos: bigint; amountNanos: bigint }[];
 }
 
-/** Rate a use at the price that was pinned when it came in. Nothing is charged from status 500 on. */
-export function rate(price: Pinned, { units, status }: { units: bigint; status: number }): Rated {
-  if (status >= 500) {
+/** Rate a use at the price that was pinned when it came in. The rule, when there is one, must be readable. */
+export function rate(price: Pinned, use: Use): Rated {
+  const { units } = use;
+  if (price.rule !== "") {
+    return rateByRule(parseRule(price.rule), use);
+  }
+  if (isFreeWithoutRule(use)) {
     return { chargedNanos: 0n, model: "free", units, tiers: [] };
   }
   const amountNanos = price.unitNanos * units;
@@ -21,14 +36,47 @@ export function rate(price: Pinned, { units, status }: { units: bigint; status: 
   return { chargedNanos: amountNanos, model: "per_call", units, tiers: [tier] };
 }
 
+function isFreeWithoutRule({ status, outcome }: Pick<Use, "status" | "outcome">): boolean {
+  return status >= 500 || outcome === "failed" || outcome === "timed_out";
+}
+
+function rateByRule(rule: PriceRule, use: Use): Rated {
+  const { nanos: chargedNanos, isFree, tiers } = chargeByRule(rule, use);
+  const { units } = use;
+  if (isFree) {
+    return { chargedNanos, model: "free", units, tiers };
+  }
+  const { callNanos } = rule;
+  const call = { fromUnit: 0n, units: 1n, unitNanos: callNanos, amountNanos: callNanos };
+  const isCharged = callNanos > 0n || tiers.length === 0;
+  return { chargedNanos, model: modelOf(rule), units, tiers: isCharged ? [call, ...tiers] : tiers };
+}
+
+function modelOf({ tiers, mode }: PriceRule): Rated["model"] {
+  if (tiers.length === 0) {
+    return "per_call";
+  }
+  return tiers.length === 1 ? "per_unit" : mode;
+}
+
 /** What rate() charges, without the rest of it: the projector asks this of every event. */
 export function chargeOf(entry: UsageEntry): bigint {
-  return statusOf(entry) >= 500 ? 0n : entry.price.unitNanos * unitsOf(entry);
+  const { price, outcome } = entry;
+  if (price.rule !== "") {
+    return chargeByRule(parseRule(price.rule), useOf(entry)).nanos;
+  }
+  const isFree = isFreeWithoutRule({ status: statusOf(entry), outcome });
+  return isFree ? 0n : price.unitNanos * unitsOf(entry);
 }
 
 /** Rate an entry of the journal. */
 export function rateEntry(entry: UsageEntry): Rated {
-  return rate(entry.price, { units: unitsOf(entry), status: statusOf(entry) });
+  return rate(entry.price, useOf(entry));
+}
+
+function useOf(entry: UsageEntry): Use {
+  const { outcome, unitsBefore } = entry;
+  return { units: unitsOf(entry), status: statusOf(entry), outcome, unitsBefore };
 }
 
 /** What a rating says of an event. */
@@ -43,10 +91,17 @@ export interface RatingParts {
   feeNanos: bigint;
   /** The first day of the month that it is billed in. */
   bookedMonth: string;
+  outcome: Outcome;
+  unitsBefore: bigint;
 }
 
-/** The canonical line of a rating: the same rating has the same bytes, another one has others. */
+/**
+ * The canonical line of a rating: the same rating has the same bytes, another one has others. One that says nothing of
+ * an outcome and a month's units has the bytes that earlier versions gave it.
+ */
 export function lineOf(parts: RatingParts): string {
+  const { outcome, unitsBefore } = parts;
+  const isPlain = outcome === "whole" && unitsBefore === 0n;
   return JSON.stringify([
     parts.account,
     parts.source,
@@ -57,6 +112,7 @@ export function lineOf(parts: RatingParts): string {
     parts.chargedNanos.toString(),
     parts.feeNanos.toString(),
     parts.bookedMonth,
+    ...(isPlain ? [] : [outcome, unitsBefore.toString()]),
   ]);
 }
 
@@ -70,10 +126,10 @@ export function ratingLine({
   feeNanos: bigint;
   bookedMonth: string;
 }): string {
-  const { account, source, id, mode, price } = entry;
+  const { account, source, id, mode, price, outcome, unitsBefore } = entry;
   const { version } = price;
-  const [units, chargedNanos] = [unitsOf(entry), chargeOf(entry)];
-  return lineOf({ account, source, id, mode, version, units, chargedNanos, feeNanos, bookedMonth });
+  const rated = { units: unitsOf(entry), chargedNanos: chargeOf(entry), outcome, unitsBefore };
+  return lineOf({ account, source, id, mode, version, feeNanos, bookedMonth, ...rated });
 }
 
 /** The hash before the first line of a shard. */

@@ -1,9 +1,10 @@
 import type { ReplayEventsRequest } from "../../gen/callora/metering/v1/correction_service_pb.ts";
 import type { UsageEvent } from "../../gen/callora/metering/v1/metering_service_pb.ts";
-import { findApi } from "../catalog/store.ts";
+import { listNewestPrices } from "../catalog/store.ts";
 import type { Audit } from "../db/database.ts";
 import type { Tx } from "../db/pool.ts";
 import { failedPrecondition, invalidArgument, notFound } from "../rpc/errors.ts";
+import { toPinned } from "./door.ts";
 import type { Entry } from "./entry.ts";
 import type { Journal } from "./journal.ts";
 import { parsePlace, placeText } from "./quarantine-shown.ts";
@@ -73,18 +74,11 @@ async function changed(
   if (!(await existingAccounts(tx, [fixed.accountId])).has(fixed.accountId)) {
     throw invalidArgument([{ field: "fixed.account_id", description: "no such account" }]);
   }
-  const api = await findApi(tx, fixed.apiId);
-  if (api === null) {
+  const [price] = await listNewestPrices(tx, [fixed.apiId]);
+  if (price === undefined) {
     throw invalidArgument([{ field: "fixed.api_id", description: "no such API" }]);
   }
-  const entry = putRight(row, fixed, {
-    apiId: api.id,
-    developerId: api.account_id,
-    version: api.price_version,
-    unitNanos: api.call_nanos,
-    feeBasisPoints: api.fee_basis_points,
-    rule: "",
-  });
+  const entry = putRight(row, fixed, toPinned(price));
   if (!isStorable(entry)) {
     const description = "has a time or a charge that the journal cannot hold";
     throw invalidArgument([{ field: "fixed", description }]);

@@ -1,4 +1,5 @@
 import type { UsageEvent } from "../../gen/callora/metering/v1/metering_service_pb.ts";
+import type { Outcome } from "../catalog/price-rule.ts";
 import { decodeRow, encodeRow } from "./codec.ts";
 import type { Entry, Pinned, UsageEntry } from "./entry.ts";
 import { entryOf } from "./quarantine-shown.ts";
@@ -21,6 +22,7 @@ export function asItCame(row: QuarantinedRow): Entry | null {
  */
 export function putRight(row: QuarantinedRow, fixed: UsageEvent, price: Pinned): UsageEntry {
   const kept = keptUsage(row);
+  const isSame = kept?.price.apiId === fixed.apiId;
   const { seconds, nanos } = fixed.time ?? { seconds: 0n, nanos: 0 };
   const saidMicros = seconds * 1_000_000n + BigInt(Math.floor(nanos / 1_000));
   const timeMicros = kept?.timeMicros ?? BigInt(row.created_at) * 1_000n;
@@ -29,7 +31,7 @@ export function putRight(row: QuarantinedRow, fixed: UsageEvent, price: Pinned):
     account: fixed.accountId,
     source: fixed.source,
     id: fixed.id,
-    price: kept?.price.apiId === fixed.apiId ? kept.price : price,
+    price: isSame ? kept.price : price,
     endpoint: fixed.endpoint,
     status: fixed.statusCode,
     timeMicros: fixed.time === undefined ? timeMicros : saidMicros,
@@ -42,11 +44,17 @@ export function putRight(row: QuarantinedRow, fixed: UsageEvent, price: Pinned):
     keyId: kept?.keyId ?? null,
     requestId: kept?.requestId ?? "",
     replays: placeOf(row),
-    outcome: "whole",
-    unitsBefore: 0n,
+    outcome: outcomeOf(kept, fixed),
+    unitsBefore: isSame ? kept.unitsBefore : 0n,
     keptHash: null,
   };
   return { ...entry, chargedNanos: rateEntry(entry).chargedNanos };
+}
+
+/** How the call ended stays. Where units are said now, it is no more one that said none. */
+function outcomeOf(kept: UsageEntry | null, { units }: UsageEvent): Outcome {
+  const outcome = kept?.outcome ?? "whole";
+  return outcome === "no_units" && units > 0n ? "whole" : outcome;
 }
 
 function keptUsage(row: QuarantinedRow): UsageEntry | null {

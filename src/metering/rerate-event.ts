@@ -1,3 +1,4 @@
+import { outcomes } from "../catalog/price-rule.ts";
 import { shareFloor } from "../lib/money.ts";
 import { bookedMonth } from "./booked-month.ts";
 import { bodyHash, monthOf, statusOf, type UsageEntry } from "./entry.ts";
@@ -94,6 +95,8 @@ export function compareEvent(
     ["price_version", stored.price_version, price.version],
     ["fee_basis_points", stored.fee_basis_points, price.feeBasisPoints],
     ["units", stored.units, rated.units],
+    ["outcome", outcomes[stored.outcome], entry.outcome],
+    ["units_before", stored.units_before, entry.unitsBefore],
     ["charged_nanos", stored.charged_nanos, rated.chargedNanos],
     ["fee_nanos", stored.fee_nanos, feeNanos],
     ["booked_month", stored.booked_month, bookedMonth],

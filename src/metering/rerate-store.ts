@@ -70,6 +70,8 @@ const storedRow = z.object({
   price_version: z.number(),
   fee_basis_points: z.number(),
   units: z.bigint(),
+  outcome: z.number(),
+  units_before: z.bigint(),
   charged_nanos: z.bigint(),
   fee_nanos: z.bigint(),
   leased_nanos: z.bigint(),
@@ -99,6 +101,7 @@ const storedColumns = sql.fragment`
   event.api_id, event.developer_account_id, event.key_id, event.endpoint, event.status_code,
   (extract(epoch from event.occurred_at) * 1000000)::int8 as occurred_micros,
   event.booked_month::text, event.price_version, event.fee_basis_points, event.units,
+  event.outcome, event.units_before,
   event.charged_nanos, event.fee_nanos, event.leased_nanos, event.owed_nanos,
   event.charged_before_nanos, event.lease_id, event.shard, event.position, event.ordinal,
   event.batch_position, event.body_hash, event.data

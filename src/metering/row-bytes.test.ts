@@ -2,6 +2,7 @@ import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import { expect, test } from "vitest";
 import { JournalRowSchema } from "../../gen/callora/metering/v1/journal_pb.ts";
 import { seeded } from "../../test/support/books.ts";
+import { outcomes } from "../catalog/price-rule.ts";
 import { decodeRow, encodeRow, readRow } from "./codec.ts";
 import type { Entry } from "./entry.ts";
 import { readUsualRow } from "./row-reader.ts";
@@ -29,6 +30,11 @@ const longTexts = [
 const numbers = [0n, 1n, 127n, 128n, 16_384n, 2n ** 31n, 2n ** 32n, 999_999_999_999_999n];
 const data = ["", "{}", `{"a":"${"é".repeat(60)}"}`, `{"a":"${"x".repeat(16_000)}"}`];
 const digits = ["0", "1", "2"];
+const rules = [
+  "",
+  '["5",[],"graduated","call","1","1",null,5]',
+  '["5",[["10","3"],[null,"2"]],"volume","month","1000","80",["path","$.é","7"],0]',
+];
 
 function randomEntry({ pick, below }: Chance): Entry {
   const identity = {
@@ -56,7 +62,7 @@ function randomEntry({ pick, below }: Chance): Entry {
       version: pick([0, 1, 128, 2 ** 31 - 1]),
       unitNanos: pick(numbers),
       feeBasisPoints: pick([0, 250, 10_000]),
-      rule: "",
+      rule: pick(rules),
     },
     endpoint: pick(longTexts),
     status: pick([0, 200, 599, 999]),
@@ -70,8 +76,8 @@ function randomEntry({ pick, below }: Chance): Entry {
     keyId: pick([null, "key_1"]),
     requestId: pick(["", "r", "x".repeat(200)]),
     replays: pick([null, { position: 1n, ordinal: 0 }, { position: 2n ** 53n - 1n, ordinal: 7 }]),
-    outcome: "whole",
-    unitsBefore: 0n,
+    outcome: pick(outcomes),
+    unitsBefore: pick([0n, 1n, 1_000_000_000_000n]),
     keptHash: null,
   };
 }

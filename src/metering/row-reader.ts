@@ -1,4 +1,5 @@
 import { EntryKind } from "../../gen/callora/metering/v1/journal_pb.ts";
+import { isRuleText, outcomes } from "../catalog/price-rule.ts";
 import {
   createProtoReader,
   fixedTag,
@@ -55,6 +56,7 @@ function readPrice(reader: ProtoReader, texts: readonly string[]): Pinned {
   let version = 0;
   let unitNanos = 0n;
   let feeBasisPoints = 0;
+  let rule = "";
   while (reader.at < end) {
     switch (reader.tag()) {
       case varintTag(1):
@@ -72,6 +74,9 @@ function readPrice(reader: ProtoReader, texts: readonly string[]): Pinned {
       case varintTag(5):
         feeBasisPoints = reader.int32();
         break;
+      case lengthTag(6):
+        rule = reader.text();
+        break;
       default:
         throw new UnusualBytesError();
     }
@@ -80,7 +85,8 @@ function readPrice(reader: ProtoReader, texts: readonly string[]): Pinned {
   const developerId = texts[developer] ?? "";
   demand(reader.at === end && limits.apiId.test(apiId) && limits.accountId.test(developerId));
   demand(unitNanos <= limits.nanosMax && feeBasisPoints <= limits.feeBasisPointsMax);
-  return { apiId, developerId, version, unitNanos, feeBasisPoints, rule: "" };
+  demand(isText(rule, limits.ruleMax) && isRuleText(rule));
+  return { apiId, developerId, version, unitNanos, feeBasisPoints, rule };
 }
 
 interface Lists {
@@ -114,6 +120,8 @@ function newFields() {
     position: 0n,
     ordinal: 0,
     reason: "",
+    outcome: 0,
+    unitsBefore: 0n,
   };
 }
 
@@ -206,6 +214,12 @@ function readField(reader: ProtoReader, fields: Fields): void {
     case lengthTag(21):
       fields.reason = reader.text();
       break;
+    case varintTag(22):
+      fields.outcome = reader.int32();
+      break;
+    case varintTag(23):
+      fields.unitsBefore = reader.big();
+      break;
     default:
       throw new UnusualBytesError();
   }
@@ -217,15 +231,16 @@ function toUsage(
 ): UsageEntry {
   const price = lists.prices[fields.price];
   const endpoint = lists.texts[fields.endpoint];
-  const { id, data, lease, keyId, requestId, position, ordinal } = fields;
-  if (price === undefined || endpoint === undefined) {
+  const { id, data, lease, keyId, requestId, position, ordinal, unitsBefore } = fields;
+  const outcome = outcomes[fields.outcome];
+  if (price === undefined || endpoint === undefined || outcome === undefined) {
     throw new UnusualBytesError();
   }
   demand(isText(endpoint, limits.endpointMax) && isText(data, limits.dataMax));
   demand(isText(lease, limits.idMax) && isText(keyId, limits.idMax));
   demand(isText(requestId, limits.requestIdMax) && fields.status <= limits.statusMax);
   demand(fields.timeMicros <= limits.timeMicrosMax && fields.units <= limits.unitsMax);
-  demand(fields.chargedNanos <= limits.nanosMax);
+  demand(fields.chargedNanos <= limits.nanosMax && unitsBefore <= limits.unitsMax);
   return {
     kind: fields.kind === EntryKind.USAGE ? "usage" : "replay",
     account,
@@ -244,8 +259,8 @@ function toUsage(
     keyId: keyId === "" ? null : keyId,
     requestId,
     replays: position === 0n ? null : { position, ordinal },
-    outcome: "whole",
-    unitsBefore: 0n,
+    outcome,
+    unitsBefore,
     keptHash: null,
   };
 }

@@ -1,4 +1,5 @@
 import { EntryKind } from "../../gen/callora/metering/v1/journal_pb.ts";
+import { type Outcome, outcomes } from "../catalog/price-rule.ts";
 import { createProtoWriter, type ProtoWriter } from "../lib/proto-bytes.ts";
 import type { Entry, Pinned } from "./entry.ts";
 
@@ -8,6 +9,10 @@ const kinds = {
   void: EntryKind.VOID,
   adjust: EntryKind.ADJUST,
 } as const;
+
+const numberOf = Object.fromEntries(
+  outcomes.map((outcome, number) => [outcome, number]),
+) as Readonly<Record<Outcome, number>>;
 
 /** The bytes of callora.metering.v1.JournalRow: the fields by their numbers in proto/callora/metering/v1/journal.proto. */
 export function writeRow(entries: readonly Entry[]): Buffer {
@@ -36,6 +41,7 @@ export function writeRow(entries: readonly Entry[]): Buffer {
       writer.uint(3, price.version);
       writer.big(4, price.unitNanos);
       writer.uint(5, price.feeBasisPoints);
+      writer.text(6, price.rule);
     });
   }
   for (const entry of entries) {
@@ -44,8 +50,9 @@ export function writeRow(entries: readonly Entry[]): Buffer {
   return writer.finish();
 }
 
-function priceKey({ apiId, developerId, version, unitNanos, feeBasisPoints }: Pinned): string {
-  return `${apiId} ${developerId} ${version} ${unitNanos} ${feeBasisPoints}`;
+function priceKey(price: Pinned): string {
+  const { apiId, developerId, version, unitNanos, feeBasisPoints, rule } = price;
+  return `${apiId} ${developerId} ${version} ${unitNanos} ${feeBasisPoints} ${rule}`;
 }
 
 /** Values, each once, and where in their list they are. */
@@ -109,4 +116,6 @@ function writeEntry(
   writer.text(16, entry.requestId);
   writer.big(19, entry.replays?.position ?? 0n);
   writer.uint(20, entry.replays?.ordinal ?? 0);
+  writer.uint(22, numberOf[entry.outcome]);
+  writer.big(23, entry.unitsBefore);
 }

@@ -1,3 +1,4 @@
+import type { ConnectError } from "@connectrpc/connect";
 import { decodePageToken } from "../lib/page-token.ts";
 import { invalidArgument } from "./errors.ts";
 
@@ -10,8 +11,13 @@ export function pageOf(req: { pageSize: number; pageToken: string }): {
 } {
   const after = decodePageToken(req.pageToken);
   if (after === null) {
-    const description = "must be the next_page_token of an earlier answer";
-    throw invalidArgument([{ field: "page_token", description }]);
+    throw badPageToken();
   }
   return { size: req.pageSize === 0 ? pageSizeDefault : req.pageSize, after };
+}
+
+/** INVALID_ARGUMENT: a page token that is not of this list. */
+export function badPageToken(): ConnectError {
+  const description = "must be the next_page_token of an earlier answer";
+  return invalidArgument([{ field: "page_token", description }]);
 }

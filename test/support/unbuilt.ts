@@ -17,7 +17,4 @@ export const unbuilt: readonly string[] = [
   "credits.v1.BudgetService/DeleteBudget",
   "credits.v1.BudgetService/GetAlert",
   "credits.v1.BudgetService/SetAlert",
-
-  "credits.v1.InvoiceService/ListInvoices",
-  "credits.v1.InvoiceService/GetInvoice",
 ];

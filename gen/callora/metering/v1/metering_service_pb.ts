@@ -686,21 +686,21 @@ export type Rating = Message<"callora.metering.v1.Rating"> & {
   priceVersion: number;
 
   /**
-   * How the price counts: `per_call`, or `free` from status 500 on.
+   * How the price counts: `per_call`, `per_unit`, `graduated`, `volume`, or `free`.
    *
    * @generated from field: string model = 2;
    */
   model: string;
 
   /**
-   * Units that were charged.
+   * Units that were used. A rule may charge fewer of them: its steps tell.
    *
    * @generated from field: int64 units = 3;
    */
   units: bigint;
 
   /**
-   * The steps of the price and what each came to. One for a price without steps.
+   * The steps of the price and what each came to: together what was charged. One for a price without steps.
    *
    * @generated from field: repeated callora.metering.v1.RatedTier tiers = 4;
    */
@@ -763,7 +763,7 @@ export const RatingSchema: GenMessage<Rating> = /*@__PURE__*/
  */
 export type RatedTier = Message<"callora.metering.v1.RatedTier"> & {
   /**
-   * The first unit of the step.
+   * The first unit of the step. Zero: the part for the call itself.
    *
    * @generated from field: int64 from_unit = 1;
    */
@@ -777,7 +777,7 @@ export type RatedTier = Message<"callora.metering.v1.RatedTier"> & {
   units: bigint;
 
   /**
-   * Price of one unit, in nano-USDC.
+   * Price of one unit, or of so many units as the rule says, in nano-USDC.
    *
    * @generated from field: int64 unit_nanos = 3;
    */

@@ -1,6 +1,5 @@
-import { canonicalNumber } from "../lib/decimal.ts";
-import { isNumberLiteral, parseExactJson } from "../lib/exact-json.ts";
-import { dataDepthMax } from "./event-data.ts";
+import { canonicalNumber } from "./decimal.ts";
+import { isNumberLiteral, parseExactJson } from "./exact-json.ts";
 
 /** Where in a JSON value to look: names of members, places in lists. Places below zero count from the end. */
 export type JsonPath = readonly (string | number)[];
@@ -11,8 +10,8 @@ export interface Scalar {
   text: string;
 }
 
-/** Steps of a path. Data is not deeper. */
-const stepsMax = 16;
+/** How deep lists and objects may lie in each other in data: a path leads no deeper. */
+export const dataDepthMax = 16;
 
 const namePattern = /^\.([A-Za-z_\u0080-\uFFFF][\w\u0080-\uFFFF]*)/;
 const indexPattern = /^\[(0|-?[1-9]\d{0,8})\]/;
@@ -30,7 +29,7 @@ export function compilePath(text: string): JsonPath | null {
   let rest = text.slice(1);
   while (rest !== "") {
     const found = readStep(rest);
-    if (found === null || steps.length === stepsMax) {
+    if (found === null || steps.length === dataDepthMax) {
       return null;
     }
     steps.push(found.step);
@@ -92,10 +91,7 @@ export function parseData(text: string): unknown {
 
 /** What stands at the path. Null for nothing, null, an object, a list, or a number of more than nine exponent digits. */
 export function findScalar(data: unknown, path: JsonPath): Scalar | null {
-  let value = data;
-  for (const step of path) {
-    value = follow(value, step);
-  }
+  const value = findValue(data, path);
   switch (typeof value) {
     case "string":
       return { kind: "text", text: value };
@@ -106,6 +102,15 @@ export function findScalar(data: unknown, path: JsonPath): Scalar | null {
     default:
       return isNumberLiteral(value) ? numberOf(value.rawJSON) : null;
   }
+}
+
+/** Whatever stands at the path. Undefined: nothing. */
+export function findValue(data: unknown, path: JsonPath): unknown {
+  let value = data;
+  for (const step of path) {
+    value = follow(value, step);
+  }
+  return value;
 }
 
 function follow(value: unknown, step: string | number): unknown {
