@@ -42,6 +42,8 @@ export interface Target {
 export interface UpstreamSet {
   /** The next one to try, for a call that then goes there. Null: none can be called, or all were tried. */
   pick(tried: readonly Target[]): Target | null;
+  /** Whether pick() would give one. For a call that may stay where it is. */
+  hasOther(tried: readonly Target[]): boolean;
   /** When one may be called again. Zero: one may be now. */
   readonly retryAfterMs: number;
 }

@@ -23,6 +23,7 @@ export function weightedSet(list: readonly { target: Target; weight: number }[])
       }
       return pickWeighted(weighted, tried) ?? pickFirst(spare, tried);
     },
+    hasOther: (tried) => members.some((member) => canTake(member, tried)),
     get retryAfterMs() {
       return members.reduce(
         (least, { target }) => Math.min(least, target.health.retryAfterMs),
