@@ -33,7 +33,9 @@ export function guardedConnector(
   });
   return (options, callback) => {
     const port = Number(options.port || (options.protocol === "https:" ? 443 : 80));
-    const literal = addressLiteral(new URL(`${options.protocol}//${options.hostname}`));
+    // undici takes the brackets off.
+    const host = options.hostname.includes(":") ? `[${options.hostname}]` : options.hostname;
+    const literal = addressLiteral(new URL(`${options.protocol}//${host}`));
     if (literal !== undefined && !addresses.allows(literal, port)) {
       callback(refused(options.hostname), null);
       return;
