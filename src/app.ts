@@ -349,7 +349,7 @@ function build(deps: AppDeps, parts: Parts) {
     entry(AccountService, accountService({ db, trust, mail, now })),
     entry(ServiceTokenService, serviceTokenService({ db, trust, now })),
     entry(CatalogService, catalogService({ db, trust, addresses, feeBasisPoints, now })),
-    entry(SecretService, secretService({ db, sealer: deps.sealer, now })),
+    entry(SecretService, secretService({ db, trust, sealer: deps.sealer, now })),
     entry(KeyService, keyService({ db, trust, verifier, limiter, existsPublishedApi, now })),
     entry(
       RouterKeyService,

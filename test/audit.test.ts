@@ -222,6 +222,12 @@ const deeds: Deeds = {
     await app.client(CatalogService, actor.token).publishApi({ apiId }, options);
     return apiDeed(actor, apiId);
   },
+  "catalog.v1.CatalogService/UnpublishApi": async (app, options) => {
+    const actor = await app.person("DEVELOPER");
+    const { id: apiId } = await app.api(actor);
+    await app.client(CatalogService, actor.token).unpublishApi({ apiId }, options);
+    return apiDeed(actor, apiId);
+  },
   "keys.v1.KeyService/CreateKey": async (app, options) => {
     const actor = await app.person();
     const { id: apiId } = await app.api(await app.person("DEVELOPER"));

@@ -46,9 +46,8 @@ interface Leaf<T> {
 }
 
 interface Node<T> {
-  readonly literals: Map<string, Node<T>>;
-  /** The literals in lower case: some servers tell no case from the other. */
-  readonly folded: Set<string>;
+  /** By the literal in lower case: some servers tell no case from the other. */
+  literals: Map<string, Literal<T>[]> | undefined;
   star: Node<T> | undefined;
   /** Ends here. */
   leaf: Leaf<T> | undefined;
@@ -56,7 +55,12 @@ interface Node<T> {
   rest: Leaf<T> | undefined;
 }
 
-const segmentsMax = 32;
+interface Literal<T> {
+  readonly text: string;
+  readonly node: Node<T>;
+}
+
+const segmentsMax = 16;
 
 /**
  * Make the table of routes. Throws RouteError when a template is wrong, or two routes are the same.
@@ -77,13 +81,7 @@ export function compileRoutes<T>(routes: readonly RouteRule<T>[]): RouteTable<T>
 }
 
 function newNode<T>(): Node<T> {
-  return {
-    literals: new Map(),
-    folded: new Set(),
-    star: undefined,
-    leaf: undefined,
-    rest: undefined,
-  };
+  return { literals: undefined, star: undefined, leaf: undefined, rest: undefined };
 }
 
 /** Add a route. What is wrong with it, if anything is. */
@@ -118,11 +116,16 @@ function starOf<T>(node: Node<T>): Node<T> {
   return node.star;
 }
 
-function literalOf<T>(node: Node<T>, segment: string): Node<T> {
-  const next = node.literals.get(segment) ?? newNode<T>();
-  node.literals.set(segment, next);
-  node.folded.add(segment.toLowerCase());
-  return next;
+function literalOf<T>(parent: Node<T>, text: string): Node<T> {
+  parent.literals ??= new Map();
+  const alike = parent.literals.get(text.toLowerCase()) ?? [];
+  const found = alike.find((literal) => literal.text === text);
+  if (found !== undefined) {
+    return found.node;
+  }
+  const node = newNode<T>();
+  parent.literals.set(text.toLowerCase(), [...alike, { text, node }]);
+  return node;
 }
 
 function leafOf<T>(node: Node<T>, { path, hasRest }: { path: string; hasRest: boolean }): Leaf<T> {
@@ -241,14 +244,16 @@ function visit<T>(search: Search<T>, node: Node<T>, depth: number): boolean {
   if (segment === undefined) {
     return take(search, node.leaf) || take(search, node.rest);
   }
-  const literal = node.literals.get(segment);
-  if (literal !== undefined) {
-    if (visit(search, literal, depth + 1)) {
+  const alike = node.literals?.get(segment.toLowerCase());
+  if (alike !== undefined) {
+    const literal = alike.find(({ text }) => text === segment);
+    if (literal === undefined) {
+      search.isAmbiguous = true;
       return true;
     }
-  } else if (node.folded.size > 0 && node.folded.has(segment.toLowerCase())) {
-    search.isAmbiguous = true;
-    return true;
+    if (visit(search, literal.node, depth + 1)) {
+      return true;
+    }
   }
   const { star } = node;
   return (star !== undefined && visit(search, star, depth + 1)) || take(search, node.rest);

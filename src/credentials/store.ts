@@ -14,6 +14,24 @@ export interface CredentialRef {
   readonly environment: CredentialEnvironment;
 }
 
+/** What keeps opened credentials true: announced by credentialKey(). */
+export const credentialTopic = "credential";
+
+/** How a credential is called where it is announced. */
+export function credentialKey({ accountId, environment, provider }: CredentialRef): string {
+  return `${accountId} ${environment} ${provider}`;
+}
+
+/** The credential that is called so. */
+export function parseCredentialKey(key: string): CredentialRef {
+  const [accountId = "", environment, ...provider] = key.split(" ");
+  return {
+    accountId,
+    environment: environment === "live" ? "live" : "test",
+    provider: provider.join(" "),
+  };
+}
+
 /**
  * An opened credential. A value comes out by the name of its field alone, so that no log, span or error takes it along
  * with the object.

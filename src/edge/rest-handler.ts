@@ -1,6 +1,7 @@
 import { create, type Message } from "@bufbuild/protobuf";
 import { createServiceImplSpec, type MethodImplSpec } from "@connectrpc/connect";
-import { methodName } from "../rpc/policy.ts";
+import { Access } from "../../gen/callora/policy/v1/policy_pb.ts";
+import { methodName, type Policy } from "../rpc/policy.ts";
 import type { Arrival } from "./arrival.ts";
 import { compressReply } from "./compress.ts";
 import { deadlineOf } from "./deadline.ts";
@@ -12,6 +13,7 @@ import { readBody } from "./read-body.ts";
 import { sandboxHeaders } from "./rest/active-content.ts";
 import { decodeBody, encodeBody } from "./rest/body.ts";
 import { HttpError } from "./rest/errors.ts";
+import { entityTag, namesTag } from "./rest/etag.ts";
 import { compilePath } from "./rest/field-path.ts";
 import { getHttpBody, isHttpBody, setHttpBody } from "./rest/http-body.ts";
 import { negotiate, requireJson } from "./rest/media-type.ts";
@@ -144,7 +146,7 @@ async function serveUnary({ hit, rule, unary, isJson, read, write }: Serving): P
     sendTrailersAsHeaders(call, arrival);
     const status = unary.policy.successStatus || 200;
     const reply = isJson.output
-      ? { status, headers: jsonHeaders, body: write(answer) }
+      ? jsonReply({ status, body: write(answer), policy: unary.policy, arrival })
       : rawReply(status, getHttpBody(answer, rule.responseBody));
     const packed = compressReply(arrival, reply);
     sendReply(arrival, packed instanceof Promise ? await packed : packed);
@@ -154,6 +156,26 @@ async function serveUnary({ hit, rule, unary, isJson, read, write }: Serving): P
 }
 
 const jsonHeaders = { "content-type": "application/json" };
+
+interface JsonReplying {
+  status: number;
+  body: string;
+  policy: Policy;
+  arrival: Arrival;
+}
+
+/** Where the policy says so, a reader who has the reply already is told that and no more. */
+function jsonReply({ status, body, policy, arrival }: JsonReplying): Reply {
+  if (policy.validated !== true) {
+    return { status, headers: jsonHeaders, body };
+  }
+  const etag = entityTag(body);
+  const isPublic = policy.access === Access.PUBLIC;
+  const headers = { etag, "cache-control": isPublic ? "no-cache" : "private, no-cache" };
+  return namesTag(arrival.header("if-none-match"), etag)
+    ? { status: 304, headers, body: "" }
+    : { status, headers: { ...jsonHeaders, ...headers }, body };
+}
 
 function rawReply(status: number, { contentType, data }: ReturnType<typeof getHttpBody>): Reply {
   const headers = { "content-type": contentType, ...sandboxHeaders(contentType) };

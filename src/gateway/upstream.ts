@@ -1,21 +1,16 @@
-import { lookup } from "node:dns";
-import type { LookupFunction } from "node:net";
-import { Agent, buildConnector, type Dispatcher, Pool } from "undici";
-import { type AddressPolicy, addressLiteral } from "../lib/address.ts";
+import assert from "node:assert";
+import { Agent, type Dispatcher, Pool } from "undici";
+import type { AddressPolicy } from "../lib/address.ts";
+import { createLruMap } from "../lib/lru-map.ts";
 import { createBreaker, type Health } from "./breaker.ts";
+import { guardedConnector, type Resolve, rememberAnswers } from "./connect.ts";
+import { weightedSet } from "./weighted.ts";
 
-/** Thrown when an upstream is at an address that the gateway must not reach. */
-export class AddressRefusedError extends Error {
-  override name = "AddressRefusedError";
-}
+export { AddressRefusedError } from "./connect.ts";
 
-const connectTimeoutMs = 3_000;
 const connectionsPerOriginMax = 64;
 
-/**
- * Make the client for upstreams. It follows no redirect, and checks every address at the moment of connecting:
- * literals, every answer of a look-up, and the address that the socket really has, with its port.
- */
+/** Make a client for upstreams. It follows no redirect, and checks every address at the moment of connecting. */
 export function createUpstreamClient({
   addresses,
   timeoutMs,
@@ -34,6 +29,7 @@ export function createUpstreamClient({
 
 /** One server that calls can go to. */
 export interface Target {
+  /** To be used at once: another may be here later. */
   readonly pool: Dispatcher;
   /** The path that a call's is appended to, without a slash at its end. */
   readonly basePath: string;
@@ -44,118 +40,193 @@ export interface Target {
 
 /** The servers of an API. */
 export interface UpstreamSet {
-  /** The next one to try. Null: none can be called, or all were tried. */
+  /** The next one to try, for a call that then goes there. Null: none can be called, or all were tried. */
   pick(tried: readonly Target[]): Target | null;
-  /** When one may be called again. */
+  /** Whether pick() would give one. For a call that may stay where it is. */
+  hasOther(tried: readonly Target[]): boolean;
+  /** When one may be called again. Zero: one may be now. */
   readonly retryAfterMs: number;
+}
+
+/** A server, and its share of the calls. */
+export interface UpstreamAddress {
+  readonly url: string;
+  /** Zero: only when no other can be called. */
+  readonly weight: number;
 }
 
 /** What the upstreams of a process are doing. */
 export interface UpstreamStats {
+  /** Pools of connections that are kept. */
   pools: number;
+  /** Upstreams that are not called now, because they failed. */
   open: number;
 }
 
 /** The connections of a process to upstreams. */
 export interface Upstreams {
-  setOf(list: readonly { url: string; weight: number }[]): UpstreamSet;
+  /**
+   * The servers of one owner. Another owner's servers at the same address have connections and health of their own:
+   * what one does there stops nobody else.
+   */
+  setOf(list: readonly UpstreamAddress[], owner: string): UpstreamSet;
   stats(): UpstreamStats;
+  /** Break off what is running. */
   close(): Promise<void>;
 }
 
-/** Make them. Addresses are checked as by createUpstreamClient(). */
-export function createUpstreams({
-  addresses,
-  connectionsMax,
-  timeoutMs,
-  nowMs,
-}: {
+/** What upstreams are made from. */
+export interface UpstreamDeps {
   addresses: AddressPolicy;
-  /** To one origin. */
+  /** To one origin, for one owner. */
   connectionsMax: number;
   timeoutMs: number;
   nowMs: () => number;
-}): Upstreams {
-  const pools = new Map<string, Pool>();
-  const poolOf = (origin: string) => {
-    const pool =
-      pools.get(origin) ??
-      new Pool(origin, {
-        connections: connectionsMax,
-        pipelining: 1,
-        headersTimeout: timeoutMs,
-        bodyTimeout: timeoutMs,
-        maxHeaderSize: 16_384,
-        connect: guardedConnector(addresses),
-      });
-    pools.set(origin, pool);
-    return pool;
-  };
+  resolve?: Resolve;
+}
+
+const poolsMax = 1_000;
+const healthsMax = 10_000;
+
+/** Make them. They follow no redirect, and check every address at the moment of connecting. */
+export function createUpstreams(deps: UpstreamDeps): Upstreams {
+  const { nowMs } = deps;
+  const pools = createPools(deps);
+  const healths = createLruMap<Health>(healthsMax);
+
+  function healthOf(key: string): Health {
+    const health = healths.get(key) ?? createBreaker({ nowMs });
+    healths.set(key, health);
+    return health;
+  }
+
   return {
-    setOf(list) {
-      const targets = list.map(({ url }): Target => {
-        const { origin, pathname, host } = new URL(url);
-        const basePath = pathname.replace(/\/+$/, "");
-        return { pool: poolOf(origin), basePath, host, health: createBreaker({ nowMs }) };
-      });
-      return {
-        pick: (tried) => targets.find((target) => !tried.includes(target)) ?? null,
-        retryAfterMs: 0,
-      };
-    },
-    stats: () => ({ pools: pools.size, open: 0 }),
-    async close() {
-      await Promise.all([...pools.values()].map((pool) => pool.destroy()));
-    },
+    setOf: (list, owner) =>
+      weightedSet(
+        list.map(({ url, weight }) => {
+          const target = new PooledTarget(url, {
+            owner,
+            pools,
+            health: healthOf(`${owner} ${url}`),
+          });
+          return { target, weight };
+        }),
+      ),
+    stats: () => ({
+      pools: pools.size,
+      open: [...healths.keys()].filter((key) => healths.get(key)?.isOpen).length,
+    }),
+    close: () => pools.close(),
   };
 }
 
-function guardedConnector(addresses: AddressPolicy): buildConnector.connector {
-  const connector = buildConnector({ timeout: connectTimeoutMs, lookup: guardedLookup(addresses) });
-  return (options, callback) => {
-    const port = Number(options.port || (options.protocol === "https:" ? 443 : 80));
-    const literal = addressLiteral(new URL(`${options.protocol}//${options.hostname}`));
-    if (literal !== undefined && !addresses.allows(literal, port)) {
-      callback(refused(options.hostname), null);
+/** A target whose pool is opened when it is called, and again when it was given up in between. */
+class PooledTarget implements Target {
+  readonly basePath: string;
+  readonly host: string;
+  readonly health: Health;
+  readonly #pools: Pools;
+  readonly #origin: string;
+  readonly #owner: string;
+  #slot: Slot | undefined;
+
+  constructor(
+    url: string,
+    { owner, pools, health }: { owner: string; pools: Pools; health: Health },
+  ) {
+    const { origin, pathname, host } = new URL(url);
+    this.basePath = pathname.replace(/\/+$/, "");
+    this.host = host;
+    this.health = health;
+    this.#pools = pools;
+    this.#origin = origin;
+    this.#owner = owner;
+  }
+
+  get pool(): Dispatcher {
+    let slot = this.#slot;
+    if (slot === undefined || slot.isGivenUp) {
+      slot = this.#pools.open(this.#owner, this.#origin);
+      this.#slot = slot;
+    }
+    this.#pools.touch(slot);
+    return slot.pool;
+  }
+}
+
+interface Slot {
+  readonly pool: Pool;
+  usedAtMs: number;
+  isGivenUp: boolean;
+}
+
+type Pools = ReturnType<typeof createPools>;
+
+/** Below the five seconds after which common servers close what is idle, and after which a call would meet a reset. */
+const keepAliveMs = 4_000;
+
+/** Pools by owner and origin. Past a limit, the one that was not used for longest is given up: its calls end. */
+function createPools({ addresses, connectionsMax, timeoutMs, nowMs, resolve }: UpstreamDeps) {
+  const slots = new Map<string, Slot>();
+  const ending = new Set<Pool>();
+  const answers = rememberAnswers({ nowMs, ...(resolve === undefined ? {} : { resolve }) });
+  const connect = guardedConnector(addresses, answers);
+  let isClosed = false;
+
+  function giveUpOldest() {
+    let oldest: [string, Slot] | undefined;
+    for (const entry of slots) {
+      if (oldest === undefined || entry[1].usedAtMs < oldest[1].usedAtMs) {
+        oldest = entry;
+      }
+    }
+    if (oldest === undefined) {
       return;
     }
-    connector(options, (error, socket) => {
-      if (error !== null || socket === null) {
-        callback(error ?? new Error("Cannot connect: no socket"), null);
-        return;
-      }
-      if (!addresses.allows(socket.remoteAddress ?? "", port)) {
-        socket.destroy();
-        callback(refused(options.hostname), null);
-        return;
-      }
-      callback(null, socket);
-    });
-  };
-}
+    const [key, slot] = oldest;
+    slots.delete(key);
+    slot.isGivenUp = true;
+    ending.add(slot.pool);
+    const forget = () => ending.delete(slot.pool);
+    slot.pool.close().then(forget, forget);
+  }
 
-/** A look-up that fails when one of a name's addresses is refused. The port is checked once connected. */
-function guardedLookup(addresses: AddressPolicy): LookupFunction {
-  return (hostname, options, callback) => {
-    lookup(hostname, { ...options, all: true }, (error, answers) => {
-      if (error !== null) {
-        callback(error, "", 0);
-        return;
+  return {
+    get size() {
+      return slots.size;
+    },
+    open(owner: string, origin: string): Slot {
+      assert(!isClosed, "Cannot call an upstream: the gateway has stopped");
+      const key = `${owner} ${origin}`;
+      const found = slots.get(key);
+      if (found !== undefined) {
+        return found;
       }
-      const first = answers[0];
-      if (first === undefined || answers.some(({ address }) => !addresses.allows(address, 0))) {
-        callback(refused(hostname), "", 0);
-        return;
+      if (slots.size >= poolsMax) {
+        giveUpOldest();
       }
-      if (options.all) {
-        callback(null, answers);
-      } else {
-        callback(null, first.address, first.family);
-      }
-    });
+      const pool = new Pool(origin, {
+        connections: connectionsMax,
+        pipelining: 1,
+        allowH2: false,
+        headersTimeout: timeoutMs,
+        bodyTimeout: timeoutMs,
+        keepAliveTimeout: keepAliveMs,
+        maxHeaderSize: 16_384,
+        connect,
+      });
+      const slot = { pool, usedAtMs: nowMs(), isGivenUp: false };
+      slots.set(key, slot);
+      return slot;
+    },
+    touch(slot: Slot) {
+      slot.usedAtMs = nowMs();
+    },
+    async close() {
+      isClosed = true;
+      const all = [...[...slots.values()].map(({ pool }) => pool), ...ending];
+      slots.clear();
+      await Promise.all(all.map((pool) => pool.destroy()));
+    },
   };
-}
-
-function refused(host: string): AddressRefusedError {
-  return new AddressRefusedError(`Cannot connect to "${host}": its address is not allowed`);
 }

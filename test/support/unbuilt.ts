@@ -1,9 +1,5 @@
 /** RPCs of the contract that answer UNIMPLEMENTED so far. Whoever builds one takes it out. */
 export const unbuilt: readonly string[] = [
-  "catalog.v1.CatalogService/UnpublishApi",
-  "catalog.v1.CatalogService/ListOwnApis",
-  "catalog.v1.CatalogService/ListPrices",
-
   "credits.v1.CreditService/ListGrants",
   "credits.v1.CreditService/GrantTestCredits",
   "credits.v1.CreditService/ListPlans",
