@@ -178,6 +178,7 @@ export function createApp(deps: AppDeps): App {
   const edge = createEdge({
     ...served,
     docs: docsRoutes({ openapi: describeApi() }),
+    sockets: [{ path: "/v1/usage/events/socket", rpc: `${MeteringService.typeName}/WatchEvents` }],
     health: {
       status: (service) => statusOf(service, readiness),
       onChange: (listener) => readiness.onChange(listener),
