@@ -55,7 +55,7 @@ import { secretService } from "./credentials/service.ts";
 import { enabledProviders } from "./credentials/store.ts";
 import { budgetService } from "./credits/budget-service.ts";
 import { invoiceService } from "./credits/invoice-service.ts";
-import { drainLeases } from "./credits/leases.ts";
+import { drainLeases } from "./credits/lease-end.ts";
 import { creditService } from "./credits/service.ts";
 import type { Database } from "./db/database.ts";
 import { nothing, type Tx } from "./db/pool.ts";
@@ -230,7 +230,7 @@ export function createApp(deps: AppDeps): App {
         await gateway.stop();
         await writeUses(db, uses);
         while (inTime() && (await useLog.flush())) {}
-        while (inTime() && (await db.systemTransaction((tx) => drainAll(tx, holder, now())))) {}
+        while (inTime() && (await db.systemTransaction((tx) => drainAll(tx, holder)))) {}
       } finally {
         // Without a database too: a projector that is not stopped keeps the process.
         await projectors?.stop({ deadlineMs: Math.max(0, deadline - performance.now()) });
@@ -243,8 +243,8 @@ export function createApp(deps: AppDeps): App {
 const closingWorkMs = 5_000;
 
 /** Drain leases of a holder. True: there may be more. */
-async function drainAll(tx: Tx, holder: string, now: Date): Promise<boolean> {
-  return (await drainLeases(tx, { now, holder })) > 0;
+async function drainAll(tx: Tx, holder: string): Promise<boolean> {
+  return (await drainLeases(tx, { holder, leaseIds: null })) > 0;
 }
 
 interface Parts {

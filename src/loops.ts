@@ -9,7 +9,7 @@ import { resealNext } from "./credentials/loop.ts";
 import type { Sealer } from "./credentials/seal.ts";
 import { expireNext } from "./credits/expiry.ts";
 import { issueInvoices } from "./credits/invoice-loop.ts";
-import { drainLeases } from "./credits/leases.ts";
+import { drainedMax, drainLeases } from "./credits/lease-end.ts";
 import type { Database } from "./db/database.ts";
 import { deleteOldAnswers } from "./db/once.ts";
 import type { UseLog } from "./keys/use-log.ts";
@@ -115,10 +115,8 @@ export function createLoops(
         await db.systemTransaction((tx) => deleteOldChallenges(tx, now()));
         await db.systemTransaction((tx) => deleteOldAnswers(tx, now()));
         await writeUses(db, uses);
-        const drained = await db.systemTransaction((tx) =>
-          drainLeases(tx, { now: now(), holder: null }),
-        );
-        return drained === 100;
+        const drained = await db.systemTransaction((tx) => drainLeases(tx, { holder: null }));
+        return drained === drainedMax;
       });
     },
     wake(name) {

@@ -5,13 +5,8 @@ import { join } from "node:path";
 import { describe, expect, test as plain } from "vitest";
 import { createApp } from "../src/app.ts";
 import { readConfig } from "../src/config.ts";
-import {
-  acquireLease,
-  closeDrainedLeases,
-  drainLeases,
-  type Lease,
-} from "../src/credits/leases.ts";
-import { createLeaseBook } from "../src/gateway/lease-book.ts";
+import { closeDrainedLeases, drainLeases } from "../src/credits/lease-end.ts";
+import { acquireLease, type LeasedCredit } from "../src/credits/leases.ts";
 import { createLogger } from "../src/log.ts";
 import { decodeRow, encodeRow } from "../src/metering/codec.ts";
 import { createJournal } from "../src/metering/journal.ts";
@@ -170,31 +165,30 @@ async function startSecond({ urls, network }: App) {
 }
 
 describe("a lease", () => {
-  const begun = new Date("2026-11-20T10:00:00Z");
-  const expired = new Date("2026-11-20T10:01:00Z");
-
   async function lease(
     { db }: Books,
-    { account, calls, holder = "h" }: { account: string; calls: bigint; holder?: string },
-  ): Promise<Lease> {
+    { account, calls, holder = "h", leaseMs = 60_000 }: LeaseWanted,
+  ): Promise<LeasedCredit> {
     const wanted = {
       accountId: account,
       mode: "live",
       holder,
       wantNanos: calls * price,
-      leastNanos: price,
+      leastNanos: calls * price,
       shard: 0,
-      expireAt: expired,
+      leaseMs,
     } as const;
-    const outcome = await db.systemTransaction((tx) => acquireLease(tx, wanted, begun));
+    const outcome = await db.systemTransaction((tx) => acquireLease(tx, wanted, new Date()));
     if (!("lease" in outcome)) {
       throw new Error(`no lease: ${outcome.availableNanos}`);
     }
     return outcome.lease;
   }
 
-  const drain = ({ db }: Books, now: Date, holder: string | null = null) =>
-    db.systemTransaction((tx) => drainLeases(tx, { now, holder }));
+  const drain = ({ db }: Books, holder: string | null = "h") =>
+    db.systemTransaction((tx) =>
+      drainLeases(tx, holder === null ? { holder } : { holder, leaseIds: null }),
+    );
   const event = (account: string, id: string | null, more = {}) =>
     usage({ account, developer, charged: String(price), lease: id, ...more });
   const developer = newAccountId(0);
