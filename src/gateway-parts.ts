@@ -67,7 +67,7 @@ export function gatewayParts(deps: GatewayPartsDeps): GatewayParts {
   const handler = gatewayHandler({
     db,
     journal,
-    leases: createCallBook({ db, holder, callMsMax: timeoutMs, now }),
+    leases: createCallBook(book),
     client: createUpstreamClient({ addresses, timeoutMs }),
     countUse: (key) => verifier.count(key),
     watchKey: (key, onRefused) => verifier.watch(key, onRefused),

@@ -30,18 +30,12 @@ export interface BudgetOf {
 }
 
 /** The ids of those that apply to a payer. */
-export function budgetsFor({ all }: Budgets, { familyId, createdBy }: Payer): string[] {
+export function budgetsFor(
+  { all }: Budgets,
+  { familyId: key, createdBy: member }: Payer,
+): string[] {
   return all
-    .filter(({ scope, subjectId }) => {
-      switch (scope) {
-        case "account":
-          return true;
-        case "member":
-          return subjectId === createdBy;
-        case "key":
-          return subjectId === familyId;
-      }
-    })
+    .filter(({ scope, subjectId }) => subjectId === { account: "", member, key }[scope])
     .map(({ id }) => id);
 }
 

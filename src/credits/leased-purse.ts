@@ -12,7 +12,7 @@ export interface Lender {
   ): Promise<{ lease: LeasedCredit } | Shortage | null>;
 }
 
-type Wanted = Pick<WantedCredit, "leastNanos" | "wantNanos">;
+type Wanted = Pick<WantedCredit, "leastNanos" | "wantNanos" | "unitNanos">;
 
 /** What a purse tells its book. */
 export interface PurseEvents {
@@ -93,7 +93,7 @@ export class LeasedPurse implements Purse {
         const shortage = await (this.#filling ?? this.#fill(nanos));
         // The answer to one that began before this call may be older than credit that came in before it.
         const isFresh = isMine || waits > 0;
-        if (isFresh && shortage !== null && shortage.availableNanos < nanos) {
+        if (isFresh && shortage !== null && shortage.availableNanos < this.#missing(nanos)) {
           return shortage;
         }
       }
@@ -125,7 +125,7 @@ export class LeasedPurse implements Purse {
 
   /** Get more, once for all who ask meanwhile. Null: it came. */
   #fill(nanos: bigint): Promise<Shortage | null> {
-    const filled = this.#fillOnce({ leastNanos: nanos, wantNanos: this.#want(nanos) });
+    const filled = this.#fillOnce(nanos);
     const filling = inTime(filled, { ms: askMsMax, what: "the database" }).finally(() => {
       this.#filling = null;
     });
@@ -133,11 +133,20 @@ export class LeasedPurse implements Purse {
     return filling;
   }
 
-  async #fillOnce(wanted: Wanted): Promise<Shortage | null> {
+  /** What a call needs besides what is at hand. */
+  #missing(nanos: bigint): bigint {
+    const leftNanos = this.lease?.isOpen === true ? this.lease.leftNanos : 0n;
+    return leftNanos < nanos ? nanos - leftNanos : nanos;
+  }
+
+  async #fillOnce(nanos: bigint): Promise<Shortage | null> {
     const { lease } = this;
-    const isOpen = lease?.isOpen === true;
+    const wanted = { leastNanos: nanos, wantNanos: this.#want(nanos), unitNanos: nanos };
     const sentAtMs = this.#nowMs();
-    const more = isOpen ? await this.#topUp(lease, wanted) : null;
+    const more =
+      lease?.isOpen === true
+        ? await this.#topUp(lease, { ...wanted, leastNanos: this.#missing(nanos) })
+        : null;
     if (more !== null && lease !== null) {
       return this.#note(more, (got) => {
         lease.add(got.amountNanos);

@@ -15,12 +15,14 @@ import type { Shortage } from "./purse.ts";
 /** How long a lease lasts from when it was opened or renewed, by the database's clock. */
 export const leaseMs = 15_000;
 
-/** Whose credit is wanted, and how much: at least, and at best. */
+/** Whose credit is wanted, and how much. */
 export interface WantedCredit {
   accountId: string;
   mode: Mode;
   leastNanos: bigint;
   wantNanos: bigint;
+  /** What a call costs. More than the least comes in multiples of it: the rest serves others. Unset: it does not matter. */
+  unitNanos?: bigint;
 }
 
 /** What a lease got. */
@@ -232,7 +234,7 @@ async function lockMoney(
 
 /** How much a lease gets. Null: there is not so much as it needs at least. */
 function amountOf(
-  { leastNanos, wantNanos }: WantedCredit,
+  { leastNanos, wantNanos, unitNanos = 1n }: WantedCredit,
   { availableNanos }: Money,
   { tightest }: BudgetRoom,
 ): bigint | null {
@@ -241,7 +243,7 @@ function amountOf(
     return null;
   }
   const fair = least(wantNanos, free / share);
-  return fair > leastNanos ? fair : leastNanos;
+  return fair > leastNanos ? fair - ((fair - leastNanos) % unitNanos) : leastNanos;
 }
 
 function shortageOf(money: Money, { tightest }: BudgetRoom): Shortage {

@@ -19,8 +19,7 @@ function entries(count: number, data = ""): Entry[] {
 
 /** A queue whose commits are finished by hand. */
 function openQueue(more: Partial<QueueLimits> = {}) {
-  const commits: { count: number; strict: number; finish(): void; fail(error: Error): void }[] =
-    [];
+  const commits: { count: number; strict: number; finish(): void; fail(error: Error): void }[] = [];
   let position = 0n;
   const queue = createAppendQueue(
     {
