@@ -31,6 +31,7 @@ import { createLastUses } from "./accounts/last-uses.ts";
 import { createLockout } from "./accounts/lockout.ts";
 import type { Mailer } from "./accounts/mail.ts";
 import { accountService } from "./accounts/member-service.ts";
+import { findMemberRole } from "./accounts/member-store.ts";
 import { createPasswordHasher } from "./accounts/password.ts";
 import { personAuthenticator, rememberPeople } from "./accounts/people.ts";
 import { authService } from "./accounts/service.ts";
@@ -359,7 +360,7 @@ function build(deps: AppDeps, parts: Parts) {
       }),
     ),
     entry(CreditService, creditService({ db, existsAccount, watermark, now })),
-    entry(BudgetService, budgetService({ db, trust, now })),
+    entry(BudgetService, budgetService({ db, trust, findSubject: findBudgetSubject, now })),
     entry(InvoiceService, invoiceService({ db, watermark, now })),
     entry(LedgerService, ledgerService({ db, balancesAt, watermark })),
     entry(MeteringService, meteringService(door)),
@@ -400,6 +401,14 @@ async function findSubjectId(tx: Tx, { accountId, subjectId }: Subject): Promise
     return person?.account_id === accountId ? person.id : null;
   }
   return (await findKey(tx, accountId, subjectId))?.family_id ?? null;
+}
+
+/** What a budget of a member, or of a key of the account, hangs on. Null: the account has no such one. */
+async function findBudgetSubject(tx: Tx, accountId: string, id: string): Promise<string | null> {
+  if (id.startsWith("usr_")) {
+    return (await findMemberRole(tx, accountId, id)) === null ? null : id;
+  }
+  return (await findKey(tx, accountId, id))?.family_id ?? null;
 }
 
 /** In production the key for challenges is given or there is none; elsewhere one is derived. */

@@ -1,12 +1,13 @@
 import { Access, RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import type { Config } from "./config.ts";
 import type { Sealer } from "./credentials/seal.ts";
+import { showLeases } from "./credits/lease-metrics.ts";
 import { createLeaseBook } from "./credits/purse.ts";
 import type { Database } from "./db/database.ts";
 import type { Trust } from "./db/trust.ts";
 import type { Mount } from "./edge/mount.ts";
 import { rememberApis } from "./gateway/api.ts";
-import { createAsyncCount } from "./gateway/async-count.ts";
+import { createAsyncCount, showAsyncCount } from "./gateway/async-count.ts";
 import { createLeaseBook as createCallBook } from "./gateway/lease-book.ts";
 import { createMonthUnits } from "./gateway/month-units.ts";
 import { gatewayHandler } from "./gateway/proxy.ts";
@@ -45,7 +46,7 @@ export interface GatewayParts {
 
 /** Build the gateway: what it remembers, what it leases, what it calls, and its routes. */
 export function gatewayParts(deps: GatewayPartsDeps): GatewayParts {
-  const { config, db, trust, journal, verifier, addresses, holder, log, now } = deps;
+  const { config, db, trust, journal, verifier, addresses, holder, log, metrics, now } = deps;
   const { upstreamTimeoutMs: timeoutMs, connectionsMax, asyncPendingMax } = config.gateway;
   const nowMs = () => performance.now();
   const upstreams = createUpstreams({ addresses, connectionsMax, timeoutMs, nowMs });
@@ -61,6 +62,8 @@ export function gatewayParts(deps: GatewayPartsDeps): GatewayParts {
     nowMs,
     onError,
   });
+  showLeases(metrics.registry, book);
+  showAsyncCount(metrics.registry, asyncCount);
   let leases: Loop | undefined;
   // The call that is made of these takes the place of the handler below.
   void [apis, monthUnits, asyncCount];

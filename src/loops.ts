@@ -7,16 +7,20 @@ import type { Config } from "./config.ts";
 import { createResealGauges } from "./credentials/gauges.ts";
 import { resealNext } from "./credentials/loop.ts";
 import type { Sealer } from "./credentials/seal.ts";
+import { type LowBalance, tellLowBalances } from "./credits/alert.ts";
 import { expireNext } from "./credits/expiry.ts";
 import { issueInvoices } from "./credits/invoice-loop.ts";
 import { drainedMax, drainLeases } from "./credits/lease-end.ts";
 import type { Database } from "./db/database.ts";
 import { deleteOldAnswers } from "./db/once.ts";
+import type { Tx } from "./db/pool.ts";
 import type { UseLog } from "./keys/use-log.ts";
 import { type Loop, startLoop } from "./lib/loop.ts";
 import type { Logger } from "./log.ts";
 import { archiveNext } from "./metering/archive.ts";
+import { shardCount, shardOf } from "./metering/entry.ts";
 import { buildNextMeter } from "./metering/meter-build.ts";
+import { insertMessages } from "./metering/projections.ts";
 import type { Metrics } from "./metrics.ts";
 import { takeDeposits } from "./settlement/deposits.ts";
 import { settleNext } from "./settlement/loop.ts";
@@ -41,6 +45,7 @@ type LoopName =
   | "settlement"
   | "credentials"
   | "housekeeping"
+  | "alerts"
   | "invoices"
   | "grants"
   | "deposits"
@@ -68,6 +73,11 @@ export async function writeUses(db: Database, { tokens, services }: Uses): Promi
   if (serviceUses.length > 0) {
     await db.systemTransaction((tx) => updateServiceTokenUses(tx, serviceUses));
   }
+}
+
+/** What is told stands in the outbox, with what made it so. */
+function tellIn(tx: Tx) {
+  return (low: LowBalance) => insertMessages(tx, [low], shardOf(low.accountId, shardCount));
 }
 
 const dayMs = 24 * 60 * 60 * 1_000;
@@ -106,6 +116,7 @@ export function createLoops(
       }
       run("key uses", 5_000, () => useLog.flush());
       run("settlement", 500, () => settleNext({ db, network, now }));
+      run("alerts", 5_000, () => db.systemTransaction((tx) => tellLowBalances(tx, tellIn(tx))));
       run("invoices", 60_000, () => issueInvoices({ db, now }));
       run("grants", 1_000, () => db.systemTransaction((tx) => expireNext(tx, now())));
       run("deposits", 1_000, () => takeDeposits({ db, network, now }));

@@ -12,12 +12,6 @@ export const unbuilt: readonly string[] = [
   "credits.v1.CreditService/AdjustCredits",
   "credits.v1.CreditService/RefundPurchase",
 
-  "credits.v1.BudgetService/ListBudgets",
-  "credits.v1.BudgetService/PutBudget",
-  "credits.v1.BudgetService/DeleteBudget",
-  "credits.v1.BudgetService/GetAlert",
-  "credits.v1.BudgetService/SetAlert",
-
   "credits.v1.InvoiceService/ListInvoices",
   "credits.v1.InvoiceService/GetInvoice",
 ];
