@@ -31,6 +31,7 @@ import { createLastUses } from "./accounts/last-uses.ts";
 import { createLockout } from "./accounts/lockout.ts";
 import type { Mailer } from "./accounts/mail.ts";
 import { accountService } from "./accounts/member-service.ts";
+import { findMemberRole } from "./accounts/member-store.ts";
 import { createPasswordHasher } from "./accounts/password.ts";
 import { personAuthenticator, rememberPeople } from "./accounts/people.ts";
 import { authService } from "./accounts/service.ts";
@@ -56,7 +57,7 @@ import { secretService } from "./credentials/service.ts";
 import { enabledProviders } from "./credentials/store.ts";
 import { budgetService } from "./credits/budget-service.ts";
 import { invoiceService } from "./credits/invoice-service.ts";
-import { drainLeases } from "./credits/leases.ts";
+import { drainLeases } from "./credits/lease-end.ts";
 import { creditService } from "./credits/service.ts";
 import type { Database } from "./db/database.ts";
 import { nothing, type Tx } from "./db/pool.ts";
@@ -181,6 +182,7 @@ export function createApp(deps: AppDeps): App {
   const edge = createEdge({
     ...served,
     docs: docsRoutes({ openapi: describeApi() }),
+    sockets: [{ path: "/v1/usage/events/socket", rpc: `${MeteringService.typeName}/WatchEvents` }],
     health: {
       status: (service) => statusOf(service, readiness),
       onChange: (listener) => readiness.onChange(listener),
@@ -232,7 +234,7 @@ export function createApp(deps: AppDeps): App {
         await gateway.stop();
         await writeUses(db, uses);
         while (inTime() && (await useLog.flush())) {}
-        while (inTime() && (await db.systemTransaction((tx) => drainAll(tx, holder, now())))) {}
+        while (inTime() && (await db.systemTransaction((tx) => drainAll(tx, holder)))) {}
       } finally {
         // Without a database too: a projector that is not stopped keeps the process.
         await projectors?.stop({ deadlineMs: Math.max(0, deadline - performance.now()) });
@@ -245,8 +247,8 @@ export function createApp(deps: AppDeps): App {
 const closingWorkMs = 5_000;
 
 /** Drain leases of a holder. True: there may be more. */
-async function drainAll(tx: Tx, holder: string, now: Date): Promise<boolean> {
-  return (await drainLeases(tx, { now, holder })) > 0;
+async function drainAll(tx: Tx, holder: string): Promise<boolean> {
+  return (await drainLeases(tx, { holder, leaseIds: null })) > 0;
 }
 
 interface Parts {
@@ -362,7 +364,7 @@ function build(deps: AppDeps, parts: Parts) {
       }),
     ),
     entry(CreditService, creditService({ db, existsAccount, watermark, now })),
-    entry(BudgetService, budgetService({ db, trust, now })),
+    entry(BudgetService, budgetService({ db, trust, findSubject: findBudgetSubject, now })),
     entry(InvoiceService, invoiceService(invoices)),
     entry(LedgerService, ledgerService({ db, balancesAt, watermark })),
     entry(MeteringService, meteringService(door)),
@@ -404,6 +406,14 @@ async function findSubjectId(tx: Tx, { accountId, subjectId }: Subject): Promise
     return person?.account_id === accountId ? person.id : null;
   }
   return (await findKey(tx, accountId, subjectId))?.family_id ?? null;
+}
+
+/** What a budget of a member, or of a key of the account, hangs on. Null: the account has no such one. */
+async function findBudgetSubject(tx: Tx, accountId: string, id: string): Promise<string | null> {
+  if (id.startsWith("usr_")) {
+    return (await findMemberRole(tx, accountId, id)) === null ? null : id;
+  }
+  return (await findKey(tx, accountId, id))?.family_id ?? null;
 }
 
 /** In production the key for challenges is given or there is none; elsewhere one is derived. */

@@ -2,13 +2,14 @@ import { Counter, Gauge } from "prom-client";
 import { Access, RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import type { Config } from "./config.ts";
 import type { Sealer } from "./credentials/seal.ts";
+import { showLeases } from "./credits/lease-metrics.ts";
 import { createLeaseBook } from "./credits/purse.ts";
 import type { Database } from "./db/database.ts";
 import type { Trust } from "./db/trust.ts";
 import type { RawMount } from "./edge/mount.ts";
 import type { GatewayWatch } from "./gateway/admission.ts";
 import { rememberApis } from "./gateway/api.ts";
-import { createAsyncCount } from "./gateway/async-count.ts";
+import { createAsyncCount, showAsyncCount } from "./gateway/async-count.ts";
 import { gatewayHandler } from "./gateway/call.ts";
 import { createHeaderFilter } from "./gateway/headers.ts";
 import { createMonthUnits } from "./gateway/month-units.ts";
@@ -69,6 +70,8 @@ export function gatewayParts(deps: GatewayPartsDeps): GatewayParts {
     nowMs,
     onError,
   });
+  showLeases(metrics.registry, book);
+  showAsyncCount(metrics.registry, asyncCount);
   const running = createRunning({ callsMax, nowMs });
   const raw = gatewayHandler({
     apis,

@@ -8,9 +8,10 @@ import type { Config } from "./config.ts";
 import { createResealGauges } from "./credentials/gauges.ts";
 import { resealNext } from "./credentials/loop.ts";
 import type { Sealer } from "./credentials/seal.ts";
+import { type LowBalance, tellLowBalances } from "./credits/alert.ts";
 import { expireNext } from "./credits/expiry.ts";
 import { issueInvoices } from "./credits/invoice-loop.ts";
-import { drainLeases } from "./credits/leases.ts";
+import { drainedMax, drainLeases } from "./credits/lease-end.ts";
 import type { Database } from "./db/database.ts";
 import { deleteOldAnswers } from "./db/once.ts";
 import type { Tx } from "./db/pool.ts";
@@ -19,8 +20,10 @@ import { type Loop, startLoop } from "./lib/loop.ts";
 import type { Logger } from "./log.ts";
 import { archiveNext } from "./metering/archive.ts";
 import { listBillLines } from "./metering/bill-lines.ts";
+import { shardCount, shardOf } from "./metering/entry.ts";
 import { getWatermark } from "./metering/journal.ts";
 import { buildNextMeter } from "./metering/meter-build.ts";
+import { insertMessages } from "./metering/projections.ts";
 import { findClosedMonths } from "./metering/totals.ts";
 import type { Metrics } from "./metrics.ts";
 import { takeDeposits } from "./settlement/deposits.ts";
@@ -46,6 +49,7 @@ type LoopName =
   | "settlement"
   | "credentials"
   | "housekeeping"
+  | "alerts"
   | "invoices"
   | "grants"
   | "deposits"
@@ -73,6 +77,11 @@ export async function writeUses(db: Database, { tokens, services }: Uses): Promi
   if (serviceUses.length > 0) {
     await db.systemTransaction((tx) => updateServiceTokenUses(tx, serviceUses));
   }
+}
+
+/** What is told stands in the outbox, with what made it so. */
+function tellIn(tx: Tx) {
+  return (low: LowBalance) => insertMessages(tx, [low], shardOf(low.accountId, shardCount));
 }
 
 const dayMs = 24 * 60 * 60 * 1_000;
@@ -119,6 +128,7 @@ export function createLoops(
       }
       run("key uses", 5_000, () => useLog.flush());
       run("settlement", 500, () => settleNext({ db, network, now }));
+      run("alerts", 5_000, () => db.systemTransaction((tx) => tellLowBalances(tx, tellIn(tx))));
       run("invoices", 60_000, () => issueInvoices(invoices));
       run("grants", 1_000, () => db.systemTransaction((tx) => expireNext(tx, now())));
       run("deposits", 1_000, () => takeDeposits({ db, network, now }));
@@ -128,10 +138,8 @@ export function createLoops(
         await db.systemTransaction((tx) => deleteOldChallenges(tx, now()));
         await db.systemTransaction((tx) => deleteOldAnswers(tx, now()));
         await writeUses(db, uses);
-        const drained = await db.systemTransaction((tx) =>
-          drainLeases(tx, { now: now(), holder: null }),
-        );
-        return drained === 100;
+        const drained = await db.systemTransaction((tx) => drainLeases(tx, { holder: null }));
+        return drained === drainedMax;
       });
     },
     wake(name) {

@@ -14,6 +14,11 @@ import {
 } from "../gen/callora/audit/v1/audit_service_pb.ts";
 import { CatalogService } from "../gen/callora/catalog/v1/catalog_service_pb.ts";
 import { SecretService } from "../gen/callora/credentials/v1/secret_service_pb.ts";
+import {
+  BudgetPeriod,
+  BudgetScope,
+  BudgetService,
+} from "../gen/callora/credits/v1/budget_service_pb.ts";
 import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { RouterKeyService } from "../gen/callora/keys/v1/router_key_service_pb.ts";
@@ -56,6 +61,9 @@ const sessionDeed = deed("sessions", "session");
 const tokenDeed = deed("api_tokens", "token");
 const userDeed = deed("users", "user");
 const invitationDeed = deed("invitations", "invitation");
+
+const budgetDeed = deed("budgets", "budget");
+const newBudget = { scope: BudgetScope.ACCOUNT, period: BudgetPeriod.DAY, limitNanos: 5n };
 
 const slug = () => `a${randomUUID().slice(0, 12)}`;
 const unknownApi = "api_00000000000000000000000000";
@@ -314,6 +322,24 @@ const deeds: Deeds = {
     await client.createRouterKey({});
     await client.deleteRouterKeys({}, options);
     return routerKeyDeed(app, actor);
+  },
+  "credits.v1.BudgetService/PutBudget": async (app, options) => {
+    const actor = await app.person();
+    const { budget } = await app.client(BudgetService, actor.token).putBudget(newBudget, options);
+    return budgetDeed(actor, must(budget).id);
+  },
+  "credits.v1.BudgetService/DeleteBudget": async (app, options) => {
+    const actor = await app.person();
+    const client = app.client(BudgetService, actor.token);
+    const { id: budgetId } = must((await client.putBudget(newBudget)).budget);
+    await client.deleteBudget({ budgetId }, options);
+    return budgetDeed(actor, budgetId);
+  },
+  "credits.v1.BudgetService/SetAlert": async (app, options) => {
+    const actor = await app.person();
+    await app.client(BudgetService, actor.token).setAlert({ thresholdNanos: 5n }, options);
+    const row = { table: "balance_alerts", where: "account_id = $1", value: actor.accountId };
+    return { actor, resource: `account:${actor.accountId}`, row };
   },
   "credits.v1.CreditService/GrantCredits": async (app, options) => {
     const actor = await app.admin();

@@ -33,7 +33,6 @@ async function openUsedBooks() {
         wantNanos: 50_000n,
         leastNanos: 1n,
         shard: shardOf(rich, shardCount),
-        expireAt: new Date(Date.now() + 60_000),
       },
       now(),
     ),

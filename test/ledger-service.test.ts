@@ -131,7 +131,6 @@ test("a charge is explained: price, lease, balance, debt, grants and entries add
         wantNanos: 700n,
         leastNanos: 1n,
         shard: shardOf(account, shardCount),
-        expireAt: new Date(Date.now() + 60_000),
       },
       new Date(),
     ),

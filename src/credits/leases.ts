@@ -1,108 +1,150 @@
 import { sql } from "slonik";
 import { z } from "zod";
-import { nothing, type Tx } from "../db/pool.ts";
+import { type Column, unnestColumns } from "../db/columns.ts";
+import { nothing, type Queries, type Tx } from "../db/pool.ts";
 import { type Mode, postTransfers } from "../ledger/store.ts";
 import { newId } from "../lib/id.ts";
+import {
+  type BudgetRoom,
+  lockPeriods,
+  lockPresentPeriods,
+  takeFromBudgets,
+} from "./budget-periods.ts";
+import type { Shortage } from "./purse.ts";
 
-/** A block of credit that one process may spend from memory. */
-export interface Lease {
-  id: string;
-  amountNanos: bigint;
-  expireAt: Date;
+/** How long a lease lasts from when it was opened or renewed, by the database's clock. */
+export const leaseMs = 15_000;
+
+/** Whose credit is wanted, and how much. */
+export interface WantedCredit {
+  accountId: string;
+  mode: Mode;
+  leastNanos: bigint;
+  wantNanos: bigint;
+  /** What a call costs. More than the least comes in multiples of it: the rest serves others. Unset: it does not matter. */
+  unitNanos?: bigint;
 }
 
-const availableRow = z.object({ available_nanos: z.bigint() });
+/** What a lease got. */
+export interface LeasedCredit {
+  id: string;
+  amountNanos: bigint;
+  /** What is still in the balance, and in the tightest budget. */
+  availableNanos: bigint;
+  /** When the first period of its budgets ends, from the transaction's begin. Null: never. */
+  endsInMs: number | null;
+}
+
+/** Of what is there, one lease takes so much at most: others want some, too. */
+const share = 4n;
 
 /**
- * Move up to `wantNanos` of an account's balance into a lease. Null when it has less than `leastNanos`.
+ * Move some of an account's balance, and of the budgets' present periods, into a new lease.
  *
- * The balance row is locked first, so that two processes cannot lease the same credit.
+ * The balance row is locked before it is looked at, so that two processes cannot lease the same credit.
  */
 export async function acquireLease(
   tx: Tx,
-  wanted: {
-    accountId: string;
-    mode: Mode;
+  wanted: WantedCredit & {
     holder: string;
-    wantNanos: bigint;
-    leastNanos: bigint;
     shard: number;
-    expireAt: Date;
+    budgetIds?: readonly string[];
+    leaseMs?: number;
   },
   now: Date,
-): Promise<{ lease: Lease } | { availableNanos: bigint }> {
-  const { accountId, mode, expireAt } = wanted;
-  const row = await tx.maybeOne(sql.type(availableRow)`
-    select credits_nanos - debits_nanos as available_nanos from ledger_accounts
-    where account_id = ${accountId} and kind = 'consumer' and mode = ${mode}
-    for update
-  `);
-  const availableNanos = row?.available_nanos ?? 0n;
-  if (availableNanos < wanted.leastNanos) {
-    return { availableNanos };
+): Promise<{ lease: LeasedCredit } | Shortage> {
+  const { accountId, mode, budgetIds = [] } = wanted;
+  const room = await lockPresentPeriods(tx, { accountId, budgetIds });
+  const held = await lockMoney(tx, wanted);
+  const amountNanos = amountOf(wanted, held, room);
+  if (amountNanos === null) {
+    return shortageOf(held, room);
   }
-  const amountNanos = availableNanos < wanted.wantNanos ? availableNanos : wanted.wantNanos;
   const id = newId("lea", now);
   await tx.query(sql.type(nothing)`
-    insert into credit_leases (account_id, id, mode, holder, amount_nanos, shard, expire_at)
+    insert into credit_leases (
+      account_id, id, mode, holder, amount_nanos, shard, expire_at, budgets
+    )
     values (
       ${accountId}, ${id}, ${mode}, ${wanted.holder}, ${amountNanos}, ${wanted.shard},
-      ${expireAt.toISOString()}
+      ${expireAt(wanted.leaseMs ?? leaseMs)}, ${sql.array([...room.names], "text")}
     )
   `);
-  const source = { type: "lease", id };
-  const transfer = { accountId, mode, amountNanos, source };
-  await postTransfers(tx, [{ ...transfer, debit: "consumer", credit: "lease_escrow" }], now);
-  return { lease: { id, amountNanos, expireAt } };
+  const lease = { id, amountNanos, ...leftOf(held, room, amountNanos) };
+  await moveIntoLease(tx, { ...wanted, names: room.names, amountNanos, sourceId: id }, now);
+  return { lease };
+}
+
+const lockedRow = z.object({ budgets: z.array(z.string()) });
+
+/**
+ * Move more of an account's balance, and of the periods that the lease has, into a lease, and renew it. Null: it is
+ * over.
+ *
+ * `count` tells what is added to one lease apart. It is never used twice.
+ */
+export async function topUpLease(
+  tx: Tx,
+  wanted: WantedCredit & { leaseId: string; count: number },
+  now: Date,
+): Promise<{ lease: LeasedCredit } | Shortage | null> {
+  const { accountId, leaseId } = wanted;
+  const row = await tx.maybeOne(sql.type(lockedRow)`
+    select budgets from credit_leases
+    where account_id = ${accountId} and id = ${leaseId} and state = 'active'
+    for no key update
+  `);
+  if (row === null) {
+    return null;
+  }
+  const room = await lockPeriods(tx, { accountId, names: row.budgets });
+  const held = await lockMoney(tx, wanted);
+  const amountNanos = amountOf(wanted, held, room);
+  if (amountNanos === null) {
+    return shortageOf(held, room);
+  }
+  await tx.query(sql.type(nothing)`
+    update credit_leases
+    set amount_nanos = amount_nanos + ${amountNanos}, expire_at = ${expireAt(leaseMs)}
+    where account_id = ${accountId} and id = ${leaseId}
+  `);
+  const lease = { id: leaseId, amountNanos, ...leftOf(held, room, amountNanos) };
+  const sourceId = `${leaseId}:${wanted.count}`;
+  await moveIntoLease(tx, { ...wanted, names: row.budgets, amountNanos, sourceId }, now);
+  return { lease };
 }
 
 const leaseIdRow = z.object({ id: z.string() });
 
-/**
- * Those of the leases that events of their accounts may still name, held so until the transaction ends.
- *
- * A journal append calls it, so that no lease is drained between this check and the append's commit. The lock lets
- * `spent_nanos` be changed meanwhile: an append does not wait for the projector.
- */
-export async function holdActiveLeases(
-  tx: Tx,
-  leases: { accountId: string; id: string }[],
-): Promise<Set<string>> {
-  const named = leases.map(({ accountId, id }) => [accountId, id]);
-  const rows = await tx.any(sql.type(leaseIdRow)`
-    select id from credit_leases
-    where (account_id, id) in (select * from ${sql.unnest(named, ["text", "text"])})
-      and state = 'active'
-    order by id for key share
+/** Let those of a holder's leases last on that are not over. Returns which. */
+export async function renewLeases(
+  db: Queries,
+  { holder, leaseIds }: { holder: string; leaseIds: readonly string[] },
+): Promise<ReadonlySet<string>> {
+  const rows = await db.any(sql.type(leaseIdRow)`
+    with own as (
+      select account_id, id from credit_leases
+      where holder = ${holder} and state = 'active' and id = any(${sql.array([...leaseIds], "text")})
+      order by id for no key update
+    )
+    update credit_leases as lease set expire_at = ${expireAt(leaseMs)}
+    from own where lease.account_id = own.account_id and lease.id = own.id
+    returning lease.id
   `);
   return new Set(rows.map((row) => row.id));
 }
 
-/**
- * Let no new event name up to 100 leases that are over: expired ones, or all of a holder that stops.
- *
- * The rows are locked by one statement and the head of the journal is read by the next, so that the fence covers
- * every append that held one of them.
- */
-export async function drainLeases(
-  tx: Tx,
-  { now, holder }: { now: Date; holder: string | null },
-): Promise<number> {
-  const rows = await tx.any(sql.type(leaseIdRow)`
-    select id from credit_leases
-    where state = 'active' and (expire_at <= ${now.toISOString()} or holder = ${holder})
-    order by id limit 100 for update
-  `);
-  if (rows.length > 0) {
-    const ids = rows.map((row) => row.id);
-    await tx.query(sql.type(nothing)`
-      update credit_leases set state = 'draining', fence = journal_head.position
-      from journal_head
-      where credit_leases.id = any(${sql.array(ids, "text")})
-    `);
-  }
-  return rows.length;
+/** A lease of an account. */
+export interface LeaseKey {
+  accountId: string;
+  leaseId: string;
 }
+
+/** How leases are named in lists. */
+export const keyColumns: Column<LeaseKey>[] = [
+  { type: "text", of: ({ accountId }) => accountId },
+  { type: "text", of: ({ leaseId }) => leaseId },
+];
 
 const openRow = z.object({
   account_id: z.string(),
@@ -110,12 +152,6 @@ const openRow = z.object({
   mode: z.enum(["live", "test"]),
   remainder_nanos: z.bigint(),
 });
-
-/** A lease of an account. */
-export interface LeaseKey {
-  accountId: string;
-  leaseId: string;
-}
 
 /** What events take from a lease. */
 export interface LeaseSpending extends LeaseKey {
@@ -135,11 +171,10 @@ export async function lockLeases(tx: Tx, named: readonly LeaseKey[]): Promise<Le
   if (named.length === 0) {
     return () => 0n;
   }
-  const keys = named.map(({ accountId, leaseId }) => [accountId, leaseId]);
   const open = await tx.any(sql.type(openRow)`
     select account_id, id, mode, amount_nanos - spent_nanos as remainder_nanos
     from credit_leases
-    where (account_id, id) in (select * from ${sql.unnest(keys, ["text", "text"])})
+    where (account_id, id) in (select * from ${unnestColumns(named, keyColumns)})
       and state <> 'closed'
     order by id for no key update
   `);
@@ -149,52 +184,107 @@ export async function lockLeases(tx: Tx, named: readonly LeaseKey[]): Promise<Le
   return (accountId, mode, leaseId) => left.get(`${accountId} ${mode} ${leaseId}`) ?? 0n;
 }
 
+const spendingColumns: Column<LeaseSpending>[] = [
+  ...keyColumns,
+  { type: "int8", of: ({ nanos }) => nanos },
+];
+
 /** Take from leases, each named once, what applied events cost. Lock them first. */
 export async function spendLeases(tx: Tx, spent: readonly LeaseSpending[]): Promise<void> {
   if (spent.length === 0) {
     return;
   }
-  const rows = spent.map(({ accountId, leaseId, nanos }) => [accountId, leaseId, nanos.toString()]);
   await tx.query(sql.type(nothing)`
     update credit_leases set spent_nanos = spent_nanos + spent.nanos
-    from ${sql.unnest(rows, ["text", "text", "int8"])} as spent (account_id, id, nanos)
+    from ${unnestColumns(spent, spendingColumns)} as spent (account_id, id, nanos)
     where credit_leases.account_id = spent.account_id and credit_leases.id = spent.id
   `);
 }
 
-const drainedRow = z.object({
-  account_id: z.string(),
-  id: z.string(),
-  mode: z.enum(["live", "test"]),
-  remainder_nanos: z.bigint(),
-});
+function expireAt(ms: number) {
+  return sql.fragment`now() + ${ms} * interval '1 millisecond'`;
+}
 
-/** Give back what is left of up to 100 draining leases whose every event is applied. */
-export async function closeDrainedLeases(
+interface Money {
+  availableNanos: bigint;
+  reservedNanos: bigint;
+  owedNanos: bigint;
+}
+
+const heldRow = z.object({ kind: z.string(), held_nanos: z.bigint() });
+
+/** Lock what of an account's money a lease may move. In the order in which the ledger locks. */
+async function lockMoney(
   tx: Tx,
-  { shard, position }: { shard: number; position: bigint },
-  now: Date,
-): Promise<number> {
-  const rows = await tx.any(sql.type(drainedRow)`
-    update credit_leases set state = 'closed'
-    where id in (
-      select id from credit_leases
-      where shard = ${shard} and state = 'draining' and fence <= ${position}
-      order by id limit 100 for update
-    )
-    returning account_id, id, mode, amount_nanos - spent_nanos as remainder_nanos
+  { accountId, mode }: Pick<WantedCredit, "accountId" | "mode">,
+): Promise<Money> {
+  const rows = await tx.any(sql.type(heldRow)`
+    select kind, credits_nanos - debits_nanos as held_nanos from ledger_accounts
+    where account_id = ${accountId} and mode = ${mode}
+      and kind in ('consumer', 'consumer_receivable', 'lease_escrow')
+    order by kind for update
   `);
-  await postTransfers(
-    tx,
-    rows.map((row) => ({
-      accountId: row.account_id,
-      mode: row.mode,
-      debit: "lease_escrow",
-      credit: "consumer",
-      amountNanos: row.remainder_nanos,
-      source: { type: "lease_return", id: row.id },
-    })),
-    now,
-  );
-  return rows.length;
+  const held = new Map(rows.map((row) => [row.kind, row.held_nanos]));
+  return {
+    availableNanos: held.get("consumer") ?? 0n,
+    reservedNanos: held.get("lease_escrow") ?? 0n,
+    owedNanos: -(held.get("consumer_receivable") ?? 0n),
+  };
+}
+
+/** How much a lease gets. Null: there is not so much as it needs at least. */
+function amountOf(
+  { leastNanos, wantNanos, unitNanos = 1n }: WantedCredit,
+  { availableNanos }: Money,
+  { tightest }: BudgetRoom,
+): bigint | null {
+  const free = least(availableNanos, tightest?.leftNanos ?? availableNanos);
+  if (free < leastNanos) {
+    return null;
+  }
+  const fair = least(wantNanos, free / share);
+  return fair > leastNanos ? fair - ((fair - leastNanos) % unitNanos) : leastNanos;
+}
+
+function shortageOf(money: Money, { tightest }: BudgetRoom): Shortage {
+  if (tightest === null || tightest.leftNanos >= money.availableNanos) {
+    return { ...money, limitedBy: "balance", budgetId: "" };
+  }
+  const { leftNanos, budgetId } = tightest;
+  // A limit that was lowered may lie below what is taken.
+  return {
+    ...money,
+    availableNanos: leftNanos > 0n ? leftNanos : 0n,
+    limitedBy: "budget",
+    budgetId,
+  };
+}
+
+function leftOf(
+  { availableNanos }: Money,
+  { tightest, endsInMs }: BudgetRoom,
+  amountNanos: bigint,
+): Pick<LeasedCredit, "availableNanos" | "endsInMs"> {
+  const free = least(availableNanos, tightest?.leftNanos ?? availableNanos);
+  return { availableNanos: free - amountNanos, endsInMs };
+}
+
+async function moveIntoLease(
+  tx: Tx,
+  moved: Pick<WantedCredit, "accountId" | "mode"> & {
+    names: readonly string[];
+    amountNanos: bigint;
+    sourceId: string;
+  },
+  now: Date,
+): Promise<void> {
+  const { accountId, mode, names, amountNanos, sourceId } = moved;
+  await takeFromBudgets(tx, { accountId, names, nanos: amountNanos });
+  const source = { type: "lease", id: sourceId };
+  const transfer = { accountId, mode, amountNanos, source };
+  await postTransfers(tx, [{ ...transfer, debit: "consumer", credit: "lease_escrow" }], now);
+}
+
+function least(a: bigint, b: bigint): bigint {
+  return a < b ? a : b;
 }

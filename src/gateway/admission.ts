@@ -156,8 +156,7 @@ export class Admission {
       case "match":
         this.path = path;
         this.price = match.value;
-        this.endpoint =
-          match.endpoint || match.value.endpoint || endpointName(inbound.method, path);
+        this.endpoint = match.endpoint || endpointName(inbound.method, path);
     }
   }
 

@@ -1,8 +1,8 @@
+import assert from "node:assert";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { expect, test } from "vitest";
-import { createAppendQueue, type QueueLimits } from "./append-queue.ts";
+import { type Committed, createAppendQueue, type QueueLimits } from "./append-queue.ts";
 import type { Entry, UsageEntry } from "./entry.ts";
-import type { Receipt } from "./journal.ts";
 
 const limits: QueueLimits = {
   entriesMax: 10,
@@ -19,22 +19,40 @@ function entries(count: number, data = ""): Entry[] {
 
 /** A queue whose commits are finished by hand. */
 function openQueue(more: Partial<QueueLimits> = {}) {
-  const commits: { count: number; finish(): void; fail(error: Error): void }[] = [];
+  const commits: { count: number; strict: number; finish(): void; fail(error: Error): void }[] = [];
   let position = 0n;
   const queue = createAppendQueue(
     {
-      commit(given) {
-        const { promise, resolve, reject } = Promise.withResolvers<Receipt>();
+      commit({ entries: given, strict }) {
+        const { promise, resolve, reject } = Promise.withResolvers<Committed>();
         position += 1n;
-        const places = given.map((_, ordinal) => ({ position, ordinal }));
-        const receipt = { position, places, applied: 0n };
-        commits.push({ count: given.length, finish: () => resolve(receipt), fail: reject });
+        const places = given.map((entry, ordinal) =>
+          strict.has(entry) && isEnded(entry) ? null : { position, ordinal },
+        );
+        const finish = () => resolve({ places, applied: 0n });
+        commits.push({ count: given.length, strict: strict.size, finish, fail: reject });
         return promise;
       },
+      leaseEnded: () => new Error("the lease is over"),
     },
     { ...limits, ...more },
   );
   return { queue, commits };
+}
+
+/** An entry that names a lease. */
+function leased(lease: string): UsageEntry {
+  return { ...entries(1)[0], lease } as UsageEntry;
+}
+
+const isEnded = (entry: Entry) => "lease" in entry && entry.lease === "ended";
+
+/** Hears of what was pushed, under a name. */
+function listen(heard: string[], name: string) {
+  return {
+    onDurable: () => void heard.push(`${name} durable`),
+    onRefused: (error: unknown) => void heard.push(`${name} ${(error as Error).message}`),
+  };
 }
 
 async function reasonOf(promise: Promise<unknown>): Promise<string> {
@@ -45,10 +63,22 @@ async function reasonOf(promise: Promise<unknown>): Promise<string> {
 
 const turn = () => new Promise((resolve) => setImmediate(resolve));
 
+test("what comes in one turn shares a commit", async () => {
+  const { queue, commits } = openQueue();
+
+  const all = [queue.append(entries(1)), queue.append(entries(2))];
+  await turn();
+  commits[0]?.finish();
+
+  await Promise.all(all);
+  expect(commits.map(({ count }) => count)).toEqual([3]);
+});
+
 test("what comes while a commit runs shares the next one", async () => {
   const { queue, commits } = openQueue();
 
   const first = queue.append(entries(1));
+  await turn();
   const others = [queue.append(entries(1)), queue.append(entries(2))];
   commits[0]?.finish();
   await first;
@@ -70,16 +100,16 @@ test("what comes while a commit runs shares the next one", async () => {
 });
 
 test.for([
-  { appends: [1, 3, 2, 1, 1], data: "", counts: [1, 3, 4] },
+  { appends: [1, 4, 2, 1, 1], data: "", counts: [1, 4, 4] },
   { appends: [1, 8, 1], data: "", counts: [1, 8, 1] },
-  { appends: [1, 1, 1, 1], data: "x".repeat(2_200), counts: [1, 2, 1] },
+  { appends: [1, 1, 1], data: "x".repeat(2_200), counts: [2, 1] },
 ])("commits are bounded: %j", async ({ appends, data, counts }) => {
   const { queue, commits } = openQueue();
 
   const all = Promise.all(appends.map((count) => queue.append(entries(count, data))));
   for (let index = 0; index < counts.length; index++) {
-    commits[index]?.finish();
     await turn();
+    commits[index]?.finish();
   }
 
   await all;
@@ -89,6 +119,7 @@ test.for([
 test("beyond the entries that may wait, more are refused at once, until there is room", async () => {
   const { queue, commits } = openQueue();
   const running = queue.append(entries(5));
+  await turn();
 
   const waiting = queue.append(entries(10));
   expect(await reasonOf(queue.append(entries(1)))).toMatch(/too many wait/);
@@ -107,6 +138,7 @@ test("beyond the entries that may wait, more are refused at once, until there is
 test("beyond the bytes that may wait, more are refused", async () => {
   const { queue, commits } = openQueue();
   const running = queue.append(entries(1));
+  await turn();
   const large = queue.append(entries(1, "x".repeat(9_000)));
 
   expect(await reasonOf(queue.append(entries(1, "x".repeat(1_000))))).toMatch(/too many wait/);
@@ -121,6 +153,7 @@ test("beyond the bytes that may wait, more are refused", async () => {
 test("what waits too long is refused, and what runs is not", async () => {
   const { queue, commits } = openQueue({ waitMs: 20 });
   const running = queue.append(entries(1));
+  await turn();
 
   const waiting = [queue.append(entries(1)), queue.append(entries(9))];
   expect(await Promise.all(waiting.map(reasonOf))).toHaveLength(2);
@@ -137,6 +170,7 @@ test("what waits too long is refused, and what runs is not", async () => {
 test("a failed commit fails those who are in it, and nobody else", async () => {
   const { queue, commits } = openQueue();
   const first = queue.append(entries(1));
+  await turn();
   const second = [queue.append(entries(1)), queue.append(entries(1))];
   commits[0]?.finish();
   await first;
@@ -151,4 +185,81 @@ test("a failed commit fails those who are in it, and nobody else", async () => {
   commits[2]?.finish();
 
   expect((await third).position).toBe(3n);
+});
+
+test("what is pushed is told in its order and in one turn, also when a sink throws", async () => {
+  const { queue, commits } = openQueue();
+  const heard: string[] = [];
+  const thrown: unknown[] = [];
+  const onThrown = (error: unknown) => void thrown.push(error);
+  const usual = process.listeners("uncaughtException");
+  process.removeAllListeners("uncaughtException");
+  process.on("uncaughtException", onThrown);
+
+  queue.push(leased("a"), listen(heard, "a"), true);
+  const failing = { onRefused: () => {}, onDurable: () => assert.fail("a sink that fails") };
+  queue.push(leased("b"), failing, true);
+  const appended = queue.append(entries(1)).then(({ places }) => heard.push(`${places.length}`));
+  queue.push(leased("c"), listen(heard, "c"), false);
+  await turn();
+  commits[0]?.finish();
+  await turn();
+  expect(heard).toEqual(["a durable", "c durable", "1"]);
+  await appended;
+  await turn();
+  process.off("uncaughtException", onThrown);
+  for (const listener of usual) {
+    process.on("uncaughtException", listener);
+  }
+
+  expect(commits).toMatchObject([{ count: 4, strict: 2 }]);
+  expect(thrown).toMatchObject([{ message: "a sink that fails" }]);
+});
+
+test("a strict entry whose lease is over is refused, and what is with it is not", async () => {
+  const { queue, commits } = openQueue();
+  const heard: string[] = [];
+
+  queue.push(leased("ended"), listen(heard, "strict"), true);
+  queue.push(leased("ended"), listen(heard, "lenient"), false);
+  queue.push(leased("active"), listen(heard, "paid"), true);
+  await turn();
+  commits[0]?.finish();
+  await turn();
+
+  expect(heard).toEqual(["strict the lease is over", "lenient durable", "paid durable"]);
+});
+
+test("what is pushed beyond the bound is refused, but not before the push is over", async () => {
+  const { queue } = openQueue({ entriesMax: 1 });
+  const heard: string[] = [];
+
+  queue.push(leased("a"), listen(heard, "first"), true);
+  queue.push(leased("b"), listen(heard, "second"), true);
+  expect(heard).toEqual([]);
+  await turn();
+  await turn();
+
+  expect(heard).toHaveLength(1);
+  expect(heard[0]).toMatch(/^second .*too many wait/);
+});
+
+test("tells how much is not durable, and since when", async () => {
+  const { queue, commits } = openQueue();
+  expect(queue.waiting).toEqual({ entries: 0, oldestMs: 0 });
+
+  queue.push(leased("a"), listen([], "a"), true);
+  await turn();
+  const others = queue.append(entries(3));
+  const begun = performance.now();
+  while (performance.now() - begun < 2) {}
+  expect(queue.waiting.entries).toBe(4);
+  expect(queue.waiting.oldestMs).toBeGreaterThanOrEqual(2);
+  commits[0]?.finish();
+  await turn();
+  expect(queue.waiting.entries).toBe(3);
+  commits[1]?.finish();
+  await others;
+
+  expect(queue.waiting).toEqual({ entries: 0, oldestMs: 0 });
 });

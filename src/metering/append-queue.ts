@@ -1,6 +1,6 @@
 import { unavailable } from "../rpc/errors.ts";
-import type { Entry, Place } from "./entry.ts";
-import type { Receipt } from "./journal.ts";
+import type { Entry, Place, UsageEntry } from "./entry.ts";
+import type { AppendSink, Receipt } from "./journal.ts";
 
 /** How much may wait for a commit, and for how long. What goes beyond is refused, never lost. */
 export interface QueueLimits {
@@ -18,14 +18,79 @@ export interface QueueLimits {
 export interface AppendQueue {
   /** Rejects with UNAVAILABLE, reason JOURNAL_BUSY, when too much waits, and with what the commit throws. */
   append(entries: readonly Entry[]): Promise<Receipt>;
+  /** Append one, and tell its sink in the turn of the commit, or of the refusal. */
+  push(entry: UsageEntry, sink: AppendSink, isStrict: boolean): void;
+  /** What is not durable yet: how much, and since when its oldest waits. */
+  readonly waiting: { readonly entries: number; readonly oldestMs: number };
 }
 
-interface Waiting {
+/** What is to be committed together. */
+export interface Batch {
   entries: readonly Entry[];
-  bytes: number;
-  since: number;
-  resolve(receipt: Receipt): void;
-  reject(error: unknown): void;
+  /** Those of the entries that are written only under the lease which they name. */
+  strict: ReadonlySet<Entry>;
+}
+
+/** Where entries of a batch stand. Null: a strict one whose lease was over. */
+export interface Committed {
+  places: readonly (Place | null)[];
+  applied: bigint;
+}
+
+/** One who waits: with several entries and a promise, or with one and a sink. */
+interface Waiting {
+  readonly entries: readonly Entry[];
+  readonly bytes: number;
+  readonly since: number;
+  readonly isStrict: boolean;
+  settle(places: readonly Place[], applied: bigint): void;
+  refuse(error: unknown): void;
+}
+
+class Appended implements Waiting {
+  readonly entries: readonly Entry[];
+  readonly bytes: number;
+  readonly since = performance.now();
+  readonly isStrict = false;
+  readonly promise: Promise<Receipt>;
+  #resolve!: (receipt: Receipt) => void;
+  refuse!: (error: unknown) => void;
+
+  constructor(entries: readonly Entry[], bytes: number) {
+    this.entries = entries;
+    this.bytes = bytes;
+    this.promise = new Promise((resolve, reject) => {
+      this.#resolve = resolve;
+      this.refuse = reject;
+    });
+  }
+
+  settle(places: readonly Place[], applied: bigint): void {
+    this.#resolve({ position: lastOf(places), places, applied });
+  }
+}
+
+class Pushed implements Waiting {
+  readonly entries: readonly [UsageEntry];
+  readonly bytes: number;
+  readonly since = performance.now();
+  readonly isStrict: boolean;
+  readonly #sink: AppendSink;
+
+  constructor(entry: UsageEntry, bytes: number, sink: AppendSink, isStrict: boolean) {
+    this.entries = [entry];
+    this.bytes = bytes;
+    this.isStrict = isStrict;
+    this.#sink = sink;
+  }
+
+  settle(): void {
+    this.#sink.onDurable();
+  }
+
+  refuse(error: unknown): void {
+    this.#sink.onRefused(error);
+  }
 }
 
 /**
@@ -33,10 +98,18 @@ interface Waiting {
  * journal's commits wait for each other anyway, and what comes meanwhile shares the next one.
  */
 export function createAppendQueue(
-  { commit }: { commit: (entries: readonly Entry[]) => Promise<Receipt> },
+  {
+    commit,
+    leaseEnded,
+  }: {
+    commit: (batch: Batch) => Promise<Committed>;
+    /** What those are told whose strict entries were not written. */
+    leaseEnded: () => Error;
+  },
   limits: QueueLimits,
 ): AppendQueue {
   let queue: Waiting[] = [];
+  let committing: readonly Waiting[] = [];
   let entriesWaiting = 0;
   let bytesWaiting = 0;
   let isCommitting = false;
@@ -53,15 +126,16 @@ export function createAppendQueue(
   }
 
   async function commitAll() {
-    isCommitting = true;
     while (queue.length > 0) {
-      const batch = take(countFitting(queue, limits));
+      committing = take(countFitting(queue, limits));
+      const batch = committing;
       try {
-        settle(batch, await commit(batch.flatMap(({ entries }) => entries)));
+        const committed = await commit(toBatch(batch));
+        committing = [];
+        settle(batch, committed, leaseEnded);
       } catch (error) {
-        for (const { reject } of batch) {
-          reject(error);
-        }
+        committing = [];
+        refuseAll(batch, error);
       }
     }
     isCommitting = false;
@@ -72,9 +146,7 @@ export function createAppendQueue(
     timer = undefined;
     const end = performance.now() - limits.waitMs;
     const late = queue.findIndex(({ since }) => since > end);
-    for (const { reject } of take(late === -1 ? queue.length : late)) {
-      reject(busy());
-    }
+    refuseAll(take(late === -1 ? queue.length : late), busy());
     watch();
   }
 
@@ -86,25 +158,64 @@ export function createAppendQueue(
     }
   }
 
+  function hasRoom(entries: number, bytes: number): boolean {
+    return entriesWaiting + entries <= limits.entriesMax && bytesWaiting + bytes <= limits.bytesMax;
+  }
+
+  function enqueue(one: Waiting) {
+    entriesWaiting += one.entries.length;
+    bytesWaiting += one.bytes;
+    queue.push(one);
+    if (isCommitting) {
+      watch();
+    } else {
+      isCommitting = true;
+      // Once all that was read with it has come, too.
+      setImmediate(() => void commitAll());
+    }
+  }
+
   return {
     append(entries) {
       const bytes = entries.reduce((sum, entry) => sum + sizeOf(entry), 0);
-      const isTooMany = entriesWaiting + entries.length > limits.entriesMax;
-      if (isTooMany || bytesWaiting + bytes > limits.bytesMax) {
+      if (!hasRoom(entries.length, bytes)) {
         return Promise.reject(busy());
       }
-      entriesWaiting += entries.length;
-      bytesWaiting += bytes;
-      return new Promise((resolve, reject) => {
-        queue.push({ entries, bytes, since: performance.now(), resolve, reject });
-        if (isCommitting) {
-          watch();
-        } else {
-          void commitAll();
-        }
-      });
+      const one = new Appended(entries, bytes);
+      enqueue(one);
+      return one.promise;
+    },
+    push(entry, sink, isStrict) {
+      const bytes = sizeOf(entry);
+      const one = new Pushed(entry, bytes, sink, isStrict);
+      if (hasRoom(1, bytes)) {
+        enqueue(one);
+      } else {
+        // Never before this returns: the caller is not ready to hear of it.
+        setImmediate(() => tell(() => one.refuse(busy())));
+      }
+    },
+    get waiting() {
+      const oldest = committing[0] ?? queue[0];
+      const oldestMs = oldest === undefined ? 0 : performance.now() - oldest.since;
+      const running = committing.reduce((sum, { entries }) => sum + entries.length, 0);
+      return { entries: entriesWaiting + running, oldestMs };
     },
   };
+}
+
+function toBatch(all: readonly Waiting[]): Batch {
+  const entries: Entry[] = [];
+  const strict = new Set<Entry>();
+  for (const { entries: own, isStrict } of all) {
+    for (const entry of own) {
+      entries.push(entry);
+      if (isStrict) {
+        strict.add(entry);
+      }
+    }
+  }
+  return { entries, strict };
 }
 
 function countFitting(queue: readonly Waiting[], limits: QueueLimits): number {
@@ -122,13 +233,37 @@ function countFitting(queue: readonly Waiting[], limits: QueueLimits): number {
   return count;
 }
 
-/** Tell each of a commit where its own entries stand. */
-function settle(batch: readonly Waiting[], { places, applied }: Receipt): void {
+/** Tell each of a commit where its own entries stand. Only strict ones, which are alone, may be missing. */
+function settle(
+  batch: readonly Waiting[],
+  { places, applied }: Committed,
+  leaseEnded: () => Error,
+): void {
   let begin = 0;
-  for (const { entries, resolve } of batch) {
-    const own = places.slice(begin, begin + entries.length);
-    begin += entries.length;
-    resolve({ position: lastOf(own), places: own, applied });
+  for (const one of batch) {
+    const own = places.slice(begin, begin + one.entries.length);
+    begin += one.entries.length;
+    const written = own.filter((place) => place !== null);
+    tell(() =>
+      written.length === own.length ? one.settle(written, applied) : one.refuse(leaseEnded()),
+    );
+  }
+}
+
+function refuseAll(batch: readonly Waiting[], error: unknown): void {
+  for (const one of batch) {
+    tell(() => one.refuse(error));
+  }
+}
+
+/** What one of them throws must not keep the others from hearing: it is thrown where nothing depends on it. */
+function tell(one: () => void): void {
+  try {
+    one();
+  } catch (error) {
+    setImmediate(() => {
+      throw error;
+    });
   }
 }
 

@@ -7,7 +7,8 @@ import type { Running } from "./running.ts";
 
 /** How many months before its own an event's identity is looked for: longer than an event may be late. */
 const monthsBefore = 2;
-/** Rows may be appended in another order than their clocks say. */
+/** Rows may be appended in another order than their clocks say, but for no longer than this. */
+const clocksDifferMs = 24 * 60 * 60 * 1_000;
 const monthsAfter = 1;
 
 /** A usage entry that may be applied. */
@@ -71,11 +72,15 @@ export function toCandidate(
 export function monthsOf(candidates: readonly Candidate[]): string[] {
   const months = new Set<string>();
   for (const own of new Set(candidates.map(({ receivedMonth }) => receivedMonth))) {
-    for (let count = -monthsBefore; count <= monthsAfter; count++) {
+    for (let count = -monthsBefore; count <= 0; count++) {
       months.add(addMonths(own, count));
     }
   }
-  return [...months];
+  const lastMs = candidates.reduce(
+    (last, { receivedAt }) => Math.max(last, receivedAt.getTime()),
+    0,
+  );
+  return [...months.add(monthOf(BigInt(lastMs + clocksDifferMs) * 1_000n))];
 }
 
 /** An event's identity over all accounts. */

@@ -1,9 +1,17 @@
 import { sql } from "slonik";
 import { z } from "zod";
-import { holdActiveLeases } from "../credits/leases.ts";
+import { activeLeases, holdActiveLeases } from "../credits/lease-end.ts";
+import type { LeaseKey } from "../credits/leases.ts";
+import { type Column, unnestColumns } from "../db/columns.ts";
 import type { Database } from "../db/database.ts";
 import type { Queries, Tx } from "../db/pool.ts";
-import { createAppendQueue, lastOf, type QueueLimits } from "./append-queue.ts";
+import {
+  type Batch,
+  type Committed,
+  createAppendQueue,
+  lastOf,
+  type QueueLimits,
+} from "./append-queue.ts";
 import { encodeRow } from "./codec.ts";
 import { type Entry, type Place, shardCount, shardOf, type UsageEntry } from "./entry.ts";
 
@@ -29,7 +37,7 @@ export interface Receipt {
   applied: bigint;
 }
 
-/** Whoever waits for an entry that was pushed. Told once, by one of the two. */
+/** Whoever waits for an entry that was pushed. Told once, by one of the two, which must not throw. */
 export interface AppendSink {
   /** The entry is durable. */
   onDurable(): void;
@@ -40,6 +48,10 @@ export interface AppendSink {
 /** A strict entry names a lease that is over. It was not written. */
 export class LeaseEndedError extends Error {
   override name = "LeaseEndedError";
+
+  constructor() {
+    super("Cannot write an event: its lease is over");
+  }
 }
 
 /** The durable record of every acknowledged event. */
@@ -73,29 +85,60 @@ export function createJournal({
   /** Told after each commit, for the projector to wake. */
   onAppended: () => void;
 }): Journal {
-  const appendIn = async (tx: Tx, entries: readonly Entry[]) =>
-    insertRows(tx, toRows(await withActiveLeases(tx, entries)));
-  const commit = async (entries: readonly Entry[]) => {
-    const receipt = entries.some(namesLease)
-      ? await db.systemTransaction((tx) => appendIn(tx, entries))
-      : await db.systemStatement((one) => insertRows(one, toRows(entries)));
+  const commit = async (batch: Batch) => {
+    const committed = (await commitAtOnce(db, batch.entries)) ?? (await commitChecked(db, batch));
     onAppended();
-    return receipt;
+    return committed;
   };
-  const { append } = createAppendQueue({ commit }, queueLimits);
+  const leaseEnded = () => new LeaseEndedError();
+  const queue = createAppendQueue({ commit, leaseEnded }, queueLimits);
   return {
-    append,
-    push(entry, sink, _isStrict) {
-      append([entry]).then(
-        () => sink.onDurable(),
-        (error: unknown) => sink.onRefused(error),
-      );
+    append: queue.append,
+    push: queue.push,
+    get waiting() {
+      return queue.waiting;
     },
-    waiting: { entries: 0, oldestMs: 0 },
-    appendIn,
+    async appendIn(tx, entries) {
+      const named = leasesOf(entries);
+      const active = named.length === 0 ? new Set<string>() : await holdActiveLeases(tx, named);
+      const kept = entries.map((entry) => (isPaid(entry, active) ? entry : withoutLease(entry)));
+      const { places, applied } = await insertRows(tx, toRows(kept));
+      return { position: lastOf(places), places, applied };
+    },
     appended: onAppended,
     shards: shardCount,
   };
+}
+
+/**
+ * Commit entries by one statement, which holds the leases that they name until its end. Null: one of these is not
+ * active, and nothing was written.
+ */
+async function commitAtOnce(
+  db: Pick<Database, "systemStatement">,
+  entries: readonly Entry[],
+): Promise<Committed | null> {
+  const leases = leasesOf(entries);
+  const written = await db.systemStatement((one) => insertRows(one, toRows(entries), leases));
+  return written.places.length === entries.length ? written : null;
+}
+
+/** Commit entries of which some name a lease that is over: strict ones are left out, others are paid otherwise. */
+function commitChecked(
+  db: Pick<Database, "systemTransaction">,
+  { entries, strict }: Batch,
+): Promise<Committed> {
+  return db.systemTransaction(async (tx) => {
+    const active = await holdActiveLeases(tx, leasesOf(entries));
+    const kept: Entry[] = [];
+    const keptAt = entries.map((entry) => {
+      const isKept = isPaid(entry, active);
+      const isWritten = isKept || !strict.has(entry);
+      return isWritten ? kept.push(isKept ? entry : withoutLease(entry)) - 1 : null;
+    });
+    const { places, applied } = await insertRows(tx, toRows(kept));
+    return { places: keptAt.map((at) => (at === null ? null : (places[at] ?? null))), applied };
+  });
 }
 
 /** One row of the journal to be, and which of the given entries are in it. */
@@ -125,25 +168,48 @@ function toRows(entries: readonly Entry[]): NewRow[] {
   });
 }
 
+const rowColumns: Column<NewRow>[] = [
+  { type: "int4", of: ({ shard }) => shard },
+  { type: "bytea", of: ({ body }) => body },
+  { type: "int4", of: ({ indexes }) => indexes.length },
+];
+
 const appendedRow = z.object({ position: z.bigint(), applied: z.bigint() });
 
-/** Insert rows. The head's lock puts all of them in one order, without gaps. */
-async function insertRows(db: Queries, rows: readonly NewRow[]): Promise<Receipt> {
+/**
+ * Insert rows. The head's lock puts all of them in one order, without gaps. When a lease is not active, it writes
+ * nothing, and there are no places.
+ *
+ * The leases are counted before the head is looked at, once: the number is kept when the head was locked by another
+ * append and is looked at again.
+ */
+async function insertRows(
+  db: Queries,
+  rows: readonly NewRow[],
+  leases: readonly LeaseKey[] = [],
+): Promise<{ places: Place[]; applied: bigint }> {
   if (rows.length === 0) {
-    return { position: 0n, places: [], applied: 0n };
+    return { places: [], applied: 0n };
   }
   const count = rows.length;
-  const values = rows.map(({ shard, body, indexes }) => [shard, body, indexes.length]);
+  const isFree = leases.length === 0;
+  const held = isFree ? sql.fragment`` : sql.fragment`held as (${activeLeases(leases)}),`;
+  const areHeld = isFree
+    ? sql.fragment`true`
+    : sql.fragment`(select count(*) from held) = ${leases.length}`;
   const appended = await db.any(sql.type(appendedRow)`
-    with head as (
-      update journal_head set position = position + ${count} returning position
+    with ${held} head as (
+      update journal_head set position = position + ${count} where ${areHeld} returning position
     )
     insert into usage_journal (position, shard, codec, body, entries)
     select head.position - ${count} + row.ordinal, row.shard, 1, row.body, row.entries
-    from head, ${sql.unnest(values, ["int4", "bytea", "int4"])}
+    from head, ${unnestColumns(rows, rowColumns)}
       with ordinality as row (shard, body, entries, ordinal)
     returning position, (select min(position) from projector_cursors) as applied
   `);
+  if (appended.length === 0) {
+    return { places: [], applied: 0n };
+  }
   const first = lastOf(appended.map(({ position }) => ({ position, ordinal: 0 }))) - BigInt(count);
   const places: Place[] = [];
   for (const [row, { indexes }] of rows.entries()) {
@@ -152,31 +218,27 @@ async function insertRows(db: Queries, rows: readonly NewRow[]): Promise<Receipt
       places[index] = { position, ordinal };
     }
   }
-  return { position: lastOf(places), places, applied: appended[0]?.applied ?? 0n };
+  return { places, applied: appended[0]?.applied ?? 0n };
 }
 
-function namesLease(entry: Entry): boolean {
-  return "lease" in entry && entry.lease !== null;
-}
-
-/** An entry may only name a lease that is active until this commits; one that names another is paid otherwise. */
-async function withActiveLeases(tx: Tx, entries: readonly Entry[]): Promise<readonly Entry[]> {
-  const named = new Map(
-    entries.flatMap((entry) =>
-      "lease" in entry && entry.lease !== null
-        ? [[entry.lease, { accountId: entry.account, id: entry.lease }] as const]
-        : [],
-    ),
-  );
-  if (named.size === 0) {
-    return entries;
+/** The leases that entries name, each once. */
+function leasesOf(entries: readonly Entry[]): LeaseKey[] {
+  const named = new Map<string, LeaseKey>();
+  for (const entry of entries) {
+    if ("lease" in entry && entry.lease !== null && !named.has(entry.lease)) {
+      named.set(entry.lease, { accountId: entry.account, leaseId: entry.lease });
+    }
   }
-  const active = await holdActiveLeases(tx, [...named.values()]);
-  return entries.map((entry) =>
-    "lease" in entry && entry.lease !== null && !active.has(entry.lease)
-      ? { ...entry, lease: null }
-      : entry,
-  );
+  return [...named.values()];
+}
+
+/** Whether the lease that an entry names, if any, is one of these. */
+function isPaid(entry: Entry, active: ReadonlySet<string>): boolean {
+  return !("lease" in entry) || entry.lease === null || active.has(entry.lease);
+}
+
+function withoutLease(entry: Entry): Entry {
+  return "lease" in entry ? { ...entry, lease: null } : entry;
 }
 
 /** How far the journal is durable and applied. */

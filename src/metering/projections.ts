@@ -57,7 +57,7 @@ function sum(amounts: readonly bigint[]): bigint {
 /** What others are to be told of a batch. */
 export interface Message {
   accountId: string;
-  topic: "usage.quarantined" | "usage.owed";
+  topic: "usage.quarantined" | "usage.owed" | "credits.low_balance";
   payload: Readonly<Record<string, string | number>>;
 }
 

@@ -1,6 +1,6 @@
 import { sql } from "slonik";
 import { z } from "zod";
-import { closeDrainedLeases } from "../credits/leases.ts";
+import { closeDrainedLeases } from "../credits/lease-end.ts";
 import { nothing, type Tx } from "../db/pool.ts";
 import { applyAround, tryUsage } from "./apply-around.ts";
 import type { Refusal } from "./bisect.ts";

@@ -7,10 +7,4 @@ export const unbuilt: readonly string[] = [
   "credits.v1.CreditService/GetPurchase",
   "credits.v1.CreditService/AdjustCredits",
   "credits.v1.CreditService/RefundPurchase",
-
-  "credits.v1.BudgetService/ListBudgets",
-  "credits.v1.BudgetService/PutBudget",
-  "credits.v1.BudgetService/DeleteBudget",
-  "credits.v1.BudgetService/GetAlert",
-  "credits.v1.BudgetService/SetAlert",
 ];
