@@ -22,8 +22,6 @@ export class Tries {
   readonly #method: string;
   readonly #retries: number;
   #tried: readonly Target[] = none;
-  /** One that was picked, and not yet tried. */
-  #other: Target | null = null;
 
   constructor({ api, key, inbound }: Admission) {
     this.set = key.mode === "test" ? api.test : api.live;
@@ -35,8 +33,7 @@ export class Tries {
   next(): Target | null {
     const { set } = this;
     const again = () => (this.count > 0 ? (set?.pick(none) ?? null) : null);
-    const target = this.#other ?? set?.pick(this.#tried) ?? again();
-    this.#other = null;
+    const target = set?.pick(this.#tried) ?? again();
     this.target = target;
     if (target !== null) {
       this.#tried = this.count === 0 ? [target] : [...this.#tried, target];
@@ -53,9 +50,8 @@ export class Tries {
     return !isStreamed && idempotent.has(this.#method) && this.count <= this.#retries;
   }
 
-  /** Whether an upstream that was not tried can be called. It is the next. */
+  /** Whether an upstream that was not tried can be called. */
   hasOther(): boolean {
-    this.#other ??= this.set?.pick(this.#tried) ?? null;
-    return this.#other !== null;
+    return this.set?.hasOther(this.#tried) === true;
   }
 }

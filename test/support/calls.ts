@@ -1,9 +1,22 @@
+import { randomUUID } from "node:crypto";
 import { type IncomingMessage, type RequestOptions, request } from "node:http";
 import type { Readable } from "node:stream";
-import { type startTestApp, until } from "./app.ts";
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { Mode } from "../../";
+import {
+  CatalogService,
+  type CreateApiRequestSchema,
+} from "../../gen/callora/catalog/v1/catalog_service_pb.ts";
+import { KeyService } from "../../gen/callora/keys/v1/key_service_pb.ts";
+import { must, type startTestApp, until } from "./app.ts";
 import { grant } from "./books.ts";
 import { newPerson } from "./people.ts";
 import { asSuperuser } from "./superuser.ts";
+
+/** What else an API of a test is made with, and for which calls its consumer's key is. */
+export type More = Omit<MessageInitShape<typeof CreateApiRequestSchema>, "$typeName"> & {
+  mode?: Mode;
+};
 
 type App = Awaited<ReturnType<typeof startTestApp>>;
 
@@ -11,12 +24,23 @@ type App = Awaited<ReturnType<typeof startTestApp>>;
 export const price = 1_000_000n;
 
 /** A consumer with credit and a key for an API whose calls go to the address. */
-export async function setUp(app: App, upstreamUrl: string) {
+export async function setUp(
+  app: App,
+  upstreamUrl: string,
+  { mode = Mode.LIVE, ...wanted }: More = {},
+) {
   const developer = await newPerson(app.db, "developer");
   const consumer = await newPerson(app.db);
-  const api = await app.api(developer, { upstreamUrl, callNanos: price });
-  await grant(app.db, consumer.accountId, 50n * price);
-  const secret = await app.key(consumer, api.id);
+  const catalog = app.client(CatalogService, developer.token);
+  const slug = `a${randomUUID().slice(0, 12)}`;
+  const name = "An API";
+  const callNanos = wanted.rule === undefined ? price : 0n;
+  const draft = await catalog.createApi({ name, slug, upstreamUrl, callNanos, ...wanted });
+  const { api: published } = await catalog.publishApi({ apiId: must(draft.api).id });
+  const api = must(published);
+  await grant(app.db, consumer.accountId, 50n * price, mode === Mode.TEST ? "test" : "live");
+  const keys = app.client(KeyService, consumer.token);
+  const { secret } = await keys.createKey({ apiId: api.id, mode });
   const path = `/v1/call/${api.slug}/`;
   const { port } = new URL(app.url);
   return {
