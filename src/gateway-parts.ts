@@ -10,7 +10,7 @@ import type { RawMount } from "./edge/mount.ts";
 import type { GatewayWatch } from "./gateway/admission.ts";
 import { rememberApis } from "./gateway/api.ts";
 import { createAsyncCount, showAsyncCount } from "./gateway/async-count.ts";
-import { gatewayHandler } from "./gateway/call.ts";
+import { gatewayHandler } from "./gateway/handler.ts";
 import { createHeaderFilter } from "./gateway/headers.ts";
 import { createMonthUnits } from "./gateway/month-units.ts";
 import { createRunning, type Running } from "./gateway/running.ts";

@@ -2,9 +2,10 @@ import { once } from "node:events";
 import { request } from "node:http";
 import { connect as connectHttp2 } from "node:http2";
 import { Readable } from "node:stream";
+import type { MessageInitShape } from "@bufbuild/protobuf";
 import { expect } from "vitest";
 import { DeliveryMode } from "../gen/callora/catalog/v1/catalog_service_pb.ts";
-import { TierMode } from "../gen/callora/catalog/v1/price_pb.ts";
+import { type PriceRuleSchema, TierMode } from "../gen/callora/catalog/v1/price_pb.ts";
 import { Mode } from "../gen/callora/keys/v1/key_pb.ts";
 import { until } from "./support/app.ts";
 import { free, paid, price, readAll, send, setUp } from "./support/calls.ts";
@@ -15,11 +16,14 @@ import { startUpstream } from "./support/upstream.ts";
 /** A thousand nanos for each token that the reply names, at most ten thousand tokens. */
 const perToken = {
   callNanos: 5n,
-  units: { from: { case: "jsonPath", value: "$.usage.total_tokens" }, missingUnits: 7n },
+  units: {
+    from: { case: "jsonPath" as const, value: "$.usage.total_tokens" },
+    missingUnits: 7n,
+  },
   tiers: [{ lastUnit: 0n, nanos: 1_000n }],
   tierMode: TierMode.GRADUATED,
   unitsMax: 10_000n,
-} as const;
+} satisfies MessageInitShape<typeof PriceRuleSchema>;
 
 const events = ['data: {"a":1}\n\n', 'data: {"usage":{"total_tokens":42}}\n\n', "data: [DONE]\n\n"];
 
@@ -235,7 +239,8 @@ test("304 and validators pass through, and cost a call", async ({ app }) => {
 
 test("a failed call of a price by units is free", async ({ app }) => {
   await using upstream = await startUpstream((_request, response) => {
-    response.writeHead(500).end('{"usage":{"total_tokens":3}}');
+    response.statusCode = 500;
+    response.end('{"usage":{"total_tokens":3}}');
   });
   const { call, events: charged } = await setUp(app, upstream.url, { rule: perToken });
 

@@ -17,6 +17,8 @@ export interface Lease {
   release(nanos: bigint): void;
   /** Keep it: a long call wants it. */
   renew(): void;
+  /** The journal says that it is over: take nothing more from it. */
+  lose(): void;
 }
 
 /** What the keys of an account that share their budgets may spend. */

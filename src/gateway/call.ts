@@ -1,7 +1,7 @@
 import type { IncomingHttpHeaders } from "node:http";
 import type { Dispatcher } from "undici";
 import type { Outcome } from "../catalog/price-rule.ts";
-import { Admission, type GatewayDeps } from "./admission.ts";
+import type { Admission } from "./admission.ts";
 import { echoReply } from "./echo.ts";
 import {
   bodyInvalid,
@@ -12,19 +12,16 @@ import {
   InvalidReplyError,
   isRequestAtFault,
   keyRefused,
-  leaseLost,
   ReplyTooLargeError,
   stopped,
-  timedOut,
 } from "./failure.ts";
-import type { Inbound, Passing } from "./inbound.ts";
-import { KeyWatch } from "./key-watch.ts";
 import { Payment, tell } from "./payment.ts";
 import { Reply } from "./reply.ts";
 import { requestHeaders } from "./request.ts";
 import type { RunningCall } from "./running.ts";
 import { Tries } from "./tries.ts";
-import { collect, isCollected, relayed, UploadCutError } from "./upload.ts";
+import { Upload, UploadCutError } from "./upload.ts";
+import { Watchdog } from "./watchdog.ts";
 
 /** Replies before the reply, as of 103, that are dropped. */
 const informationalMax = 20;
@@ -32,26 +29,8 @@ const informationalMax = 20;
 /** What is noted of a call whose consumer did not wait for the status. */
 const consumerLeftStatus = 499;
 
-/** Calls younger than this are not asked about their key again. */
-const freshMs = 250;
-/** Calls older than this want their lease kept. */
-const longMs = 2_000;
 /** Where a call is on its way. It only goes on. */
 const stages = { open: 0, settling: 1, over: 2 } as const;
-
-/**
- * Pass consumers' calls on to the APIs' upstreams, and charge them.
- *
- * A reply ends only when the call's event is in the journal, but for APIs whose developers chose otherwise. A call is
- * charged by its price's rule; without one it is free when the upstream failed (status 500 and above, or no whole
- * reply), and a consumer that goes away once the call was sent pays.
- */
-export function gatewayHandler(
-  deps: GatewayDeps,
-): (inbound: Inbound, passing: Passing) => void | Promise<void> {
-  const begin = (admission: Admission) => new GatewayCall(admission).begin();
-  return (inbound, passing) => new Admission(deps, { inbound, passing }, begin).run();
-}
 
 /**
  * One call on its way: at once what the upstream's pool tells of the reply, and a link of the list of running calls.
@@ -65,12 +44,8 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
   readonly #payment: Payment;
   readonly #reply: Reply;
   readonly #tries: Tries;
-  // The request.
-  #body: Buffer | null = null;
-  #isStreamed = false;
-  #isSent = false;
+  readonly #upload: Upload;
   #headers: string[] | null = null;
-  // The reply.
   #controller: Dispatcher.DispatchController | null = null;
   /** The reply of this try is not the consumer's. */
   #isDropped = false;
@@ -79,13 +54,14 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
   /** The reply did not wait for the event. */
   #isPassed = false;
   /** Only of a call that takes long. */
-  #keyWatch: KeyWatch | null = null;
+  #watchdog: Watchdog | null = null;
 
   constructor(admission: Admission) {
     this.#admission = admission;
     this.#payment = new Payment(admission, this);
     this.#reply = new Reply(admission, this);
     this.#tries = new Tries(admission);
+    this.#upload = new Upload(admission.inbound);
   }
 
   /** Begin to pass the call on. */
@@ -97,17 +73,12 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
     }
     inbound.closing = this;
     deps.running.add(this);
-    if (!inbound.hasBody) {
-      this.#open();
-    } else if (isCollected(inbound)) {
-      collect(inbound, (body) => {
-        this.#body = body;
-        if (this.#stage === stages.open) {
-          this.#open();
-        }
-      });
-    } else {
-      this.#isStreamed = true;
+    this.#upload.prepare(this);
+  }
+
+  /** The body is there, as far as it has to be. */
+  onBody(): void {
+    if (this.#stage === stages.open) {
       this.#open();
     }
   }
@@ -163,7 +134,6 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
       return;
     }
     this.#controller = null;
-    this.#isSent = false;
     this.#isDropped = false;
     this.#informational = 0;
     this.#reply.times.dispatchedMs = deps.nowMs();
@@ -172,7 +142,7 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
         path: target.basePath + path + (passing.query === "" ? "" : `?${passing.query}`),
         method: inbound.method,
         headers: this.#headers,
-        body: this.#isStreamed ? relayed(inbound) : this.#body,
+        body: this.#upload.begin(),
         headersTimeout: api.timeoutMs,
         bodyTimeout: api.timeoutMs,
       },
@@ -185,10 +155,10 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
     const { inbound, passing, path, deps } = this.#admission;
     const { method } = inbound;
     const headers = this.#headers ?? [];
-    const call = { method, path, query: passing.query, headers, body: this.#body };
+    const call = { method, path, query: passing.query, headers, body: this.#upload.collected };
     const { status, headers: replied, body } = echoReply(call);
     this.#reply.times.dispatchedMs = deps.nowMs();
-    this.#isSent = true;
+    this.#upload.isSent = true;
     this.#reply.startWhole(status, replied, body);
     this.#endReply();
   }
@@ -202,7 +172,7 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
   }
 
   onRequestSent(): void {
-    this.#isSent = true;
+    this.#upload.isSent = true;
   }
 
   onResponseStart(
@@ -313,7 +283,7 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
 
   #mayRepeat(): boolean {
     const wasBegun = this.#controller !== null;
-    const isStreamed = this.#isStreamed;
+    const { isStreamed } = this.#upload;
     return this.#reply.status === 0 && this.#tries.mayRepeat({ wasBegun, isStreamed });
   }
 
@@ -332,7 +302,7 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
       return;
     }
     // A consumer who leaves has had the upstream's work; one who did not say all has not.
-    if (this.#isSent) {
+    if (this.#upload.isSent) {
       const status = this.#reply.status || consumerLeftStatus;
       this.#settle({ status, outcome: "consumer_left" }, false);
     } else {
@@ -342,37 +312,27 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
   }
 
   sweep(nowMs: number, isKeyForgotten: boolean): void {
-    if (this.#stage !== stages.open) {
-      return;
-    }
-    const { startedMs, api } = this.#admission;
-    const ageMs = nowMs - startedMs;
-    if (ageMs > api.durationMsMax) {
-      this.#cut(timedOut());
-    } else if (this.#payment.isLost) {
-      this.#admission.deps.watch.onUnpaid();
-      this.#cut(leaseLost());
-    } else {
-      if (isKeyForgotten || ageMs > freshMs) {
-        this.#keyWatch ??= new KeyWatch(this.#admission, this);
-        this.#keyWatch.look();
-      }
-      if (ageMs > longMs) {
-        this.#payment.renew();
-      }
+    if (this.#stage === stages.open) {
+      this.#watchdog ??= new Watchdog(this.#admission, this.#payment, this);
+      this.#watchdog.look(nowMs, isKeyForgotten);
     }
   }
 
   stop(): void {
+    this.onOverdue(stopped());
+  }
+
+  /** The call must not go on. */
+  onOverdue(failure: Failure): void {
     if (this.#stage === stages.open) {
-      this.#cut(stopped());
+      this.#cut(failure);
     }
   }
 
   /** The key is no longer accepted, or nobody knows. */
   onKeyRefused(): void {
     if (this.#stage === stages.open) {
-      const status = this.#isSent ? this.#reply.status || consumerLeftStatus : 502;
+      const status = this.#upload.isSent ? this.#reply.status || consumerLeftStatus : 502;
       this.#cut(keyRefused(status));
     }
   }

@@ -96,6 +96,7 @@ export class Payment implements AppendSink {
 
   onRefused(error: unknown): void {
     if (error instanceof LeaseEndedError) {
+      this.#lease?.lose();
       this.#payAgain();
     } else if (this.#appends < appendTries) {
       // Its identity makes it count once, even when it did reach the journal.

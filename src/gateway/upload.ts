@@ -2,34 +2,60 @@ import { Readable } from "node:stream";
 import type { Inbound } from "./inbound.ts";
 
 /** Bodies up to this are read before they are sent on: then they can be sent again. */
-export const collectedBytesMax = 64 * 1024;
+const collectedBytesMax = 64 * 1024;
 
 /** A request's body whose reader left, or whose client did. */
 export class UploadCutError extends Error {
   override name = "UploadCutError";
 }
 
-/** Whether a request's body is to be read before it is sent on. */
-export function isCollected(inbound: Inbound): boolean {
+/** A call's body on its way to an upstream. */
+export class Upload {
+  /** Whether it is passed on as it comes, and cannot be sent again. */
+  isStreamed = false;
+  /** Whether the upstream was sent all of it. */
+  isSent = false;
+  /** Null: there is none, or it is streamed. */
+  collected: Buffer | null = null;
+  readonly #inbound: Inbound;
+
+  constructor(inbound: Inbound) {
+    this.#inbound = inbound;
+  }
+
+  /** Read a short body, then go on. Of one that does not end nothing is told: of the client's leaving is. */
+  prepare(listener: { onBody(): void }): void {
+    const inbound = this.#inbound;
+    if (inbound.hasBody && !isShort(inbound)) {
+      this.isStreamed = true;
+    }
+    if (!inbound.hasBody || this.isStreamed) {
+      listener.onBody();
+      return;
+    }
+    const chunks: Buffer[] = [];
+    inbound.body.on("data", (chunk: Buffer) => chunks.push(chunk));
+    inbound.body.on("end", () => {
+      if (!inbound.isCutOff) {
+        this.collected = chunks.length === 1 ? (chunks[0] ?? null) : Buffer.concat(chunks);
+        listener.onBody();
+      }
+    });
+  }
+
+  /** The body for another try. */
+  begin(): Buffer | Readable | null {
+    this.isSent = false;
+    // Not the request's own: a failed call would destroy it, and with it the connection.
+    return this.isStreamed
+      ? Readable.from(partsOf(this.#inbound), { objectMode: false })
+      : this.collected;
+  }
+}
+
+function isShort(inbound: Inbound): boolean {
   const length = inbound.header("content-length");
   return length !== undefined && /^\d{1,9}$/.test(length) && Number(length) <= collectedBytesMax;
-}
-
-/** Read a short body. Never told of one that does not end: the client's leaving is. */
-export function collect(inbound: Inbound, done: (body: Buffer) => void): void {
-  const { body } = inbound;
-  const chunks: Buffer[] = [];
-  body.on("data", (chunk: Buffer) => chunks.push(chunk));
-  body.on("end", () => {
-    if (!inbound.isCutOff) {
-      done(chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks));
-    }
-  });
-}
-
-/** The body to pass on. Not the request's own: a failed call would destroy it, and with it the connection. */
-export function relayed(inbound: Inbound): Readable {
-  return Readable.from(partsOf(inbound), { objectMode: false });
 }
 
 async function* partsOf(inbound: Inbound): AsyncIterable<Buffer> {
