@@ -78,41 +78,28 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
 
   /** The body is there, as far as it has to be. */
   onBody(): void {
-    if (this.#stage === stages.open) {
-      this.#open();
-    }
-  }
-
-  #open(): void {
     const { api, key } = this.#admission;
-    const { credential } = api;
-    if (this.#tries.set === null || credential === null) {
-      this.#send("");
-      return;
-    }
-    const value = credential.value(key.mode);
+    const isEchoed = this.#tries.set === null;
+    const value = isEchoed || api.credential === null ? "" : api.credential.value(key.mode);
     if (value instanceof Promise) {
       value.then(
-        (found) => this.#sendWith(found),
-        () => this.#sendWith(null),
+        (found) => this.#send(found),
+        () => this.#send(null),
       );
     } else {
-      this.#sendWith(value);
+      this.#send(value);
     }
   }
 
-  #sendWith(credential: string | null): void {
+  /** Send the call with a credential. Empty: without one. Null: there is none. */
+  #send(credential: string | null): void {
     if (this.#stage !== stages.open) {
       return;
     }
     if (credential === null) {
       this.#giveUp(credentialUnknown());
-    } else {
-      this.#send(credential);
+      return;
     }
-  }
-
-  #send(credential: string): void {
     this.#headers = requestHeaders(this.#admission, credential);
     if (this.#tries.set === null) {
       this.#echo();
@@ -297,7 +284,7 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
     if (this.#stage !== stages.open) {
       return;
     }
-    if (!this.#isUnderWay) {
+    if (this.#tries.count === 0) {
       this.#giveUp(null);
       return;
     }
@@ -332,19 +319,14 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
   /** The key is no longer accepted, or nobody knows. */
   onKeyRefused(): void {
     if (this.#stage === stages.open) {
-      const status = this.#upload.isSent ? this.#reply.status || consumerLeftStatus : 502;
-      this.#cut(keyRefused(status));
+      const status = this.#reply.status || consumerLeftStatus;
+      this.#cut(keyRefused(this.#upload.isSent ? status : null));
     }
-  }
-
-  /** Whether something of the call may have been sent. */
-  get #isUnderWay(): boolean {
-    return this.#tries.count > 0;
   }
 
   /** End the call from our side. */
   #cut(failure: Failure): void {
-    if (!this.#isUnderWay) {
+    if (this.#tries.count === 0) {
       this.#giveUp(failure.error);
       return;
     }

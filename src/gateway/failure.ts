@@ -96,10 +96,14 @@ export function leaseLost(): Failure {
   return { ...stopped(), error: creditUnknown() };
 }
 
-/** The key is no longer accepted. What was done already is paid, as if the consumer had left. */
-export function keyRefused(status: number): Failure {
+/**
+ * The key is no longer accepted. What was done already is paid, as if the consumer had left. `status` is what is noted
+ * then; null: nothing was done.
+ */
+export function keyRefused(status: number | null): Failure {
+  const outcome = status === null ? "failed" : "consumer_left";
   const error = unauthenticated();
-  return { error, status, outcome: "consumer_left", isUpstreams: false, mayRetry: false };
+  return { error, status: status ?? 502, outcome, isUpstreams: false, mayRetry: false };
 }
 
 /** The path could be read in more than one way. */
