@@ -1,5 +1,5 @@
 import assert from "node:assert";
-import { Agent, type Dispatcher, Pool } from "undici";
+import { type Dispatcher, Pool } from "undici";
 import type { AddressPolicy } from "../lib/address.ts";
 import { createLruMap } from "../lib/lru-map.ts";
 import { createBreaker, type Health } from "./breaker.ts";
@@ -7,25 +7,6 @@ import { guardedConnector, type Resolve, rememberAnswers } from "./connect.ts";
 import { weightedSet } from "./weighted.ts";
 
 export { AddressRefusedError } from "./connect.ts";
-
-const connectionsPerOriginMax = 64;
-
-/** Make a client for upstreams. It follows no redirect, and checks every address at the moment of connecting. */
-export function createUpstreamClient({
-  addresses,
-  timeoutMs,
-}: {
-  addresses: AddressPolicy;
-  timeoutMs: number;
-}): Dispatcher {
-  return new Agent({
-    connections: connectionsPerOriginMax,
-    pipelining: 1,
-    headersTimeout: timeoutMs,
-    bodyTimeout: timeoutMs,
-    connect: guardedConnector(addresses),
-  });
-}
 
 /** One server that calls can go to. */
 export interface Target {
