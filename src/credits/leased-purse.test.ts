@@ -233,3 +233,19 @@ test("when the database does not answer a call is told so, and others are served
 
   expect((await takeOf(purse, 10n)).id).toBe(id);
 });
+
+test("what calls gave back and what is in the balance pay together for the last call", async () => {
+  const now = { ms: 0 };
+  const ledger = openLedger(25n, now);
+  const { purse } = openPurse(ledger.lender("a"), () => now.ms);
+  const lease = await takeOf(purse, 10n);
+  while (purse.isFilling) {
+    await turn();
+  }
+  const leftNanos = purse.lease?.leftNanos ?? 0n;
+  lease.release(3n);
+
+  const last = await takeOf(purse, ledger.balanceNanos + leftNanos + 3n);
+
+  expect([last.id, ledger.balanceNanos, purse.lease?.leftNanos]).toEqual([lease.id, 0n, 0n]);
+});
