@@ -43,6 +43,7 @@ export interface Repeats {
 export interface NewEvent extends Applied, Repeats {
   receivedMonth: string;
   key: string;
+  identity: string;
   hash: Buffer;
 }
 
@@ -157,7 +158,7 @@ function apply(
   candidate: Candidate,
   { shard, batchPosition, funds, running, closed }: Parameters<typeof decide>[1],
 ): NewEvent | { reason: "OVER_LIMIT" | "POISONED"; detail: string } {
-  const { entry, place } = candidate;
+  const { entry, place, receivedAt, receivedMonth, key, identity, hash } = candidate;
   const { account, mode, lease, price, chargedNanos } = entry;
   if (chargeOf(entry) !== chargedNanos) {
     return { reason: "POISONED", detail: "the price does not give what was promised" };
@@ -168,8 +169,15 @@ function apply(
   }
   const { developerId, feeBasisPoints } = price;
   return {
-    ...candidate,
-    ...paid,
+    entry,
+    place,
+    receivedAt,
+    receivedMonth,
+    key,
+    identity,
+    hash,
+    leasedNanos: paid.leasedNanos,
+    owedNanos: paid.owedNanos,
     shard,
     batchPosition,
     bookedMonth: bookedMonth(monthOf(entry.timeMicros), place.position, closed),
