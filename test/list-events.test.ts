@@ -2,6 +2,7 @@ import { randomUUID } from "node:crypto";
 import { timestampFromDate, timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { expect } from "vitest";
+import { CorrectionService } from "../gen/callora/metering/v1/correction_service_pb.ts";
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
 import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
 import { encodeRow } from "../src/metering/codec.ts";
@@ -128,4 +129,30 @@ test("an event that could not be applied is told from one that is not there", as
     expect(await reasonOf(identity)).toEqual([Code.NotFound, "NOT_FOUND"]);
   }
   expect((await watermark()).quarantined).toBe(before.quarantined + 1n);
+});
+
+test("each event that waits in quarantine is found, however many others look like it", async ({
+  app,
+}) => {
+  const { metering, consumer } = await setUp(app, []);
+  const { token } = await newPerson(app.db, "super_admin");
+  const admin = app.client(MeteringService, token);
+  const api = await app.api(await newPerson(app.db, "developer"), { callNanos: 1_000_000_000n });
+  const { accountId } = consumer;
+  await app.client(CorrectionService, token).setDebtLimit({ accountId, limitNanos: 0n });
+  const events = Array.from({ length: 300 }, (_, index) => ({
+    source: "s",
+    id: `evt-${index + 1}`,
+    accountId,
+    apiId: api.id,
+  }));
+  await admin.recordUsage({ events });
+  await app.applied();
+  const codeOf = async (id: string, source = "s") =>
+    ConnectError.from(await metering.getEvent({ source, id }).catch((e) => e)).code;
+
+  expect(await codeOf("evt-1")).toBe(Code.FailedPrecondition);
+  expect(await codeOf("evt-300")).toBe(Code.FailedPrecondition);
+  expect(await codeOf("evt-301")).toBe(Code.NotFound);
+  expect(await codeOf("evt-1", "S")).toBe(Code.NotFound);
 });

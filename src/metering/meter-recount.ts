@@ -3,6 +3,7 @@ import type { Turn } from "./meter-build.ts";
 import { pageEventsMax, readPage } from "./meter-events.ts";
 import { claimRecount, deleteRecount, updateRecount } from "./meter-recount-store.ts";
 import { readyMeter, sumKept } from "./meter-rollup.ts";
+import { touchEvents } from "./meter-store.ts";
 import { addSums } from "./meter-sums.ts";
 
 const quarterMs = 15 * 60_000;
@@ -19,6 +20,8 @@ export async function recountNextMeter(
   turn: Turn,
   eventsMax = pageEventsMax,
 ): Promise<boolean> {
+  // As who builds a meter does.
+  await touchEvents(tx);
   const recount = (await claimRecount(tx, turn.after)) ?? (await claimRecount(tx, ""));
   if (recount === null) {
     return false;

@@ -235,9 +235,19 @@ function toQuarantined(
   shard: number,
   { candidate, reason, detail }: Decision["refused"][number],
 ): Quarantined {
-  const { entry, place } = candidate;
+  const { entry, key, place } = candidate;
   const { account: accountId, mode, chargedNanos } = entry;
-  return { shard, place, accountId, mode, reason, detail, raw: encodeRow([entry]), chargedNanos };
+  return {
+    shard,
+    place,
+    accountId,
+    key,
+    mode,
+    reason,
+    detail,
+    raw: encodeRow([entry]),
+    chargedNanos,
+  };
 }
 
 /** Accounts are told what of theirs is kept aside, and what they came to owe: once a batch. */
