@@ -25,9 +25,9 @@ function asked(find: (db: Queries) => unknown): { text: string; values: unknown[
   return { text: text.replaceAll("$slonik_", "$"), values: [...values] };
 }
 
-function scansOf(plan: Plan): Plan[] {
-  const own = plan["Relation Name"]?.startsWith("usage_events_") ? [plan] : [];
-  return [...own, ...(plan.Plans ?? []).flatMap(scansOf)];
+function scansOf(plan: Plan, table: string): Plan[] {
+  const own = plan["Relation Name"] === table ? [plan] : [];
+  return [...own, ...(plan.Plans ?? []).flatMap((one) => scansOf(one, table))];
 }
 
 test("a look-up by identity names the month: it never walks through all keys of an account", async () => {
@@ -39,8 +39,13 @@ test("a look-up by identity names the month: it never walks through all keys of 
   const { source, id } = must(events[7]);
   const identity = { accountId: account, source, id };
   // Tables as small as these are otherwise read whole.
+  await books.superuser.query("analyze usage_events");
   await books.superuser.query("set enable_seqscan = off");
   await books.superuser.query("set enable_bitmapscan = off");
+
+  const { rows: parts } = await books.superuser.query(
+    "select distinct 'usage_events_' || to_char(received_month, 'YYYYMM') as part from usage_events",
+  );
 
   for (const { text, values } of [
     asked((db) => findEvent(db, identity)),
@@ -48,7 +53,7 @@ test("a look-up by identity names the month: it never walks through all keys of 
     asked((db) => findTarget(db, { account, source, id })),
   ]) {
     const { rows } = await books.superuser.query(`explain (format json) ${text}`, values);
-    const scans = scansOf(rows[0]["QUERY PLAN"][0].Plan);
+    const scans = scansOf(rows[0]["QUERY PLAN"][0].Plan, parts[0].part);
 
     expect(scans.length).toBeGreaterThan(0);
     for (const scan of scans) {
