@@ -9,6 +9,7 @@ import type { Aggregation, MeterDefinition, MeterSide } from "../src/metering/me
 import { recountNextMeter } from "../src/metering/meter-recount.ts";
 import { addMeters } from "../src/metering/meter-rollup.ts";
 import { deleteMeter, findMeter, insertMeter } from "../src/metering/meter-store.ts";
+import { admitGroups } from "../src/metering/meter-sums.ts";
 import { projectShard } from "../src/metering/projector.ts";
 import { releaseShard } from "../src/metering/shard-lease.ts";
 import { type WindowSize, windowsOf, zoneClock } from "../src/metering/window.ts";
@@ -578,4 +579,50 @@ test("an event of a quarter that shares a removed month takes only itself away",
   // What is removed may have been the greatest, or not: it is not known any more.
   const kept = { sum: "5", count: "1", avg: "5", min: "5", max: "7", latest: "7" };
   expect(await sums()).toMatchObject(kept);
+});
+
+test("a meter that cannot be built keeps no other from being built", async () => {
+  await using books = await openBooks();
+  const history = startHistory(books, seeded(seed), Date.parse("2026-07-01T12:00:00Z"));
+  const accountId = must(history.consumers[0]);
+  const definition = someDefinition(() => 0.9, { aggregation: "sum", side: "consumer" });
+  const broken = await history.meter(accountId, definition);
+  const whole = await history.meter(accountId, definition);
+  await history.record(20);
+  await books.project();
+  await books.superuser.query("update meters set value_path = 'none' where id = $1", [broken.id]);
+
+  const turn = { after: "" };
+  for (let round = 0; round < 6; round += 1) {
+    await books.db.systemTransaction((tx) => buildNextMeter(tx, turn)).catch(() => {});
+  }
+
+  const built = await findMeterFirst(books, accountId, whole.id);
+  expect(must(built).state).toBe("active");
+});
+
+test("a projector does not wait for who clears a meter away, who waits for it", async () => {
+  await using books = await openBooks();
+  const history = startHistory(books, seeded(seed), Date.parse("2026-07-01T12:00:00Z"));
+  const accountId = must(history.consumers[0]);
+  const { id: meterId } = await history.meter(accountId, {
+    ...someDefinition(() => 0.9, { aggregation: "sum", side: "consumer" }),
+    filters: [],
+  });
+  await finish(books);
+  await books.db.tenantRead(accountId, (tx) => deleteMeter(tx, accountId, meterId));
+
+  const cleared = await books.db.systemTransaction(async (tx) => {
+    await tx.query(sql.type(nothing)`select from projector_cursors for update`);
+    const clearing = build(books);
+    await until(async () => {
+      const waiting = "select count(*) as sum from pg_locks where not granted";
+      return (await books.sum(waiting)) > 0n;
+    });
+    const group = { accountId, meterId, groupKey: "g", texts: ["g"] };
+    expect([...(await admitGroups(tx, [group]))]).toEqual([]);
+    return { clearing };
+  });
+
+  expect(await cleared.clearing).toBe(true);
 });
