@@ -5,6 +5,7 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import { expect } from "vitest";
 import { Mode } from "../gen/callora/keys/v1/key_pb.ts";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
+import { CorrectionService } from "../gen/callora/metering/v1/correction_service_pb.ts";
 import {
   Aggregation,
   type CreateMeterRequestSchema,
@@ -575,4 +576,37 @@ test("of creates at the same time no more pass than there is room for", async ({
   });
 
   expect(created.filter(({ status }) => status === "fulfilled")).toHaveLength(2);
+});
+
+test("an event that an admin takes back is gone from every meter's answer at once", async ({
+  app,
+}) => {
+  const { consumer, developer, record } = await setUp(app);
+  const { accountId } = consumer;
+  const all = [Aggregation.SUM, Aggregation.MIN, Aggregation.UNIQUE_COUNT, Aggregation.LATEST];
+  const meters: { person: SignedIn; meterId: string }[] = [];
+  for (const aggregation of all) {
+    meters.push({ person: consumer, meterId: await createMeter(app, consumer, { aggregation }) });
+    const side = MeterSide.DEVELOPER;
+    const meterId = await createMeter(app, developer, { aggregation, side });
+    meters.push({ person: developer, meterId });
+  }
+  const id = randomUUID();
+  await record({ data: '{"v":3}' }, { data: '{"v":1}', id });
+  const admin = await app.admin();
+  const values = () =>
+    Promise.all(
+      meters.map(async ({ person, meterId }) => (await ask(app, person, { meterId }))[0]?.value),
+    );
+  expect(await values()).toEqual(["4", "4", "1", "1", "2", "2", "1", "1"]);
+
+  await app
+    .client(CorrectionService, admin.token)
+    .voidEvent({ accountId, source: "urn:test", id, reason: "wrong" });
+  await app.applied();
+
+  expect(await values()).toEqual(["3", "3", "3", "3", "1", "1", "3", "3"]);
+  const pending = () => asSuperuser(app, (session) => session.query("select from meter_recounts"));
+  await until(async () => (await pending()).rows.length === 0);
+  expect(await values()).toEqual(["3", "3", "3", "3", "1", "1", "3", "3"]);
 });
