@@ -155,7 +155,6 @@ export function createApp(deps: AppDeps): App {
   const limits = createRateLimits(deps);
   let projectors: Projectors | undefined;
   const progress = createProgress({
-    shards: shardCount,
     readCursors: () => db.systemStatement(listCursors),
     onError: (err) => log.warn("Cannot ask how far the journal is applied", { err }),
   });

@@ -15,6 +15,7 @@ import { type Loop, startLoop } from "./lib/loop.ts";
 import type { Logger } from "./log.ts";
 import { archiveNext } from "./metering/archive.ts";
 import { buildNextMeter } from "./metering/meter-build.ts";
+import { recountNextMeter } from "./metering/meter-recount.ts";
 import type { Metrics } from "./metrics.ts";
 import { settleNext } from "./settlement/loop.ts";
 import type { StellarNetwork } from "./stellar/network.ts";
@@ -34,6 +35,7 @@ interface Deps {
 type LoopName =
   | "archive"
   | "meters"
+  | "meter recounts"
   | "partitions"
   | "settlement"
   | "credentials"
@@ -86,7 +88,11 @@ export function createLoops(
   }
   return {
     start() {
-      run("meters", 1_000, () => db.systemTransaction(buildNextMeter));
+      const [built, recounted] = [{ after: "" }, { after: "" }];
+      run("meters", 1_000, () => db.systemTransaction((tx) => buildNextMeter(tx, built)));
+      run("meter recounts", 1_000, () =>
+        db.systemTransaction((tx) => recountNextMeter(tx, recounted)),
+      );
       if (maintain !== undefined) {
         // What fails is tried again before a day is over: a missing partition loses nothing meanwhile.
         run("partitions", dayMs, async () => {

@@ -122,6 +122,18 @@ test("two processes make one archive", async ({ directory }) => {
   expect(await readdir(directory)).toHaveLength(1);
 });
 
+test("a file's name tells its bytes: who packs the same rows in another way takes no one's place", async ({
+  directory,
+}) => {
+  await using books = await openBooks();
+  await fill(books);
+
+  await archive(books, directory, 2);
+
+  const [{ file, sha256 }] = await archives(books);
+  expect(file).toBe(`journal-1-3-${sha256.toString("hex").slice(0, 16)}.bin.gz`);
+});
+
 test("an archive that is cut off is not read", () => {
   const row = {
     position: 7n,

@@ -150,7 +150,8 @@ export async function recordEvents(
   return { position, results: toResults(taken, outcomes), watermark };
 }
 
-async function readApplied({ db }: DoorDeps): Promise<bigint> {
+/** How far the journal is applied. */
+export async function readApplied({ db }: DoorDeps): Promise<bigint> {
   return (await db.systemTransaction(getWatermark)).applied;
 }
 

@@ -114,6 +114,10 @@ async function dropMonth(client: pg.Client, month: string): Promise<string> {
        max(position) as last
      from ${part} group by mode`,
   );
+  // Those who read events and then ask about meters must not be met the other way round; and who waits for more after
+  // that gives up before the database looks for a ring.
+  await client.query("lock table only usage_events in access exclusive mode");
+  await client.query("set local lock_timeout = '500ms'");
   // Policies hold for the owner, too. Undone in the same transaction: nobody sees the tables without.
   await force(client, "no force");
   const last = totals.rows.reduce(
@@ -122,21 +126,30 @@ async function dropMonth(client: pg.Client, month: string): Promise<string> {
   );
   const { rows } = await client.query(
     `select $1::int8 > (select coalesce(max(last_position), 0) from journal_archives) as is_alone,
-       exists (select from meters where state = 'building') as is_read`,
-    [last.toString()],
+       exists (select from meters where state = 'building') as is_read,
+       exists (select from meter_recounts where bucket < $2::date + interval '1 month 1 day')
+         as is_counted`,
+    [last.toString(), month],
   );
   const reason = rows[0].is_alone
     ? "not all of its events are in an archive of the journal"
     : rows[0].is_read
       ? "a meter is being built"
-      : "";
+      : rows[0].is_counted
+        ? "a meter counts anew"
+        : "";
   if (reason === "") {
     for (const { mode, events, charged, fee, last: position } of totals.rows) {
       await client.query(
-        `insert into usage_partition_totals (
+        `insert into usage_partition_totals as kept (
            received_month, mode, events, charged_nanos, fee_nanos, last_position
          )
-         values ($1, $2, $3, $4, $5, $6)`,
+         values ($1, $2, $3, $4, $5, $6)
+         on conflict (received_month, mode) do update set
+           events = kept.events + excluded.events,
+           charged_nanos = kept.charged_nanos + excluded.charged_nanos,
+           fee_nanos = kept.fee_nanos + excluded.fee_nanos,
+           last_position = greatest(kept.last_position, excluded.last_position)`,
         [month, mode, events, charged, fee, position],
       );
     }
@@ -147,7 +160,7 @@ async function dropMonth(client: pg.Client, month: string): Promise<string> {
 }
 
 async function force(client: pg.Client, word: "force" | "no force"): Promise<void> {
-  for (const table of ["usage_partition_totals", "journal_archives", "meters"]) {
+  for (const table of ["usage_partition_totals", "journal_archives", "meters", "meter_recounts"]) {
     await client.query(`alter table ${table} ${word} row level security`);
   }
 }

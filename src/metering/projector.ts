@@ -38,6 +38,8 @@ export interface Round {
   /** What is applied of the shard. */
   position: bigint;
   counts: Counts;
+  /** Whose events were applied. */
+  accounts: readonly string[];
 }
 
 const noCounts: Counts = { events: 0, duplicates: 0, conflicts: 0, quarantined: 0 };
@@ -68,22 +70,22 @@ export async function projectShard(
   const isDrained = fence !== null && fence <= cursor;
   const isPassing = next.rows.length === 0 && fence === null;
   if ((end <= cursor && !isDrained) || (isPassing && !options.passesBy)) {
-    return { outcome: "idle", position: cursor, counts: noCounts };
+    return { outcome: "idle", position: cursor, counts: noCounts, accounts: [] };
   }
   if (!(await lockCursor(tx, lease, cursor))) {
-    return { outcome: "fenced", position: cursor, counts: noCounts };
+    return { outcome: "fenced", position: cursor, counts: noCounts, accounts: [] };
   }
   if (isDrained) {
     await closeDrainedLeases(tx, { shard, position: cursor }, options.now);
-    return { outcome: "more", position: cursor, counts: noCounts };
+    return { outcome: "more", position: cursor, counts: noCounts, accounts: [] };
   }
   const ready = next.rows.filter((row) => row.position <= end);
   const rows = sameKind(await readEntries(shard, ready));
-  const { taken, counts } = await applyRows(tx, lease, rows, options);
+  const { taken, counts, accounts } = await applyRows(tx, lease, rows, options);
   const isAll = taken === ready.length && (next.isWhole || ready.length < next.rows.length);
   const position = isAll ? end : (rows[taken - 1]?.position ?? cursor);
   await moveCursor(tx, lease, { position, now: options.now });
-  return { outcome: "more", position, counts };
+  return { outcome: "more", position, counts, accounts };
 }
 
 /**
@@ -136,10 +138,10 @@ async function applyRows(
   lease: ShardLease,
   rows: readonly ReadRow[],
   options: RoundOptions,
-): Promise<{ taken: number; counts: Counts }> {
+): Promise<{ taken: number; counts: Counts; accounts: string[] }> {
   const whole = toBatch(lease, rows);
   if (whole === null) {
-    return { taken: 0, counts: noCounts };
+    return { taken: 0, counts: noCounts, accounts: [] };
   }
   const usage = rows.flatMap((row) => row.usage);
   const tried = await tryUsage(tx, whole, usage, options);
@@ -150,7 +152,7 @@ async function applyRows(
       { rows, decision: tried.decision, poisoned: [] },
       options,
     );
-    return { taken: rows.length, counts };
+    return { taken: rows.length, counts, accounts: accountsOf(tried.decision) };
   }
   const some = firstRows(rows);
   const batch = toBatch(lease, some) ?? whole;
@@ -160,7 +162,12 @@ async function applyRows(
     some.flatMap((row) => row.usage),
     options,
   );
-  return { taken: some.length, counts: await finish(tx, batch, { rows: some, ...found }, options) };
+  const counts = await finish(tx, batch, { rows: some, ...found }, options);
+  return { taken: some.length, counts, accounts: accountsOf(found.decision) };
+}
+
+function accountsOf({ applied }: Decision): string[] {
+  return [...new Set(applied.map(({ entry }) => entry.account))];
 }
 
 function toBatch({ shard, fence }: ShardLease, rows: readonly ReadRow[]): Batch | null {
@@ -228,9 +235,19 @@ function toQuarantined(
   shard: number,
   { candidate, reason, detail }: Decision["refused"][number],
 ): Quarantined {
-  const { entry, place } = candidate;
+  const { entry, key, place } = candidate;
   const { account: accountId, mode, chargedNanos } = entry;
-  return { shard, place, accountId, mode, reason, detail, raw: encodeRow([entry]), chargedNanos };
+  return {
+    shard,
+    place,
+    accountId,
+    key,
+    mode,
+    reason,
+    detail,
+    raw: encodeRow([entry]),
+    chargedNanos,
+  };
 }
 
 /** Accounts are told what of theirs is kept aside, and what they came to owe: once a batch. */

@@ -29,7 +29,7 @@ const entriesMost = 5_000;
 
 /** Where what is applied is told to those who wait for it. */
 export interface Applications {
-  note(shard: number, position: bigint): void;
+  note(shard: number, position: bigint, accounts: readonly string[]): void;
 }
 
 /** What is counted of the projectors. */
@@ -185,7 +185,7 @@ async function project(deps: Deps, lease: ShardLease, state: State): Promise<Pau
     state.passAt = performance.now() + passMs;
     state.pollMs = pollMsMin;
     metrics.applied(lease.shard, { ...round, seconds });
-    progress.note(lease.shard, round.position);
+    progress.note(lease.shard, round.position, round.accounts);
     const done = doneIn(round);
     if (done >= state.entries) {
       state.entries = Math.min(state.entries * 2, entriesMost);
