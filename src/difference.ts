@@ -48,8 +48,12 @@ async function findStray(tx: Tx, { counts, after }: Rerated): Promise<Difference
       (select count(*) from usage_quarantine where position > ${after}) as quarantined,
       (select count(*) from usage_corrections where position > ${after}) as corrections,
       (
-        select count(*) from ledger_transfers where source_type = 'usage'
-          and (position > ${after} or ${after} = 0)
+        select count(*) from ledger_transfers where source_type = 'usage' and (
+          ${after} = 0 or (
+            position > ${after}
+            and coalesce(substring(source_id from ':(\\d+)-')::int8 > ${after}, true)
+          )
+        )
       ) as transfers
   `);
   const tables = [

@@ -54,12 +54,33 @@ export function accountsOf(batches: readonly Batch[]): { account: string; positi
   );
 }
 
+/** Batches and transfers without those of batches whose first rows are removed: what is left does not add up. */
+export function withoutCut(
+  batches: readonly Batch[],
+  rows: readonly UsageTransferRow[],
+  after: bigint,
+): { batches: Batch[]; rows: UsageTransferRow[] } {
+  const isCut = ({ source_id }: UsageTransferRow) => {
+    const [, first] = /:(\d+)-/.exec(source_id) ?? [];
+    return first !== undefined && BigInt(first) <= after;
+  };
+  const cut = new Set(rows.filter(isCut).map(batchOf));
+  return {
+    batches: batches.filter(({ shard, last }) => !cut.has(`${shard}:${last}`)),
+    rows: rows.filter((row) => !isCut(row)),
+  };
+}
+
+function batchOf({ source_id, position }: UsageTransferRow): string {
+  return `${source_id.split(":")[0]}:${position}`;
+}
+
 /** Compare batches with their transfers. Returns what differs, in the journal's order. */
 export function compareTransfers(
   batches: readonly Batch[],
   rows: readonly UsageTransferRow[],
 ): Difference[] {
-  const stored = Map.groupBy(rows, (row) => `${row.source_id.split(":")[0]}:${row.position}`);
+  const stored = Map.groupBy(rows, batchOf);
   return batches.flatMap(({ shard, last, isExact, sums }) => {
     const found = new Map<string, bigint>();
     for (const row of stored.get(`${shard}:${last}`) ?? []) {

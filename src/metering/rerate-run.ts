@@ -36,8 +36,10 @@ export interface Run extends Rerated {
   batches: Batches;
   /** The batch of each shard that the run is in, and what it found of it. */
   open: Map<number, { row: ProjectionRow; found: Found }>;
+  /** What the chain of each shard's ratings came to. */
   hashes: Map<number, Buffer>;
-  isWhole: boolean;
+  /** Whether the chains begin with what is known of the rows that are removed. */
+  isChained: boolean;
   next: bigint;
 }
 

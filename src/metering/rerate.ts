@@ -1,7 +1,13 @@
 import type { Tx } from "../db/pool.ts";
 import { decodeRow } from "./codec.ts";
 import { identityKey } from "./entry.ts";
-import { accountsOf, compareProjection, compareTransfers, nothingFound } from "./rerate-batch.ts";
+import {
+  accountsOf,
+  compareProjection,
+  compareTransfers,
+  nothingFound,
+  withoutCut,
+} from "./rerate-batch.ts";
 import { take } from "./rerate-entry.ts";
 import {
   differ,
@@ -48,8 +54,8 @@ export async function rerate(tx: Tx): Promise<Rerated> {
     closed: await findClosedMonths(tx, "0001-01-01"),
     batches: new Map(),
     open: new Map(),
-    hashes: new Map(),
-    isWhole: start.after === 0n,
+    hashes: new Map(start.hashes),
+    isChained: start.hashes !== null,
     next: start.after + 1n,
   };
   if (start.after > start.archived) {
@@ -184,8 +190,12 @@ function closeProjection(run: Run, shard: number): void {
   }
   const { row, found } = open;
   run.open.delete(shard);
-  // Where the journal's begin is removed, the chain is taken up from the first batch.
-  const isTakenUp = !run.isWhole && !run.hashes.has(shard);
+  if (row.first_position <= run.after) {
+    // Its first rows are removed: only the chain goes on from it.
+    run.hashes.set(shard, row.rating_hash);
+    return;
+  }
+  const isTakenUp = !run.isChained && !run.hashes.has(shard);
   const compared = isTakenUp ? { ...found, hash: row.rating_hash } : found;
   run.hashes.set(shard, compared.hash);
   differ(run, compareProjection(row, compared));
@@ -199,8 +209,9 @@ async function closeBatches(tx: Tx, run: Run, upTo: bigint | null): Promise<void
     return;
   }
   const rows = await findUsageTransfers(tx, accountsOf(batches));
-  run.counts.transfers += BigInt(rows.length);
-  const [first = null] = compareTransfers(batches, rows);
+  const whole = withoutCut(batches, rows, run.after);
+  run.counts.transfers += BigInt(whole.rows.length);
+  const [first = null] = compareTransfers(whole.batches, whole.rows);
   differ(run, first);
   for (const [key] of ended) {
     run.batches.delete(key);
