@@ -3,6 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test as base, expect } from "vitest";
 import { archiveNext } from "../src/metering/archive.ts";
+import { checkArchives } from "../src/metering/archive-check.ts";
 import { decodeArchive, encodeArchive, readArchive } from "../src/metering/archive-file.ts";
 import { must } from "./support/app.ts";
 import {
@@ -122,8 +123,17 @@ test("a crash between the file and its note loses nothing", async ({ directory }
   const [row] = await archives(books);
   expect(row.file).toBe(file);
   expect(await readArchive(directory, file, row.sha256)).toHaveLength(3);
+  expect(await checkArchives({ db: books.db, directory })).toEqual({ files: 1, problem: null });
   await writeFile(join(directory, file), "cut off");
   await expect(readArchive(directory, file, row.sha256)).rejects.toThrow("not the file");
+  expect(await checkArchives({ db: books.db, directory })).toEqual({
+    files: 0,
+    problem: `Cannot read ${file}: it is not the file that was archived`,
+  });
+  await rm(join(directory, file));
+  expect(await checkArchives({ db: books.db, directory })).toMatchObject({
+    problem: expect.stringContaining("ENOENT"),
+  });
 });
 
 test("two processes make one archive", async ({ directory }) => {

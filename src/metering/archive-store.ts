@@ -153,6 +153,24 @@ export async function insertArchive(
   return result.rowCount > 0;
 }
 
+const archiveRow = z.object({
+  first_position: z.bigint(),
+  last_position: z.bigint(),
+  file: z.string(),
+  sha256: z.instanceof(Buffer),
+});
+
+/** A file, and what of the journal is in it. */
+export type ArchiveRow = z.infer<typeof archiveRow>;
+
+/** List archives, in the journal's order, of what is after a position. */
+export function listArchives(tx: Tx, after: bigint, limit: number): Promise<readonly ArchiveRow[]> {
+  return tx.any(sql.type(archiveRow)`
+    select first_position, last_position, file, sha256 from journal_archives
+    where first_position > ${after} order by first_position limit ${limit}
+  `);
+}
+
 /** Whether a file is one of the archives. */
 export async function isArchiveFile(tx: Tx, file: string): Promise<boolean> {
   const row = await tx.maybeOne(sql.type(nothing)`

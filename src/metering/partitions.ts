@@ -27,8 +27,9 @@ const droppedMax = 12;
  * Make the partitions of a year ahead, and remove the events of months that are over long since.
  *
  * Only the owner of the tables may. What removed events came to is kept, in the transaction that removes them. Nothing
- * is removed that is not in an archive of the journal, or that a meter is still being built from. Whoever does it at
- * the same time waits; nobody who records or reads usage waits for longer than two seconds.
+ * is removed that is not in an archive of the journal, whose rows there are still kept beside it, or that a meter is
+ * still being built from. Whoever does it at the same time waits; nobody who records or reads usage waits for longer
+ * than two seconds.
  */
 export async function maintainPartitions(options: PartitionOptions): Promise<PartitionChanges> {
   const client = new pg.Client({
@@ -114,6 +115,8 @@ async function dropMonth(client: pg.Client, month: string): Promise<string> {
        max(position) as last
      from ${part} group by mode`,
   );
+  // First, as everybody locks it before what is beside it.
+  await client.query("lock table usage_events in access exclusive mode");
   // Policies hold for the owner, too. Undone in the same transaction: nobody sees the tables without.
   await force(client, "no force");
   const last = totals.rows.reduce(
@@ -122,14 +125,13 @@ async function dropMonth(client: pg.Client, month: string): Promise<string> {
   );
   const { rows } = await client.query(
     `select $1::int8 > (select coalesce(max(last_position), 0) from journal_archives) as is_alone,
+       exists (
+         select from journal_archives where first_position <= $1 and trimmed_at is null
+       ) as is_journaled,
        exists (select from meters where state = 'building') as is_read`,
     [last.toString()],
   );
-  const reason = rows[0].is_alone
-    ? "not all of its events are in an archive of the journal"
-    : rows[0].is_read
-      ? "a meter is being built"
-      : "";
+  const reason = whyKept(rows[0]);
   if (reason === "") {
     for (const { mode, events, charged, fee, last: position } of totals.rows) {
       await client.query(
@@ -144,6 +146,17 @@ async function dropMonth(client: pg.Client, month: string): Promise<string> {
   }
   await force(client, "force");
   return reason;
+}
+
+function whyKept(month: { is_alone: boolean; is_journaled: boolean; is_read: boolean }): string {
+  if (month.is_alone) {
+    return "not all of its events are in an archive of the journal";
+  }
+  // What the journal says is held against them.
+  if (month.is_journaled) {
+    return "rows of the journal that its events are from are still there";
+  }
+  return month.is_read ? "a meter is being built" : "";
 }
 
 async function force(client: pg.Client, word: "force" | "no force"): Promise<void> {
