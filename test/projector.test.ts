@@ -3,11 +3,14 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { Registry } from "prom-client";
 import { describe, expect, test } from "vitest";
 import type { Tx } from "../src/db/pool.ts";
+import { readSnapshot } from "../src/db/snapshot.ts";
+import { findDifference } from "../src/difference.ts";
 import { encodeRow } from "../src/metering/codec.ts";
 import { shardCount, shardOf, type UsageEntry } from "../src/metering/entry.ts";
 import { projectShard } from "../src/metering/projector.ts";
 import { createProjectorMetrics } from "../src/metering/projector-metrics.ts";
 import { startProjectors } from "../src/metering/projectors.ts";
+import { rerate } from "../src/metering/rerate.ts";
 import { claimShard, releaseShard, renewShard } from "../src/metering/shard-lease.ts";
 import { must, until } from "./support/app.ts";
 import {
@@ -276,6 +279,47 @@ describe("an event's identity", () => {
 
     expect(await repeats(books)).toEqual([1n, 2n, 0n]);
   });
+
+  test("counts anew in one round over three months", async () => {
+    await using books = await openBooks();
+    const event = usage({ account: newAccountId(0), developer: newAccountId() });
+
+    await books.plant(encodeRow([event]));
+    await receivedAt(books, "2026-07-31T23:59:59.999Z");
+    await books.plant(encodeRow([event, event]));
+    await receivedAt(books, "2026-11-01T00:00:00Z");
+    await books.project();
+
+    expect(await repeats(books)).toEqual([2n, 1n, 0n]);
+    expect(await firstDifference(books)).toBeNull();
+  });
+
+  test.for([
+    ["as it came", "GET /x", [1n, 1n, 0n]],
+    ["as another one", "GET /other", [1n, 0n, 1n]],
+  ] as const)(
+    "counts once when it comes back from quarantine months later, %s",
+    async ([, endpoint, expected]) => {
+      await using books = await openBooks();
+      const event = usage({ account: newAccountId(0), developer: newAccountId() });
+      await books.plant(encodeRow([event]));
+      await receivedAt(books, "2026-01-10T00:00:00Z");
+      await projectAll(books.db, new Date(), { debtLimitNanos: 0n });
+      await books.plant(encodeRow([event]));
+      await receivedAt(books, "2026-01-11T00:00:00Z");
+      await books.project();
+      expect(await totals(books)).toEqual(Array(6).fill(1_000n));
+
+      const replays = { position: 1n, ordinal: 0 };
+      await books.plant(encodeRow([{ ...event, kind: "replay", replays, endpoint }]));
+      await receivedAt(books, "2026-05-01T00:00:00Z");
+      await books.project();
+
+      expect(await repeats(books)).toEqual(expected);
+      expect(await totals(books)).toEqual(Array(6).fill(1_000n));
+      expect(await firstDifference(books)).toBeNull();
+    },
+  );
 });
 
 test("an event is stored letter by letter, whatever is in it", async () => {
@@ -514,6 +558,13 @@ async function refusePoison({ superuser }: Books): Promise<void> {
 }
 
 /** Have the database fail in the middle of a round. */
+async function firstDifference(books: Books) {
+  return books.db.systemTransaction(async (tx) => {
+    await readSnapshot(tx);
+    return findDifference(tx, await rerate(tx));
+  });
+}
+
 async function failInserts({ superuser }: Books, state: string): Promise<void> {
   await superuser.query(`
     create or replace function fail() returns trigger language plpgsql as

@@ -65,11 +65,12 @@ function takeUsage(run: Run, placed: Placed & { entry: UsageEntry }, stored: Sto
   const where = placeOf(placed);
   const kept = stored.quarantined.get(where);
   const key = `${entry.account} ${identityKey(entry.source, entry.id)}`;
-  // What came in an earlier month than the two before is another event. Rows may be appended in another order than
-  // their clocks say: hence the month after.
+  // What came in an earlier month than the two before is another event, unless it was in quarantine since. Rows may be
+  // appended in another order than their clocks say: hence the month after.
   const holders = (stored.holders.get(key) ?? []).filter(
     (row) =>
-      row.received_month >= addMonths(month, -2) && row.received_month <= addMonths(month, 1),
+      entry.kind === "replay" ||
+      (row.received_month >= addMonths(month, -2) && row.received_month <= addMonths(month, 1)),
   );
   const own = holders.find((row) => row.position === position && row.ordinal === ordinal);
   const earlier = holders.find(

@@ -127,6 +127,24 @@ export function findHolders(
   `);
 }
 
+/** Find the events, of any month, that have one of the identities. */
+export function findHoldersEver(
+  tx: Tx,
+  identities: readonly Omit<Received, "month">[],
+): Promise<readonly StoredEvent[]> {
+  const rows = identities.map(({ account, key }) => [account, key]);
+  return tx.any(sql.type(storedRow)`
+    select ${storedColumns}
+    from (
+      select distinct account_id, key collate "C" as key
+      from ${sql.unnest(rows, ["text", "text"])} as asked (account_id, key)
+    ) as wanted
+    cross join lateral (
+      select * from usage_events where account_id = wanted.account_id and key = wanted.key limit 100
+    ) as event
+  `);
+}
+
 const quarantinedRow = z.object({
   position: z.bigint(),
   ordinal: z.number(),

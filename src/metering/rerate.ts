@@ -23,11 +23,13 @@ import { loadStart } from "./rerate-start.ts";
 import {
   findCorrections,
   findHolders,
+  findHoldersEver,
   findUsageTransfers,
   readCursors,
   readJournal,
   readProjections,
   readQuarantined,
+  type StoredEvent,
 } from "./rerate-store.ts";
 import { findClosedMonths } from "./totals.ts";
 
@@ -131,22 +133,29 @@ async function readStored(
 ): Promise<Stored> {
   const usage = placed.flatMap(({ entry, month }) =>
     isUsage(entry)
-      ? [{ account: entry.account, key: identityKey(entry.source, entry.id), month }]
+      ? [{ entry, account: entry.account, key: identityKey(entry.source, entry.id), month }]
       : [],
   );
+  const replayed = usage.filter(({ entry }) => entry.kind === "replay");
   const corrections = placed.flatMap(({ entry }) =>
     isCorrection(entry) ? [{ account: entry.account, id: entry.correctionId }] : [],
   );
   const holders = usage.length === 0 ? [] : await findHolders(tx, usage);
+  const holdersEver = replayed.length === 0 ? [] : await findHoldersEver(tx, replayed);
   const quarantined = await readQuarantined(tx, range);
   const corrected = corrections.length === 0 ? [] : await findCorrections(tx, corrections);
   const projections = await readProjections(tx, range);
   return {
-    holders: Map.groupBy(holders, (row) => `${row.account_id} ${row.key}`),
+    holders: new Map([...byIdentity(holders), ...byIdentity(holdersEver)]),
     quarantined: new Map(quarantined.map((row) => [placeOf(row), row])),
     corrections: new Map(corrected.map((row) => [`${row.account_id} ${row.id}`, row])),
     projections: Map.groupBy(projections, (row) => row.shard),
   };
+}
+
+function byIdentity(rows: readonly StoredEvent[]): Map<string, StoredEvent[]> {
+  const latestFirst = rows.toSorted((a, b) => (a.received_month < b.received_month ? 1 : -1));
+  return Map.groupBy(latestFirst, (row) => `${row.account_id} ${row.key}`);
 }
 
 /** Find the batch that a row was applied in. Rows of earlier versions have none. */
