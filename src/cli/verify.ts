@@ -16,9 +16,10 @@ export async function verify(context: Context): Promise<void> {
   const { checks, difference, watermark, archives } = await withParts(
     context,
     async ({ db, openNetwork }) => ({
-      ...(await checkConservation({ db, network: await openNetwork(), statementMs })),
+      ...(await checkConservation({ db, network: await openNetwork() })),
       archives: directory === undefined ? null : await checkArchives({ db, directory }),
     }),
+    { statementMs },
   );
   const rows = checks.map(({ name, leftNanos, rightNanos, ok }) => [
     name,
