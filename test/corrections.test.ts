@@ -10,9 +10,11 @@ import {
 } from "../gen/callora/metering/v1/correction_service_pb.ts";
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
 import { BadRequestSchema, ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
+import { findDifference } from "../src/difference.ts";
 import { postTransfers } from "../src/ledger/store.ts";
 import { encodeRow } from "../src/metering/codec.ts";
 import { shardCount, shardOf } from "../src/metering/entry.ts";
+import { rerate } from "../src/metering/rerate.ts";
 import { startRun } from "../src/settlement/run.ts";
 import { must, type startTestApp } from "./support/app.ts";
 import { newAccountId, newApiId, openBooks, seeded, usage } from "./support/books.ts";
@@ -187,6 +189,10 @@ describe("quarantine", () => {
     expect(rows).toEqual([
       { detail: expect.stringMatching(`^x \\(as of ${event.accountId}, body [0-9a-f]{64}\\)$`) },
     ]);
+    // Each that was replayed or dismissed is known by the journal or the audit log.
+    expect(await app.db.systemTransaction(async (tx) => findDifference(tx, await rerate(tx)))).toBe(
+      null,
+    );
   });
 
   test("what cannot be read is replayed only with a body", async ({ app }) => {

@@ -15,7 +15,10 @@ export interface Rerated {
   charged: Record<Mode, bigint>;
   /** What corrections added to the charges. */
   corrected: Record<Mode, bigint>;
-  counts: { events: bigint; quarantined: bigint; corrections: bigint; transfers: bigint };
+  counts: Record<
+    "events" | "quarantined" | "corrections" | "transfers" | "duplicates" | "conflicts",
+    bigint
+  >;
   totals: Totals;
 }
 
@@ -27,6 +30,7 @@ export interface Placed {
   ordinal: number;
   /** The month that the journal received it in, as its first day. */
   month: string;
+  receivedAt: Date;
 }
 
 /** Where a re-rating is. */
@@ -52,6 +56,8 @@ export function differ(run: Run, difference: Difference | null): void {
 export interface Stored {
   holders: ReadonlyMap<string, StoredEvent[]>;
   quarantined: ReadonlyMap<string, QuarantinedRow>;
+  /** Where entries that were kept aside came back, by their places. */
+  replayed: ReadonlyMap<string, bigint | null>;
   corrections: ReadonlyMap<string, CorrectionRow>;
   projections: ReadonlyMap<number, ProjectionRow[]>;
 }

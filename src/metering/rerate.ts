@@ -24,6 +24,7 @@ import {
   findCorrections,
   findHolders,
   findHoldersEver,
+  findReplayed,
   findUsageTransfers,
   readCursors,
   readJournal,
@@ -50,7 +51,14 @@ export async function rerate(tx: Tx): Promise<Rerated> {
     upTo,
     charged: { live: 0n, test: 0n },
     corrected: { live: 0n, test: 0n },
-    counts: { events: 0n, quarantined: 0n, corrections: 0n, transfers: 0n },
+    counts: {
+      events: 0n,
+      quarantined: 0n,
+      corrections: 0n,
+      transfers: 0n,
+      duplicates: 0n,
+      conflicts: 0n,
+    },
     totals: start.totals,
     cursors,
     closed: await findClosedMonths(tx, "0001-01-01"),
@@ -93,6 +101,7 @@ async function takeRows(
       position: row.position,
       ordinal,
       month: row.received_month,
+      receivedAt: new Date(row.appended_at),
     })),
   }));
   const stored = await readStored(
@@ -143,11 +152,14 @@ async function readStored(
   const holders = usage.length === 0 ? [] : await findHolders(tx, usage);
   const holdersEver = replayed.length === 0 ? [] : await findHoldersEver(tx, replayed);
   const quarantined = await readQuarantined(tx, range);
+  const places = replayed.flatMap(({ entry }) => entry.replays ?? []);
+  const cameBack = places.length === 0 ? [] : await findReplayed(tx, places);
   const corrected = corrections.length === 0 ? [] : await findCorrections(tx, corrections);
   const projections = await readProjections(tx, range);
   return {
     holders: new Map([...byIdentity(holders), ...byIdentity(holdersEver)]),
     quarantined: new Map(quarantined.map((row) => [placeOf(row), row])),
+    replayed: new Map(cameBack.map((row) => [placeOf(row), row.replay_position])),
     corrections: new Map(corrected.map((row) => [`${row.account_id} ${row.id}`, row])),
     projections: Map.groupBy(projections, (row) => row.shard),
   };
