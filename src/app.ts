@@ -175,6 +175,7 @@ export function createApp(deps: AppDeps): App {
   const edge = createEdge({
     ...build(deps, parts),
     docs: docsRoutes({ openapi: describeApi() }),
+    sockets: [{ path: "/v1/usage/events/socket", rpc: `${MeteringService.typeName}/WatchEvents` }],
     health: {
       status: (service) => statusOf(service, readiness),
       onChange: (listener) => readiness.onChange(listener),

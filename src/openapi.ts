@@ -101,6 +101,28 @@ const plainPaths: Readonly<Record<string, PathItem>> = {
       "x-callora-rate-class": "INTERNAL",
     },
   },
+  "/v1/usage/events/socket": {
+    get: {
+      tags: ["MeteringService"],
+      summary: "Watch events over a WebSocket",
+      description:
+        "WatchEvents for pages: each answer is a text message of JSON. Without an upgrade 426 is answered. The " +
+        "protocols are `callora.v1` and, for a credential, `bearer.TOKEN`.",
+      operationId: "Events_Watch",
+      parameters: [
+        {
+          name: "resume_token",
+          in: "query",
+          description: "That of the last answer that was handled.",
+          schema: { type: "string" },
+        },
+      ],
+      responses: { 101: { description: "The WebSocket is open." }, ...errors },
+      security: [{ bearerAuth: [] }],
+      "x-callora-access": "USER_OR_API_KEY",
+      "x-callora-rate-class": "V1",
+    },
+  },
   "/api/metrics": {
     get: {
       tags: ["Metrics"],

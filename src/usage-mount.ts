@@ -39,7 +39,7 @@ export function usageMount(deps: DoorDeps): Mount {
         ...options,
         // A sender of CloudEvents knows no fields, but attributes.
         names: attributeOf,
-        signal: call.signal,
+        context: call,
       });
       const message = create(RecordUsageResponseSchema, answer);
       sendReply(arrival, {

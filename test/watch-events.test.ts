@@ -8,6 +8,7 @@ import {
 import { must, type startTestApp } from "./support/app.ts";
 import { seeded } from "./support/books.ts";
 import { newPerson } from "./support/people.ts";
+import { open } from "./support/socket.ts";
 import { asSuperuser } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
 
@@ -54,6 +55,21 @@ test("events come as they are applied, and from the oldest on when asked so", as
 
   expect(seen).toEqual(["b", "c"]);
   expect(all.ids).toEqual(["a", "b", "c"]);
+});
+
+test("a browser's page has them over a WebSocket, and a stranger has not", async ({ app }) => {
+  const { consumer, record } = await setUp(app);
+  await record(["a"]);
+  await app.applied();
+  const url = `${app.url}/v1/usage/events/socket?resume_token=0.0`;
+  const { socket, texts } = open(url, ["callora.v1", `bearer.${consumer.token}`]);
+
+  await expect.poll(() => texts.join("")).toContain('"id":"a"');
+  await record(["b"]);
+  await expect.poll(() => texts.join("")).toContain('"id":"b"');
+  socket.close();
+
+  expect((await open(url, ["callora.v1", "bearer.nobody"]).ended).code).toBe(401);
 });
 
 test("a stream that breaks off again and again misses no event, and repeats none", async ({

@@ -17,9 +17,12 @@ export interface Lot {
   ids: "v7" | "v4";
 }
 
-const spanMs = 60 * 60 * 1000;
+/** Most events are of the last minute, and one in twenty is up to an hour late. */
+const spanMs = 60 * 1000;
+const lateSpanMs = 60 * 60 * 1000;
+const lateEvery = 20;
 
-/** Make events of all consumers and APIs, of the last hour; no two lots have one in common. */
+/** Make events of all consumers and APIs; no two lots have one in common. */
 export function makeEvents(market: Market, { count, duplicatesPercent, ids }: Lot): UsageEvent[] {
   // The last consumer has too little credit.
   const consumers = market.consumers.slice(0, -1);
@@ -34,7 +37,9 @@ export function makeEvents(market: Market, { count, duplicatesPercent, ids }: Lo
           id: newUuid(ids, begin + n / 50),
           accountId: consumers[(n * 31) % consumers.length] ?? "",
           apiId: market.apis[n % market.apis.length]?.id ?? "",
-          time: timestampFromMs(market.endMs - ((n * 7_919_000) % spanMs)),
+          time: timestampFromMs(
+            market.endMs - ((n * 7_919_000) % (n % lateEvery === 0 ? lateSpanMs : spanMs)),
+          ),
           endpoint: `POST /v1/items/${n % 7}`,
         }),
     );

@@ -1,6 +1,7 @@
 import assert from "node:assert";
 import { sql } from "slonik";
 import { z } from "zod";
+import { type Column, unnestColumns } from "../db/columns.ts";
 import { nothing, type Queries, type Tx } from "../db/pool.ts";
 import { newId } from "../lib/id.ts";
 
@@ -77,8 +78,12 @@ export async function postTransfers(tx: Tx, transfers: Transfer[], now: Date): P
   }
   const posted = await insertTransfers(tx, moving, now);
   const moves = sumMoves(posted);
-  await insertMissingAccounts(tx, moves);
-  await moveBalances(tx, moves);
+  const isMoved = await moveBalances(tx, moves);
+  const missing = moves.filter((move) => !isMoved(move));
+  if (missing.length > 0) {
+    await insertMissingAccounts(tx, missing);
+    await moveBalances(tx, missing);
+  }
   return posted.length;
 }
 
@@ -107,19 +112,42 @@ export async function lockBalances(
   tx: Tx,
   keys: BalanceKey[],
 ): Promise<(key: BalanceKey) => bigint> {
-  await insertMissingAccounts(tx, keys);
-  const rows = keys.map(({ accountId, kind, mode }) => [accountId, kind, mode]);
+  let held = await lockThere(tx, keys);
+  const missing = keys.filter((key) => !held.has(nameOf(key)));
+  if (missing.length > 0) {
+    await insertMissingAccounts(tx, missing);
+    held = await lockThere(tx, keys);
+  }
+  return (key) => held.get(nameOf(key)) ?? 0n;
+}
+
+function nameOf({ accountId, kind, mode }: MoneyKey): string {
+  return `${accountId} ${kind} ${mode}`;
+}
+
+/** Lock the balances that have a row. Returns credits less debits, by name. */
+async function lockThere(tx: Tx, keys: readonly BalanceKey[]): Promise<Map<string, bigint>> {
   const locked = await tx.any(sql.type(lockedRow)`
     select account_id, kind, mode, credits_nanos - debits_nanos as held_nanos
     from ledger_accounts
-    where (account_id, kind, mode) in (select * from ${sql.unnest(rows, ["text", "text", "text"])})
+    where (account_id, kind, mode) in (select * from ${unnestColumns(keys, keyColumns)})
     order by ${lockOrder} for update
   `);
-  const held = new Map(
-    locked.map((row) => [`${row.account_id} ${row.kind} ${row.mode}`, row.held_nanos]),
+  return new Map(
+    locked.map(({ account_id: accountId, kind, mode, held_nanos }) => [
+      nameOf({ accountId, kind, mode }),
+      held_nanos,
+    ]),
   );
-  return ({ accountId, kind, mode }) => held.get(`${accountId} ${kind} ${mode}`) ?? 0n;
 }
+
+type MoneyKey = { accountId: string; kind: string; mode: Mode };
+
+const keyColumns: Column<MoneyKey>[] = [
+  { type: "text", of: ({ accountId }) => accountId },
+  { type: "text", of: ({ kind }) => kind },
+  { type: "text", of: ({ mode }) => mode },
+];
 
 const postedRow = z.object({
   account_id: z.string(),
@@ -179,61 +207,57 @@ async function insertTransfers(
   `);
 }
 
-interface Move {
-  accountId: string;
-  kind: string;
-  mode: Mode;
+interface Move extends MoneyKey {
   debits: bigint;
   credits: bigint;
 }
 
 function sumMoves(posted: readonly Posted[]): Move[] {
   const moves = new Map<string, Move>();
-  function move(row: Posted, kind: string, { debits, credits }: Pick<Move, "debits" | "credits">) {
-    const key = `${row.account_id} ${kind} ${row.mode}`;
-    const before = moves.get(key);
-    moves.set(key, {
-      accountId: row.account_id,
-      kind,
-      mode: row.mode,
-      debits: (before?.debits ?? 0n) + debits,
-      credits: (before?.credits ?? 0n) + credits,
-    });
+  function move({ account_id: accountId, mode }: Posted, kind: string): Move {
+    const key = { accountId, kind, mode };
+    const known = moves.get(nameOf(key)) ?? { ...key, debits: 0n, credits: 0n };
+    moves.set(nameOf(key), known);
+    return known;
   }
   for (const row of posted) {
-    move(row, row.debit_kind, { debits: row.amount_nanos, credits: 0n });
-    move(row, row.credit_kind, { debits: 0n, credits: row.amount_nanos });
+    move(row, row.debit_kind).debits += row.amount_nanos;
+    move(row, row.credit_kind).credits += row.amount_nanos;
   }
   return [...moves.values()];
 }
 
 /** In the order in which they are locked. */
-async function insertMissingAccounts(
-  tx: Tx,
-  keys: { accountId: string; kind: string; mode: Mode }[],
-): Promise<void> {
-  const rows = keys.map(({ accountId, kind, mode }) => [accountId, kind, mode]);
+async function insertMissingAccounts(tx: Tx, keys: readonly MoneyKey[]): Promise<void> {
   await tx.query(sql.type(nothing)`
     insert into ledger_accounts (account_id, kind, mode)
     select account_id, kind, mode
-    from ${sql.unnest(rows, ["text", "text", "text"])} as key (account_id, kind, mode)
+    from ${unnestColumns(keys, keyColumns)} as key (account_id, kind, mode)
     order by ${lockOrder}
     on conflict do nothing
   `);
 }
 
-/** Lock in one order, so that two postings cannot wait for each other. */
-async function moveBalances(tx: Tx, moves: Move[]): Promise<void> {
-  const rows = moves.map((m) => [
-    m.accountId,
-    m.kind,
-    m.mode,
-    m.debits.toString(),
-    m.credits.toString(),
-  ]);
-  await tx.query(sql.type(nothing)`
+const moveColumns: Column<Move>[] = [
+  ...keyColumns,
+  { type: "int8", of: ({ debits }) => debits },
+  { type: "int8", of: ({ credits }) => credits },
+];
+
+const movedRow = z.object({
+  account_id: z.string(),
+  kind: z.string(),
+  mode: z.enum(["live", "test"]),
+});
+
+/**
+ * Move the balances that have a row, and tell which. They are locked in one order, so that two postings cannot wait
+ * for each other.
+ */
+async function moveBalances(tx: Tx, moves: readonly Move[]): Promise<(key: MoneyKey) => boolean> {
+  const moved = await tx.any(sql.type(movedRow)`
     with moved as (
-      select * from ${sql.unnest(rows, ["text", "text", "text", "int8", "int8"])}
+      select * from ${unnestColumns(moves, moveColumns)}
         as moved (account_id, kind, mode, debits, credits)
     ), locked as (
       select account_id, kind, mode, moved.debits, moved.credits
@@ -246,7 +270,12 @@ async function moveBalances(tx: Tx, moves: Move[]): Promise<void> {
     from locked
     where balance.account_id = locked.account_id
       and balance.kind = locked.kind and balance.mode = locked.mode
+    returning balance.account_id, balance.kind, balance.mode
   `);
+  const names = new Set(
+    moved.map(({ account_id: accountId, kind, mode }) => nameOf({ accountId, kind, mode })),
+  );
+  return (key) => names.has(nameOf(key));
 }
 
 const balanceRow = z.object({ debits_nanos: z.bigint(), credits_nanos: z.bigint() });

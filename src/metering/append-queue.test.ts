@@ -45,10 +45,22 @@ async function reasonOf(promise: Promise<unknown>): Promise<string> {
 
 const turn = () => new Promise((resolve) => setImmediate(resolve));
 
+test("what comes in one turn shares a commit", async () => {
+  const { queue, commits } = openQueue();
+
+  const all = [queue.append(entries(1)), queue.append(entries(2))];
+  await turn();
+  commits[0]?.finish();
+
+  await Promise.all(all);
+  expect(commits.map(({ count }) => count)).toEqual([3]);
+});
+
 test("what comes while a commit runs shares the next one", async () => {
   const { queue, commits } = openQueue();
 
   const first = queue.append(entries(1));
+  await turn();
   const others = [queue.append(entries(1)), queue.append(entries(2))];
   commits[0]?.finish();
   await first;
@@ -70,16 +82,16 @@ test("what comes while a commit runs shares the next one", async () => {
 });
 
 test.for([
-  { appends: [1, 3, 2, 1, 1], data: "", counts: [1, 3, 4] },
+  { appends: [1, 4, 2, 1, 1], data: "", counts: [1, 4, 4] },
   { appends: [1, 8, 1], data: "", counts: [1, 8, 1] },
-  { appends: [1, 1, 1, 1], data: "x".repeat(2_200), counts: [1, 2, 1] },
+  { appends: [1, 1, 1], data: "x".repeat(2_200), counts: [2, 1] },
 ])("commits are bounded: %j", async ({ appends, data, counts }) => {
   const { queue, commits } = openQueue();
 
   const all = Promise.all(appends.map((count) => queue.append(entries(count, data))));
   for (let index = 0; index < counts.length; index++) {
-    commits[index]?.finish();
     await turn();
+    commits[index]?.finish();
   }
 
   await all;
@@ -89,6 +101,7 @@ test.for([
 test("beyond the entries that may wait, more are refused at once, until there is room", async () => {
   const { queue, commits } = openQueue();
   const running = queue.append(entries(5));
+  await turn();
 
   const waiting = queue.append(entries(10));
   expect(await reasonOf(queue.append(entries(1)))).toMatch(/too many wait/);
@@ -107,6 +120,7 @@ test("beyond the entries that may wait, more are refused at once, until there is
 test("beyond the bytes that may wait, more are refused", async () => {
   const { queue, commits } = openQueue();
   const running = queue.append(entries(1));
+  await turn();
   const large = queue.append(entries(1, "x".repeat(9_000)));
 
   expect(await reasonOf(queue.append(entries(1, "x".repeat(1_000))))).toMatch(/too many wait/);
@@ -121,6 +135,7 @@ test("beyond the bytes that may wait, more are refused", async () => {
 test("what waits too long is refused, and what runs is not", async () => {
   const { queue, commits } = openQueue({ waitMs: 20 });
   const running = queue.append(entries(1));
+  await turn();
 
   const waiting = [queue.append(entries(1)), queue.append(entries(9))];
   expect(await Promise.all(waiting.map(reasonOf))).toHaveLength(2);
@@ -137,6 +152,7 @@ test("what waits too long is refused, and what runs is not", async () => {
 test("a failed commit fails those who are in it, and nobody else", async () => {
   const { queue, commits } = openQueue();
   const first = queue.append(entries(1));
+  await turn();
   const second = [queue.append(entries(1)), queue.append(entries(1))];
   commits[0]?.finish();
   await first;

@@ -53,7 +53,6 @@ export function createAppendQueue(
   }
 
   async function commitAll() {
-    isCommitting = true;
     while (queue.length > 0) {
       const batch = take(countFitting(queue, limits));
       try {
@@ -100,7 +99,9 @@ export function createAppendQueue(
         if (isCommitting) {
           watch();
         } else {
-          void commitAll();
+          isCommitting = true;
+          // Once all that was read with it has come, too.
+          setImmediate(() => void commitAll());
         }
       });
     },

@@ -18,7 +18,7 @@ import { createFunds, type Means } from "./funds.ts";
 import { addMeters } from "./meter-rollup.ts";
 import type { Batch } from "./projections.ts";
 import { addRollups } from "./rollup.ts";
-import { createRunning } from "./running.ts";
+import { createRunning, type ShareKey } from "./running.ts";
 import {
   addChargeTotals,
   addRevenueTotals,
@@ -161,14 +161,19 @@ function spendingOf(events: readonly NewEvent[]): LeaseSpending[] {
 }
 
 async function findTotals(tx: Tx, candidates: readonly Candidate[], shard: number) {
-  const keys = candidates.map(({ entry: { mode, price } }) => ({
-    developerId: price.developerId,
-    mode,
-    feeBasisPoints: price.feeBasisPoints,
-  }));
-  const accounts = new Set(candidates.map(({ entry }) => entry.account));
+  const keys = new Map<string, ShareKey>();
+  const accounts = new Set<string>();
+  for (const { entry } of candidates) {
+    const { mode, price } = entry;
+    const { developerId, feeBasisPoints } = price;
+    const name = `${developerId} ${mode} ${feeBasisPoints}`;
+    if (!keys.has(name)) {
+      keys.set(name, { developerId, mode, feeBasisPoints });
+    }
+    accounts.add(entry.account);
+  }
   return {
-    grossOf: await findRevenueTotals(tx, { shard, keys }),
+    grossOf: await findRevenueTotals(tx, { shard, keys: [...keys.values()] }),
     chargedOf: await findChargeTotals(tx, [...accounts]),
   };
 }

@@ -66,28 +66,51 @@ function createKeys() {
   };
 }
 
+/** What was taken from an account, or came to it. */
+interface Sums {
+  accountId: string;
+  mode: Mode;
+  leasedNanos: bigint;
+  owedNanos: bigint;
+  chargedNanos: bigint;
+  earnedNanos: bigint;
+  feeNanos: bigint;
+}
+
 /** The money of applied events: from leases, balances and debts to the developers and the platform. */
 export function transfersOf(events: readonly NewEvent[]): ShareOfBatch[] {
-  const sums = new Map<string, ShareOfBatch>();
-  function add({ accountId, mode, debit, credit, amountNanos }: ShareOfBatch) {
-    if (amountNanos === 0n) {
-      return;
+  const sums = new Map<string, Sums>();
+  function sumsOf(accountId: string, mode: Mode): Sums {
+    const key = `${accountId} ${mode}`;
+    let known = sums.get(key);
+    if (known === undefined) {
+      const taken = { leasedNanos: 0n, owedNanos: 0n, chargedNanos: 0n };
+      known = { accountId, mode, ...taken, earnedNanos: 0n, feeNanos: 0n };
+      sums.set(key, known);
     }
-    const key = `${accountId} ${mode} ${debit} ${credit}`;
-    const sum = (sums.get(key)?.amountNanos ?? 0n) + amountNanos;
-    sums.set(key, { accountId, mode, debit, credit, amountNanos: sum });
+    return known;
   }
   for (const { entry, leasedNanos, owedNanos, feeNanos } of events) {
     const { account, mode, price, chargedNanos } = entry;
-    const from = { accountId: account, mode, credit: "clearing" } as const;
-    add({ ...from, debit: "lease_escrow", amountNanos: leasedNanos });
-    add({ ...from, debit: "consumer", amountNanos: chargedNanos - leasedNanos - owedNanos });
-    add({ ...from, debit: "consumer_receivable", amountNanos: owedNanos });
-    const to = { mode, debit: "clearing" } as const;
-    const accountId = price.developerId;
-    add({ ...to, accountId, credit: "payable", amountNanos: chargedNanos - feeNanos });
-    const fee = { accountId: platformAccountId, amountNanos: feeNanos };
-    add({ ...to, ...fee, credit: "platform_fee" });
+    const consumer = sumsOf(account, mode);
+    consumer.leasedNanos += leasedNanos;
+    consumer.owedNanos += owedNanos;
+    consumer.chargedNanos += chargedNanos;
+    sumsOf(price.developerId, mode).earnedNanos += chargedNanos - feeNanos;
+    sumsOf(platformAccountId, mode).feeNanos += feeNanos;
   }
-  return [...sums.values()];
+  return [...sums.values()].flatMap(transfersOfSums).filter(({ amountNanos }) => amountNanos > 0n);
+}
+
+function transfersOfSums({ accountId, mode, ...sums }: Sums): ShareOfBatch[] {
+  const { leasedNanos, owedNanos, chargedNanos, earnedNanos, feeNanos } = sums;
+  const from = { accountId, mode, credit: "clearing" } as const;
+  const to = { accountId, mode, debit: "clearing" } as const;
+  return [
+    { ...from, debit: "lease_escrow", amountNanos: leasedNanos },
+    { ...from, debit: "consumer", amountNanos: chargedNanos - leasedNanos - owedNanos },
+    { ...from, debit: "consumer_receivable", amountNanos: owedNanos },
+    { ...to, credit: "payable", amountNanos: earnedNanos },
+    { ...to, credit: "platform_fee", amountNanos: feeNanos },
+  ];
 }

@@ -7,7 +7,8 @@ import type { Running } from "./running.ts";
 
 /** How many months before its own an event's identity is looked for: longer than an event may be late. */
 const monthsBefore = 2;
-/** Rows may be appended in another order than their clocks say. */
+/** Rows may be appended in another order than their clocks say, but for no longer than this. */
+const clocksDifferMs = 24 * 60 * 60 * 1_000;
 const monthsAfter = 1;
 
 /** A usage entry that may be applied. */
@@ -42,6 +43,7 @@ export interface Repeats {
 export interface NewEvent extends Applied, Repeats {
   receivedMonth: string;
   key: string;
+  identity: string;
   hash: Buffer;
 }
 
@@ -71,11 +73,15 @@ export function toCandidate(
 export function monthsOf(candidates: readonly Candidate[]): string[] {
   const months = new Set<string>();
   for (const own of new Set(candidates.map(({ receivedMonth }) => receivedMonth))) {
-    for (let count = -monthsBefore; count <= monthsAfter; count++) {
+    for (let count = -monthsBefore; count <= 0; count++) {
       months.add(addMonths(own, count));
     }
   }
-  return [...months];
+  const lastMs = candidates.reduce(
+    (last, { receivedAt }) => Math.max(last, receivedAt.getTime()),
+    0,
+  );
+  return [...months.add(monthOf(BigInt(lastMs + clocksDifferMs) * 1_000n))];
 }
 
 /** An event's identity over all accounts. */
@@ -165,7 +171,7 @@ function apply(
   candidate: Candidate,
   { shard, batchPosition, funds, running, closed }: Parameters<typeof decide>[1],
 ): NewEvent | { reason: "OVER_LIMIT" | "POISONED"; detail: string } {
-  const { entry, place } = candidate;
+  const { entry, place, receivedAt, receivedMonth, key, identity, hash } = candidate;
   const { account, mode, lease, price, chargedNanos } = entry;
   if (chargeOf(entry) !== chargedNanos) {
     return { reason: "POISONED", detail: "the price does not give what was promised" };
@@ -176,8 +182,15 @@ function apply(
   }
   const { developerId, feeBasisPoints } = price;
   return {
-    ...candidate,
-    ...paid,
+    entry,
+    place,
+    receivedAt,
+    receivedMonth,
+    key,
+    identity,
+    hash,
+    leasedNanos: paid.leasedNanos,
+    owedNanos: paid.owedNanos,
     shard,
     batchPosition,
     bookedMonth: bookedMonth(monthOf(entry.timeMicros), place.position, closed),

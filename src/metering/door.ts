@@ -122,11 +122,16 @@ function toPinned(row: PriceRow): Pinned {
   };
 }
 
+/** Whose signal is made when it is first asked for: most calls do not wait. */
+export interface Cancellable {
+  readonly signal: AbortSignal;
+}
+
 /** Record the events of one request: what RecordUsage answers, whatever protocol brought them. */
 export async function recordEvents(
   deps: DoorDeps,
   candidates: readonly Candidate[],
-  { waitMs, signal, ...options }: TakeOptions & { waitMs: number; signal: AbortSignal },
+  { waitMs, context, ...options }: TakeOptions & { waitMs: number; context: Cancellable },
 ): Promise<MessageInitShape<typeof RecordUsageResponseSchema>> {
   const taken = await takeEvents(deps, candidates, options);
   const { entries, receipt } = taken;
@@ -140,7 +145,7 @@ export async function recordEvents(
     const place = places[index];
     return place === undefined ? [] : [{ ...entry, place }];
   });
-  const deadline = AbortSignal.any([signal, AbortSignal.timeout(waitMs)]);
+  const deadline = AbortSignal.any([context.signal, AbortSignal.timeout(waitMs)]);
   const { outcomes, watermark } = await waitForOutcomes(deps, recorded, deadline).catch(() => {
     // They are durable, whatever cannot be asked now.
     return { outcomes: entries.map(() => "accepted" as const), watermark: receipt.applied };

@@ -101,9 +101,7 @@ export async function insertEvents(
   if (events.length === 0) {
     return;
   }
-  const sorted = [...events].sort(
-    (a, b) => compare(a.entry.account, b.entry.account) || compare(a.key, b.key),
-  );
+  const sorted = [...events].sort((a, b) => compare(a.identity, b.identity));
   await tx.query(sql.type(nothing)`
     insert into usage_events (${columnList}, shard, batch_position)
     select event.*, ${shard}::int4, ${batchPosition}::int8

@@ -16,9 +16,9 @@ export function recordMethods(
   deps: RecordDeps,
 ): Pick<ServiceImpl<typeof MeteringService>, "recordUsage" | "streamUsage"> {
   return {
-    recordUsage({ events, partial, waitForProjection }, { signal }) {
+    recordUsage({ events, partial, waitForProjection }, context) {
       const candidates = events.map((event) => ({ event }));
-      return recordEvents(deps, candidates, { partial, waitMs: toMs(waitForProjection), signal });
+      return recordEvents(deps, candidates, { partial, waitMs: toMs(waitForProjection), context });
     },
 
     streamUsage: (messages) => recordStream(deps, messages),
