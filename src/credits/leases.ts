@@ -189,7 +189,7 @@ function closeDrained(tx: Tx, { shard, position, limit = 100 }: Drained) {
   `);
 }
 
-/** End the first draining lease whose every event is applied, and leave what is left of it in escrow. Returns its id. */
+/** End the first draining lease whose every event is applied; what is left of it stays in escrow. Returns its id. */
 export async function closeWithoutReturn(tx: Tx, drained: Drained): Promise<string | undefined> {
   const [row] = await closeDrained(tx, { ...drained, limit: 1 });
   return row?.id;

@@ -21,8 +21,8 @@ interface Batch {
 export type Batches = Map<string, Batch>;
 
 /**
- * Add an event's shares to the transfers of its batch. Returns what cannot have paid for it, since leases pay for all of
- * an event or nothing, and neither leases nor balances grow within a batch. Null: it may be so.
+ * Add an event's shares to the transfers of its batch. Returns what cannot have paid for it, since leases pay for all
+ * of an event or nothing, and neither leases nor balances grow within a batch. Null: it may be so.
  */
 export function addShares(
   batches: Batches,
