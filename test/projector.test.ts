@@ -321,6 +321,8 @@ describe("an event's identity", () => {
       expect(await repeats(books)).toEqual(expected);
       expect(await totals(books)).toEqual(Array(6).fill(1_000n));
       expect(await firstDifference(books)).toBeNull();
+      await books.superuser.query("update usage_quarantine set replay_position = 9");
+      expect(await firstDifference(books)).toMatchObject({ field: "quarantine.replay_position" });
     },
   );
 });
