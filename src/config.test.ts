@@ -305,6 +305,18 @@ test("private upstreams are open in development only, and can be closed there", 
   expect(opened({ GATEWAY_ALLOW_PRIVATE_UPSTREAMS: "10.0.0.7" })).toEqual(["10.0.0.7/32"]);
 });
 
+test("events are kept for as long as the journal that is held against them", () => {
+  expect(problemsOf({ JOURNAL_KEEP_DAYS: "400" })).toEqual([
+    "EVENTS_KEEP_MONTHS: must be at least 17 when JOURNAL_KEEP_DAYS is 400",
+  ]);
+  expect(problemsOf({ EVENTS_KEEP_MONTHS: "3" })).toEqual([
+    "EVENTS_KEEP_MONTHS: must be at least 4 when JOURNAL_KEEP_DAYS is 45",
+  ]);
+  expect(readConfig({ JOURNAL_KEEP_DAYS: "400", EVENTS_KEEP_MONTHS: "17" }).journalKeepDays).toBe(
+    400,
+  );
+});
+
 test("another database URL without the main one is refused", () => {
   expect(problemsOf({ DATABASE_MIGRATE_URL: databaseUrl })).toEqual([
     "DATABASE_URL: must be set when DATABASE_MIGRATE_URL is",

@@ -45,8 +45,8 @@ async function archive(books: Books): Promise<void> {
   await books.superuser.query(
     `insert into journal_archives (
        first_position, last_position, file, bytes, sha256, entries, charged_live_nanos,
-       charged_test_nanos, checkpoint
-     ) values (1, 1, $1, 1, '', 1, 0, 0, '{}')`,
+       charged_test_nanos, checkpoint, trimmed_at
+     ) values (1, 1, $1, 1, '', 1, 0, 0, '{}', now())`,
     [randomUUID()],
   );
 }
@@ -96,6 +96,8 @@ test("a month's events go once they are archived, and every total stays", async 
        charged_test_nanos, checkpoint
      ) values (1, 1, 'x', 1, '', 2, 150, 0, '{}')`,
   );
+  const journaled = await run(books);
+  await books.superuser.query("update journal_archives set trimmed_at = now()");
   await books.superuser.query(
     `insert into meters (account_id, id, slug, aggregation, value_path, side, start_positions)
      values ($1, $2, 'm', 'count', '', 'consumer', '{0,0}')`,
@@ -108,6 +110,10 @@ test("a month's events go once they are archived, and every total stays", async 
   expect(refused).toMatchObject({
     dropped: [],
     kept: `${month}: not all of its events are in an archive of the journal`,
+  });
+  expect(journaled).toMatchObject({
+    dropped: [],
+    kept: `${month}: rows of the journal that its events are from are still there`,
   });
   expect(busy).toMatchObject({ dropped: [], kept: `${month}: a meter is being built` });
   expect(done.dropped[0]).toBe(month);

@@ -235,6 +235,21 @@ test("after a change of the price, the new one is charged", async ({ app }) => {
   ]);
 });
 
+test("what is durable is accepted, though nobody can say what became of it", async ({ app }) => {
+  const { metering, event } = await setUp(app);
+  await asSuperuser(app, (client) =>
+    client.query("revoke select on usage_quarantine from callora_worker"),
+  );
+
+  const answer = await metering.recordUsage({ events: [event()], waitForProjection: wait });
+  await asSuperuser(app, (client) =>
+    client.query("grant select on usage_quarantine to callora_worker"),
+  );
+
+  expect(outcomes(answer)).toEqual([ACCEPTED]);
+  expect(answer.position).toBeGreaterThan(0n);
+});
+
 async function* streamed<T>(messages: readonly T[]) {
   yield* messages;
 }

@@ -169,21 +169,35 @@ const drainedRow = z.object({
   remainder_nanos: z.bigint(),
 });
 
-/** Give back what is left of up to 100 draining leases whose every event is applied. */
-export async function closeDrainedLeases(
-  tx: Tx,
-  { shard, position }: { shard: number; position: bigint },
-  now: Date,
-): Promise<number> {
-  const rows = await tx.any(sql.type(drainedRow)`
+/** Which leases wait for nothing more: those of a shard that is applied up to a position. */
+export interface Drained {
+  shard: number;
+  position: bigint;
+  /** How many at once. Unset: 100. */
+  limit?: number;
+}
+
+function closeDrained(tx: Tx, { shard, position, limit = 100 }: Drained) {
+  return tx.any(sql.type(drainedRow)`
     update credit_leases set state = 'closed'
     where id in (
       select id from credit_leases
       where shard = ${shard} and state = 'draining' and fence <= ${position}
-      order by id limit 100 for update
+      order by id limit ${limit} for update
     )
     returning account_id, id, mode, amount_nanos - spent_nanos as remainder_nanos
   `);
+}
+
+/** End the first draining lease whose every event is applied; what is left of it stays in escrow. Returns its id. */
+export async function closeWithoutReturn(tx: Tx, drained: Drained): Promise<string | undefined> {
+  const [row] = await closeDrained(tx, { ...drained, limit: 1 });
+  return row?.id;
+}
+
+/** Give back what is left of draining leases whose every event is applied. */
+export async function closeDrainedLeases(tx: Tx, drained: Drained, now: Date): Promise<number> {
+  const rows = await closeDrained(tx, drained);
   await postTransfers(
     tx,
     rows.map((row) => ({

@@ -7,8 +7,10 @@ import {
   type Decision,
   decide,
   findFirst,
+  isReplay,
   monthsOf,
   type NewEvent,
+  type StoredEvent,
 } from "./decide.ts";
 import { monthOf } from "./entry.ts";
 import { addRepeats, findStored, type Identity, insertEvents } from "./event-store.ts";
@@ -52,10 +54,7 @@ export async function applyUsage(
     return { applied: [], repeated: [], refused: [] };
   }
   const { shard, last: batchPosition } = batch;
-  const stored = await findStored(tx, {
-    identities: distinctIdentities(candidates),
-    months: monthsOf(candidates),
-  });
+  const stored = await findKnown(tx, candidates);
   // What is not stored may be applied; what is stored costs nothing.
   const charged = candidates.filter(
     (one) => one.entry.chargedNanos > 0n && findFirst(one, stored) === undefined,
@@ -93,6 +92,21 @@ async function store(
   const source = { type: "usage", id: `${shard}:${first}-${last}${trial}` };
   const transfers = transfersOf(charged).map((one) => ({ ...one, source, position: last }));
   await postTransfers(tx, transfers, now);
+}
+
+/** What is stored of the candidates' identities: of those that come back from quarantine of any month. */
+async function findKnown(
+  tx: Tx,
+  candidates: readonly Candidate[],
+): Promise<ReadonlyMap<string, readonly StoredEvent[]>> {
+  const months = monthsOf(candidates);
+  const stored = await findStored(tx, { identities: distinctIdentities(candidates), months });
+  const replays = candidates.filter(isReplay);
+  if (replays.length === 0) {
+    return stored;
+  }
+  const ever = await findStored(tx, { identities: distinctIdentities(replays), months: null });
+  return new Map([...stored, ...ever]);
 }
 
 function distinctIdentities(candidates: readonly Candidate[]): Identity[] {

@@ -105,8 +105,9 @@ async function sumRows(
       if ("correctionId" in entry) {
         wanted.corrections.push([entry.account, entry.correctionId, position, ordinal]);
       } else {
+        const { account, mode, chargedNanos } = entry;
         const key = identityKey(entry.source, entry.id);
-        wanted.events.push([entry.account, key, position, ordinal]);
+        wanted.events.push([account, key, position, ordinal, mode, chargedNanos.toString()]);
       }
     }
     if (wanted.events.length + wanted.corrections.length >= lookUpMax) {

@@ -97,6 +97,11 @@ function toRows(entries: readonly Entry[]): NewRow[] {
   });
 }
 
+/** A process that stops between its statements holds the head's lock no longer: nobody else could append. */
+export const headHold = sql.fragment`
+  set_config('idle_in_transaction_session_timeout', '2s', true) as hold
+`;
+
 const appendedRow = z.object({ position: z.bigint(), applied: z.bigint() });
 
 /** Insert rows. The head's lock puts all of them in one order, without gaps. */
@@ -114,7 +119,7 @@ async function insertRows(db: Queries, rows: readonly NewRow[]): Promise<Receipt
     select head.position - ${count} + row.ordinal, row.shard, 1, row.body, row.entries
     from head, ${sql.unnest(values, ["int4", "bytea", "int4"])}
       with ordinality as row (shard, body, entries, ordinal)
-    returning position, (select min(position) from projector_cursors) as applied
+    returning position, (select min(position) from projector_cursors) as applied, ${headHold}
   `);
   const first = lastOf(appended.map(({ position }) => ({ position, ordinal: 0 }))) - BigInt(count);
   const places: Place[] = [];

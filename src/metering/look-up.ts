@@ -60,11 +60,12 @@ export function lookUpMethods({
       return { events: page.map(toEvent), nextPageToken, watermark };
     },
 
-    async getWatermark() {
+    async getWatermark(_req, ctx) {
+      const { accountId } = requirePrincipal(ctx);
       const { applied, durable, oldestWaiting, quarantined } = await db.systemTransaction(
         async (tx) => ({
           ...(await getWatermark(tx)),
-          quarantined: await countQuarantined(tx),
+          quarantined: await countQuarantined(tx, accountId),
         }),
       );
       return {

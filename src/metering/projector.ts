@@ -1,14 +1,14 @@
 import { sql } from "slonik";
 import { z } from "zod";
-import { closeDrainedLeases } from "../credits/leases.ts";
+import { closeDrainedLeases, closeWithoutReturn } from "../credits/leases.ts";
 import { nothing, type Tx } from "../db/pool.ts";
 import { applyAround, tryUsage } from "./apply-around.ts";
+import { attempt } from "./attempt.ts";
 import type { Refusal } from "./bisect.ts";
 import { encodeRow } from "./codec.ts";
 import { applyCorrections } from "./corrections.ts";
 import type { Candidate, Decision } from "./decide.ts";
 import { type ReadRow, readEntries, readNext } from "./journal-rows.ts";
-import { addMeters } from "./meter-rollup.ts";
 import {
   type Batch,
   type Counts,
@@ -40,6 +40,8 @@ export interface Round {
   counts: Counts;
   /** Whose events were applied. */
   accounts: readonly string[];
+  /** What somebody has to look at, though it stops nothing. */
+  problem?: string | undefined;
 }
 
 const noCounts: Counts = { events: 0, duplicates: 0, conflicts: 0, quarantined: 0 };
@@ -76,8 +78,8 @@ export async function projectShard(
     return { outcome: "fenced", position: cursor, counts: noCounts, accounts: [] };
   }
   if (isDrained) {
-    await closeDrainedLeases(tx, { shard, position: cursor }, options.now);
-    return { outcome: "more", position: cursor, counts: noCounts, accounts: [] };
+    const problem = await closeLeases(tx, { shard, position: cursor }, options.now);
+    return { outcome: "more", position: cursor, counts: noCounts, accounts: [], problem };
   }
   const ready = next.rows.filter((row) => row.position <= end);
   const rows = sameKind(await readEntries(shard, ready));
@@ -86,6 +88,29 @@ export async function projectShard(
   const position = isAll ? end : (rows[taken - 1]?.position ?? cursor);
   await moveCursor(tx, lease, { position, now: options.now });
   return { outcome: "more", position, counts, accounts };
+}
+
+/**
+ * Give back what is left of drained leases. One whose account does not hold what is left of it ends without: the books
+ * tell, and nobody waits for it. Returns which.
+ */
+async function closeLeases(
+  tx: Tx,
+  drained: { shard: number; position: bigint },
+  now: Date,
+): Promise<string | undefined> {
+  const all = await attempt(tx, "leases", () => closeDrainedLeases(tx, drained, now));
+  if ("done" in all) {
+    return undefined;
+  }
+  const one = await attempt(tx, "lease", () =>
+    closeDrainedLeases(tx, { ...drained, limit: 1 }, now),
+  );
+  if ("done" in one) {
+    return undefined;
+  }
+  const id = await closeWithoutReturn(tx, drained);
+  return `Cannot give back what is left of lease ${id}: ${one.detail}`;
 }
 
 /**
@@ -125,10 +150,17 @@ async function moveCursor(
   `);
 }
 
-/** The rows up to the first that has corrections after usage, or usage after corrections. */
+/** Corrections are applied one after the other, while another shard may wait for what they lock. */
+const correctionsMax = 50;
+
+/** The rows up to the first that has corrections after usage, or usage after corrections, or too many of them. */
 function sameKind(rows: readonly ReadRow[]): ReadRow[] {
-  const kinds = rows.map((row) => row.corrections.length > 0);
-  const other = kinds.findIndex((kind) => kind !== kinds[0]);
+  let corrections = 0;
+  const other = rows.findIndex((row, index) => {
+    corrections += row.corrections.length;
+    const isOther = row.corrections.length > 0 !== (rows[0]?.corrections.length ?? 0) > 0;
+    return index > 0 && (isOther || corrections > correctionsMax);
+  });
   return other === -1 ? [...rows] : rows.slice(0, other);
 }
 
@@ -206,8 +238,6 @@ async function finish(
   if (corrections.length > 0) {
     const closed = await findClosedMonths(tx, "1970-01-01");
     const result = await applyCorrections(tx, corrections, { shard, batchPosition, closed, now });
-    const voided = result.done.filter(({ isVoid }) => isVoid);
-    await addMeters(tx, { applied: [], voided });
     failed.push(...result.failed);
   }
   const quarantined = [

@@ -104,10 +104,11 @@ async function isQuarantinedBefore(
 
 const countRow = z.object({ open: z.number() });
 
-/** Count the entries in quarantine that nobody has dealt with. */
-export async function countQuarantined(db: Queries): Promise<number> {
+/** Count an account's entries in quarantine that nobody has dealt with. */
+export async function countQuarantined(db: Queries, accountId: string): Promise<number> {
   const { open } = await db.one(sql.type(countRow)`
-    select count(*)::int4 as open from usage_quarantine where state = 'open'
+    select count(*)::int4 as open from usage_quarantine
+    where account_id = ${accountId} and state = 'open'
   `);
   return open;
 }

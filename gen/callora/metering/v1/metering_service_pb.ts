@@ -970,7 +970,7 @@ export type GetWatermarkResponse = Message<"callora.metering.v1.GetWatermarkResp
   oldestWaitingTime?: Timestamp | undefined;
 
   /**
-   * Events in quarantine that nobody has dealt with.
+   * The caller's events in quarantine that nobody has dealt with.
    *
    * @generated from field: int64 quarantined = 4;
    */
