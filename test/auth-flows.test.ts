@@ -323,6 +323,42 @@ test("GitHub is linked to a person only if both have proved the address", async 
   expect(onlyUs.session).toBeNull();
 });
 
+test("GitHub alone signs in nobody who has a second factor, linked before or not", async ({
+  app,
+  github,
+}) => {
+  const proved = async () => {
+    const { email, visitor } = await signUp(app);
+    await visit(app).get(pathOf(await mailedLink(app, { to: email, subject: verifySubject })));
+    const user = githubUser({ email, emails: [{ email, primary: true, verified: true }] });
+    return { visitor, user };
+  };
+  const arrive = async (user: GithubUser) => {
+    github.be(user);
+    const visitor = visit(app);
+    const { location } = await throughGithub(visitor);
+    return { location, session: await sessionOf(visitor) };
+  };
+  const [linked, unlinked] = [await proved(), await proved()];
+  expect((await arrive(linked.user)).location).toBe("/welcome");
+  await enableTotp(linked.visitor);
+  await enableTotp(unlinked.visitor);
+
+  const refused = [await arrive(linked.user), await arrive(unlinked.user)];
+
+  for (const { location, session } of refused) {
+    expect(location).toMatch(/^\/oops\?error=SECOND_FACTOR_REQUIRED/);
+    expect(session).toBeNull();
+  }
+  await unlinked.visitor.post("/api/auth/two-factor/disable", { password });
+  const { rows } = await asSuperuser(app, (client) =>
+    client.query("select 1 from sign_in_methods where provider_account_id = $1", [
+      String(unlinked.user.id),
+    ]),
+  );
+  expect(rows).toEqual([]);
+});
+
 test.for([
   {
     what: "another state",

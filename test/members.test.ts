@@ -17,6 +17,7 @@ import { must, type startTestApp, until } from "./support/app.ts";
 import { newPerson, type SignedIn } from "./support/people.ts";
 import { asSuperuser } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
+import { makeSession } from "./support/tokens.ts";
 
 type App = Awaited<ReturnType<typeof startTestApp>>;
 
@@ -374,10 +375,11 @@ test("what is a person's own stays theirs, whichever account they act for", asyn
   const owner = await newPerson(app.db);
   const guest = await newMember(app, owner.accountId, "viewer");
 
+  const session = await makeSession(app.db, guest);
   const response = await fetch(`${app.url}/api/v1/auth/tokens`, {
     method: "POST",
     headers: {
-      authorization: `Bearer ${guest.token}`,
+      authorization: `Bearer ${session.token}`,
       "x-account-id": owner.accountId,
       "content-type": "application/json",
     },

@@ -16,6 +16,7 @@ import { openDatabase } from "../src/server.ts";
 import { must } from "./support/app.ts";
 import { createDatabase } from "./support/cluster.ts";
 import { directTrust } from "./support/direct-trust.ts";
+import { makeToken } from "./support/tokens.ts";
 import { newEmail } from "./support/visitor.ts";
 
 const test = base.extend<{ $file: { db: Database } }>({
@@ -111,7 +112,10 @@ function startAuth(db: Database, change: Partial<AuthDeps> = {}) {
     onLog: () => {},
     ...change,
   });
-  return { handler: (request: Request) => requests.run(noRequest(), () => handler(request)) };
+  return {
+    handler: (request: Request, path = "") =>
+      requests.run({ ...noRequest(), path }, () => handler(request)),
+  };
 }
 
 function post(path: string, body: unknown, cookie?: string): Request {
@@ -145,6 +149,42 @@ test("an ended session is announced by its id, in the transaction that ends it",
   await auth.handler(post("/sign-out", {}, cookie));
 
   expect(announced).toEqual([{ topic: "session", keys: [must(session).id], left: 0 }]);
+});
+
+test("a reset announces what it ended when all else is written", async ({ db }) => {
+  const mailed = Promise.withResolvers<string>();
+  const announced: { topic: string; isOldPassword: boolean }[] = [];
+  let before: Awaited<ReturnType<typeof findLogin>> = null;
+  const trust: Trust = {
+    ...directTrust,
+    async announce(tx, topic) {
+      const login = await findLogin(tx, must(before).email);
+      const isOldPassword = login?.password_hash === before?.password_hash;
+      announced.push({ topic, isOldPassword });
+      return 1n;
+    },
+  };
+  const mails = {
+    verifyAddress: async () => {},
+    resetPassword: async (_to: string, url: string) => mailed.resolve(url),
+  };
+  const auth = startAuth(db, { trust, mails });
+  const email = newEmail();
+  await auth.handler(post("/sign-up/email", { name: "x", email, password }));
+  before = await db.systemTransaction((tx) => findLogin(tx, email));
+  const { id: userId, account_id: accountId } = must(before);
+  await makeToken(db, { accountId, userId });
+  await auth.handler(post("/request-password-reset", { email }));
+  const token = /reset-password\/([^?]+)/.exec(await mailed.promise)?.[1];
+
+  const path = "/reset-password";
+  const { status } = await auth.handler(post(path, { token, newPassword: "another one" }), path);
+
+  expect(status).toBe(200);
+  expect(announced).toEqual([
+    { topic: "session", isOldPassword: false },
+    { topic: "token", isOldPassword: false },
+  ]);
 });
 
 test("better-auth hashes one password too, and answers alike", async ({ db }) => {

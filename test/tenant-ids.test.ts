@@ -440,7 +440,7 @@ async function makeTarget(app: App, person: Person): Promise<Target> {
   const ids = { draftId: must(api).id, apiId, keyId: must(key).id };
   const { accountId, id: userId, token } = person;
   const session = await makeSession(app.db, { accountId, userId });
-  const made = await app.client(AuthService, token).createToken({ name: "theirs" });
+  const made = await app.client(AuthService, session.token).createToken({ name: "theirs" });
   const offer = { email: "somebody@x.example", role: MemberRole.VIEWER };
   const { invitation } = await app.client(AccountService, token).createInvitation(offer);
   return {
