@@ -28,6 +28,7 @@ import { rememberAccounts } from "./accounts/known.ts";
 import { createLastUses } from "./accounts/last-uses.ts";
 import { createLockout } from "./accounts/lockout.ts";
 import type { Mailer } from "./accounts/mail.ts";
+import { createLimitedMailer } from "./accounts/mail-limit.ts";
 import { accountService } from "./accounts/member-service.ts";
 import { createPasswordHasher } from "./accounts/password.ts";
 import { personAuthenticator, rememberPeople } from "./accounts/people.ts";
@@ -264,7 +265,8 @@ function build(deps: AppDeps, parts: Parts) {
   const passwords = createPasswordHasher();
   const lockout = createLockout();
   const strangers = createStrangers({ now });
-  const { trust, mail = createMailer(deps) } = deps;
+  const { trust, mail: mailer = createMailer(deps) } = deps;
+  const mail = createLimitedMailer({ mail: mailer, limiter: parts.limiter, now });
   const jwt = createJwtKeeper(deps.secretKey);
   const people = rememberPeople({ db, trust });
   const sessions = rememberSessions({ db, trust });
