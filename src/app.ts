@@ -23,6 +23,7 @@ import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.
 import { Access, RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
 import { externalReader } from "./accounts/external.ts";
+import { isFamiliar } from "./accounts/familiar.ts";
 import { createJwtKeeper } from "./accounts/jwt.ts";
 import { rememberAccounts } from "./accounts/known.ts";
 import { createLastUses } from "./accounts/last-uses.ts";
@@ -263,7 +264,10 @@ function build(deps: AppDeps, parts: Parts) {
     ownPorts: parts.ownPorts,
   });
   const passwords = createPasswordHasher();
-  const lockout = createLockout();
+  const lockout = createLockout({
+    limiter: parts.limiter,
+    isFamiliar: (attempt) => db.systemTransaction((tx) => isFamiliar(tx, attempt)),
+  });
   const strangers = createStrangers({ now });
   const { trust, mail: mailer = createMailer(deps) } = deps;
   const mail = createLimitedMailer({ mail: mailer, limiter: parts.limiter, now });

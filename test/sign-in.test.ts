@@ -12,6 +12,7 @@ import { hashToken } from "../src/accounts/token.ts";
 import { createUser } from "../src/accounts/users.ts";
 import type { Database } from "../src/db/database.ts";
 import type { Trust } from "../src/db/trust.ts";
+import { createLimiter } from "../src/rpc/limiter.ts";
 import { openDatabase } from "../src/server.ts";
 import { must } from "./support/app.ts";
 import { createDatabase } from "./support/cluster.ts";
@@ -35,6 +36,8 @@ const test = base.extend<{ $file: { db: Database } }>({
 
 const password = "correct horse battery";
 const now = () => new Date();
+
+const newLockout = () => createLockout({ limiter: createLimiter(), isFamiliar: async () => false });
 
 /** The hasher of the house, which counts its work. */
 function countingHasher() {
@@ -65,7 +68,7 @@ async function newUser(db: Database, change: { withPassword?: boolean } = {}) {
 
 test("a password is checked by name and by mail address, in any case", async ({ db }) => {
   const { username, email, id } = await newUser(db);
-  const deps = { db, passwords: createPasswordHasher(), lockout: createLockout() };
+  const deps = { db, passwords: createPasswordHasher(), lockout: newLockout() };
   const check = (name: string, word = password) =>
     checkPassword(deps, { name, password: word, ip: "", now: now() });
 
@@ -78,7 +81,7 @@ test("whoever is asked for, and whatever is wrong, one password is hashed", asyn
   const known = await newUser(db);
   const passwordless = await newUser(db, { withPassword: false });
   const { passwords, counted } = countingHasher();
-  const deps = { db, passwords, lockout: createLockout() };
+  const deps = { db, passwords, lockout: newLockout() };
   const work: number[] = [];
   for (const [name, word] of [
     [known.username, password],

@@ -91,7 +91,9 @@ function readingModels({ requests }: Deps, { read }: Statements) {
       rememberAll(request(), table, where);
       const query = { where: toConditions(where), limit: 1 };
       const [row] = await read((tx) => findAuthRows(tx, table, query));
-      request().hasSession ||= table === "sessions" && row !== undefined;
+      if (row !== undefined) {
+        noteWhom(request(), table, row);
+      }
       return row === undefined ? null : toShown(request(), table, row);
     },
     async findMany({ model, where = [], limit, sortBy }: Parameters<CustomAdapter["findMany"]>[0]) {
@@ -312,6 +314,13 @@ function rememberAll(request: AuthRequest, table: AuthTable, where: readonly Cle
     if (table === "sessions" && field === "token" && typeof value === "string") {
       remember(request, value);
     }
+  }
+}
+
+function noteWhom(request: AuthRequest, table: AuthTable, row: AuthRow): void {
+  request.hasSession ||= table === "sessions";
+  if (table === "users" || table === "sessions") {
+    request.userId = String(table === "users" ? row.id : row.user_id);
   }
 }
 
