@@ -56,8 +56,9 @@ export function invitationHandlers(
   "createInvitation" | "listInvitations" | "revokeInvitation" | "acceptInvitation"
 > {
   const { db, now } = deps;
+  const mailInvitation = createInvitationMails(deps);
   return {
-    createInvitation: (req, ctx) => createInvitation(deps, ctx, req),
+    createInvitation: (req, ctx) => createInvitation({ ...deps, mailInvitation }, ctx, req),
     acceptInvitation: (req, ctx) => acceptInvitationOf(deps, ctx, req),
 
     async listInvitations(_req, ctx) {
@@ -90,7 +91,7 @@ export function invitationHandlers(
 
 /** Invite somebody, in place of an older invitation, and send the mail once that is durable. */
 async function createInvitation(
-  deps: InvitationDeps,
+  deps: InvitationDeps & { mailInvitation: MailInvitation },
   ctx: HandlerContext,
   req: CreateInvitationRequest,
 ) {
@@ -123,35 +124,55 @@ async function createInvitation(
     });
   });
   const id = answer.invitation?.id ?? "";
-  const isDue = (tx: Tx) => awaitsMail(tx, { accountId, id, now: now() });
-  if (isNew || (await db.tenantRead(accountId, isDue))) {
-    await mailInvitation(deps, tenant, { id, to: req.email, role });
-  }
+  await deps.mailInvitation(tenant, { id, to: req.email, role, isNew });
   return answer;
 }
 
+type MailInvitation = (tenant: Tenant, invitation: Mailed) => Promise<void>;
+
+interface Mailed {
+  id: string;
+  to: string;
+  role: MemberRole;
+  /** Whether the call made it. If not, it may have been mailed already. */
+  isNew: boolean;
+}
+
 /**
- * Send the mail of an invitation with a new token, and then let that be accepted: what has no token was not mailed, and
- * the next call with the same key sends it. Throws UNAVAILABLE with reason MAIL_UNAVAILABLE when the mail cannot be sent.
+ * Sends the mail of an invitation with a new token, and then lets that be accepted: what has no token was not mailed, and
+ * the next call with the same key sends it. Calls of the same moment are one mail.
+ *
+ * Throws UNAVAILABLE with reason MAIL_UNAVAILABLE when the mail cannot be sent.
  */
-async function mailInvitation(
-  { db, mail }: InvitationDeps,
-  tenant: Tenant,
-  { id, to, role }: { id: string; to: string; role: MemberRole },
-): Promise<void> {
-  const { accountId, actor } = tenant;
-  const { token, hash } = mintToken("civ");
-  const { name } = await db.tenantRead(accountId, (tx) => getAccount(tx, accountId, actor));
-  await mail
-    .send(invitationMail({ to, accountName: name, role, token }))
-    .catch((cause: unknown) => {
-      throw cause instanceof ConnectError ? cause : mailUnavailable(cause);
+function createInvitationMails({ db, mail, now }: InvitationDeps): MailInvitation {
+  const underWay = new Map<string, Promise<void>>();
+
+  async function send(tenant: Tenant, { id, to, role, isNew }: Mailed): Promise<void> {
+    const { accountId, actor } = tenant;
+    const isDue = (tx: Tx) => awaitsMail(tx, { accountId, id, now: now() });
+    if (!isNew && !(await db.tenantRead(accountId, isDue))) {
+      return;
+    }
+    const { token, hash } = mintToken("civ");
+    const { name } = await db.tenantRead(accountId, (tx) => getAccount(tx, accountId, actor));
+    await mail
+      .send(invitationMail({ to, accountName: name, role, token }))
+      .catch((cause: unknown) => {
+        throw cause instanceof ConnectError ? cause : mailUnavailable(cause);
+      });
+    await db.tenantTransaction(tenant, async (tx, audit) => {
+      await insertInvitationToken(tx, { accountId, id, tokenHash: hash });
+      // The invitation itself is in the log.
+      audit.unchanged();
     });
-  await db.tenantTransaction(tenant, async (tx, audit) => {
-    await insertInvitationToken(tx, { accountId, id, tokenHash: hash });
-    // The invitation itself is in the log.
-    audit.unchanged();
-  });
+  }
+
+  return (tenant, invitation) => {
+    const { id } = invitation;
+    const sending = underWay.get(id) ?? send(tenant, invitation).finally(() => underWay.delete(id));
+    underWay.set(id, sending);
+    return sending;
+  };
 }
 
 function mailUnavailable(cause: unknown): ConnectError {
