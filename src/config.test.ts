@@ -12,6 +12,7 @@ import { loadEnv } from "./env-file.ts";
 
 const pair = Keypair.random();
 const [seed, account] = [pair.secret(), pair.publicKey()];
+const challengeKey = Keypair.random().secret();
 const keyOf = (fill: number) =>
   Buffer.from(Array.from({ length: 32 }, (_, i) => i * fill)).toString("base64");
 const keys = `v1:${keyOf(1)},v2:${keyOf(3)}`;
@@ -268,6 +269,7 @@ test.for([
   ["STELLAR_TREASURY_SECRET", { STELLAR_TREASURY_SECRET: undefined }],
   ["STELLAR_CHANNEL_SECRET", { STELLAR_CHANNEL_SECRET: undefined }],
   ["STELLAR_ASSET_ISSUER", { STELLAR_ASSET_ISSUER: undefined }],
+  ["STELLAR_HOME_DOMAIN", { STELLAR_WEB_AUTH_SECRET: challengeKey }],
   ["GATEWAY_ALLOW_PRIVATE_UPSTREAMS", { GATEWAY_ALLOW_PRIVATE_UPSTREAMS: "10.0.0.0/8" }],
   ["TRUSTED_PROXIES", { TRUSTED_PROXIES: "0.0.0.0/0" }],
   ["CALLORA_DEV_USER_HEADER", { CALLORA_DEV_USER_HEADER: "1" }],

@@ -355,6 +355,10 @@ function productionRules(values: Partial<Values>): [Name, string][] {
   for (const name of ["STELLAR_TREASURY_SECRET", "STELLAR_CHANNEL_SECRET"] as const) {
     if (values[name] === undefined) problems.push([name, "must be set in production"]);
   }
+  if (values.STELLAR_WEB_AUTH_SECRET && values.STELLAR_HOME_DOMAIN === undefined) {
+    // By it a wallet tells a challenge that somebody else relays.
+    problems.push(["STELLAR_HOME_DOMAIN", "must be set when STELLAR_WEB_AUTH_SECRET is"]);
+  }
   if (values.EXTERNAL_ISSUERS?.some(({ issuer }) => !issuer.startsWith("https:"))) {
     problems.push(["EXTERNAL_ISSUERS", "must be https in production"]);
   }

@@ -187,7 +187,10 @@ async function auditRefusal(deps: StepDeps, call: Call, error: ConnectError): Pr
     return;
   }
   const id = `refusal:${addressBlock(call.exchange.clientIp)}`;
-  const verdict = await deps.limiter.take([{ id, rate: refusalRate }], deps.now());
+  const verdict = await deps.limiter.take(
+    [{ id, rate: refusalRate, isOfStranger: true }],
+    deps.now(),
+  );
   if (!verdict.allowed) {
     throw rateLimited(verdict.retryAfterMs);
   }
