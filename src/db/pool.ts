@@ -12,6 +12,7 @@ import {
 import { z } from "zod";
 import { createSemaphore, type Semaphore } from "../lib/semaphore.ts";
 import { DatabaseConnectError } from "./connect-error.ts";
+import { createLane } from "./lane.ts";
 import { createTimedDriver } from "./timed-driver.ts";
 
 /** What a store function takes: a transaction, whoever opened it. */
@@ -97,10 +98,14 @@ export async function openPool({
 }
 
 function bounded(pool: DatabasePool, gate: Semaphore): Pool {
+  const lane = createLane((work) => gate.run(() => pool.connect(work)));
   return {
     transaction: (work) => gate.run(() => pool.transaction(work)),
-    statement: (work) => gate.run(() => work(pool)),
-    end: () => pool.end(),
+    statement: (work) => lane.run(work) ?? gate.run(() => work(pool)),
+    async end() {
+      await lane.end();
+      await pool.end();
+    },
   };
 }
 
