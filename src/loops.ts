@@ -20,6 +20,7 @@ import type { Logger } from "./log.ts";
 import { archiveNext } from "./metering/archive.ts";
 import { shardCount, shardOf } from "./metering/entry.ts";
 import { buildNextMeter } from "./metering/meter-build.ts";
+import { recountNextMeter } from "./metering/meter-recount.ts";
 import { insertMessages } from "./metering/projections.ts";
 import type { Metrics } from "./metrics.ts";
 import { takeDeposits } from "./settlement/deposits.ts";
@@ -41,6 +42,7 @@ interface Deps {
 type LoopName =
   | "archive"
   | "meters"
+  | "meter recounts"
   | "partitions"
   | "settlement"
   | "credentials"
@@ -102,7 +104,11 @@ export function createLoops(
   }
   return {
     start() {
-      run("meters", 1_000, () => db.systemTransaction(buildNextMeter));
+      const [built, recounted] = [{ after: "" }, { after: "" }];
+      run("meters", 1_000, () => db.systemTransaction((tx) => buildNextMeter(tx, built)));
+      run("meter recounts", 1_000, () =>
+        db.systemTransaction((tx) => recountNextMeter(tx, recounted)),
+      );
       if (maintain !== undefined) {
         // What fails is tried again before a day is over: a missing partition loses nothing meanwhile.
         run("partitions", dayMs, async () => {

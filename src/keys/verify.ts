@@ -3,8 +3,10 @@ import type { Database } from "../db/database.ts";
 import type { Memory } from "../db/memory.ts";
 import type { Trust } from "../db/trust.ts";
 import { andThen, type MaybePromise } from "../lib/maybe-promise.ts";
+import type { Exchange } from "../rpc/call.ts";
 import { apiKeyOf } from "../rpc/credentials.ts";
-import { rateLimited, reasoned } from "../rpc/errors.ts";
+import { reasoned } from "../rpc/errors.ts";
+import { applyVerdict } from "../rpc/limit.ts";
 import type { Limit, Limiter, Rate, Verdict } from "../rpc/limiter.ts";
 import type { Authenticator, Principal } from "../rpc/principal.ts";
 import type { Strangers } from "../rpc/strangers.ts";
@@ -40,7 +42,8 @@ export interface Verifier {
   /**
    * Count one use of the key of a principal that `authenticate` made.
    *
-   * Throws RESOURCE_EXHAUSTED with reason RATE_LIMITED or KEY_USAGE_EXCEEDED.
+   * Throws RESOURCE_EXHAUSTED with reason RATE_LIMITED, and then says the key's own limit in the reply's headers, or
+   * KEY_USAGE_EXCEEDED.
    */
   count(principal: KeyPrincipal): Promise<void>;
   /**
@@ -66,6 +69,7 @@ const keysMax = 200_000;
 export function createVerifier(deps: Deps): Verifier {
   const memory = rememberKeys(deps);
   const keyOf = new WeakMap<KeyPrincipal, KnownKey>();
+  const exchangeOf = new WeakMap<KeyPrincipal, Exchange>();
   const { useLog, strangers, now } = deps;
   return {
     verify(secret, use, maySee) {
@@ -91,6 +95,7 @@ export function createVerifier(deps: Deps): Verifier {
         const owner = { id, familyId, createdBy, accountId };
         const principal: KeyPrincipal = { kind: "key", ...owner, apiId, mode, scopes };
         keyOf.set(principal, key);
+        exchangeOf.set(principal, exchange);
         return principal;
       });
     },
@@ -124,8 +129,10 @@ export function createVerifier(deps: Deps): Verifier {
     async count(principal) {
       const key = known(keyOf, principal);
       const outcome = await spend(deps, key, 1);
-      if (outcome.code === "RATE_LIMITED") {
-        throw rateLimited(outcome.rate?.retryAfterMs ?? 0);
+      const exchange = exchangeOf.get(principal);
+      if (outcome.code === "RATE_LIMITED" && outcome.rate !== null && exchange !== undefined) {
+        // The headers so far are those of the class, which let the call pass.
+        applyVerdict(exchange, outcome.rate);
       }
       if (outcome.code === "USAGE_EXCEEDED") {
         const message = "Cannot use the key: its quota is used up";

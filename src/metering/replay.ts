@@ -1,5 +1,5 @@
 import type { UsageEvent } from "../../gen/callora/metering/v1/metering_service_pb.ts";
-import { decodeRow, encodeRow } from "./codec.ts";
+import { microsOf } from "./check.ts";
 import type { Entry, Pinned, UsageEntry } from "./entry.ts";
 import { entryOf } from "./quarantine-shown.ts";
 import type { QuarantinedRow } from "./quarantine-store.ts";
@@ -21,8 +21,6 @@ export function asItCame(row: QuarantinedRow): Entry | null {
  */
 export function putRight(row: QuarantinedRow, fixed: UsageEvent, price: Pinned): UsageEntry {
   const kept = keptUsage(row);
-  const { seconds, nanos } = fixed.time ?? { seconds: 0n, nanos: 0 };
-  const saidMicros = seconds * 1_000_000n + BigInt(Math.floor(nanos / 1_000));
   const timeMicros = kept?.timeMicros ?? BigInt(row.created_at) * 1_000n;
   const entry: UsageEntry = {
     kind: "replay",
@@ -32,7 +30,7 @@ export function putRight(row: QuarantinedRow, fixed: UsageEvent, price: Pinned):
     price: kept?.price.apiId === fixed.apiId ? kept.price : price,
     endpoint: fixed.endpoint,
     status: fixed.statusCode,
-    timeMicros: fixed.time === undefined ? timeMicros : saidMicros,
+    timeMicros: fixed.time === undefined ? timeMicros : microsOf(fixed.time),
     timeUnset: fixed.time === undefined,
     mode: fixed.test ? "test" : "live",
     data: fixed.data,
@@ -49,15 +47,10 @@ export function putRight(row: QuarantinedRow, fixed: UsageEvent, price: Pinned):
   return { ...entry, chargedNanos: rateEntry(entry).chargedNanos };
 }
 
-function keptUsage(row: QuarantinedRow): UsageEntry | null {
+/** The usage that is kept in a row of quarantine. Null when it is none, or cannot be read. */
+export function keptUsage(row: QuarantinedRow): UsageEntry | null {
   const entry = entryOf(row);
   return entry === null || "correctionId" in entry ? null : entry;
-}
-
-/** Whether the journal can hold an entry so that it can be read again. */
-export function isStorable(entry: Entry): boolean {
-  const [read] = decodeRow({ codec: 1, body: encodeRow([entry]) }).entries;
-  return read !== undefined && read.kind !== "malformed";
 }
 
 function placeOf({ position, ordinal }: QuarantinedRow) {
