@@ -107,7 +107,12 @@ function newEntry(
   });
 }
 
-async function leaseOf(books: Books, accountId: string, wantNanos: bigint): Promise<string | null> {
+async function leaseOf(
+  books: Books,
+  accountId: string,
+  wantNanos: bigint,
+  leastNanos = 1n,
+): Promise<string | null> {
   const outcome = await books.db.systemTransaction((tx) =>
     acquireLease(
       tx,
@@ -116,7 +121,7 @@ async function leaseOf(books: Books, accountId: string, wantNanos: bigint): Prom
         mode: "live",
         holder: "h",
         wantNanos,
-        leastNanos: 1n,
+        leastNanos,
         shard: shardOf(accountId, shardCount),
       },
       new Date(),
@@ -725,7 +730,7 @@ test.for(["leased_nanos", "owed_nanos"] as const)(
     await using books = await openBooks();
     const [account, developer] = [newAccountId(0), newAccountId()];
     await books.grant(account, 1_000n);
-    const lease = column === "leased_nanos" ? await leaseOf(books, account, 600n) : null;
+    const lease = column === "leased_nanos" ? await leaseOf(books, account, 600n, 600n) : null;
     const event = () => usage({ account, developer, charged: "600", lease });
     await books.journal.append([event(), event()]);
     await books.project();
