@@ -94,44 +94,62 @@ function rateFigures(
   ];
 }
 
+/** How single events are sent: the bars are those of the first. */
+const protocols = ["connect", "grpc"] as const;
+
 /** Single events, 64 calls at once. The peer commits each by itself, over as many connections as help it. */
 async function measureSingles(
   world: World,
   { rounds, seconds }: { rounds: number; seconds: number },
 ): Promise<Figure[]> {
   const lot: Lot = { count: seconds * singlesMax, duplicatesPercent: 0, ids: "v7" };
-  const ours: Outcome[] = [];
+  const ours = { connect: [] as Outcome[], grpc: [] as Outcome[] };
   const theirs: { seconds: number; p99Ms: number }[] = [];
   for (let done = 0; done < rounds; done++) {
-    ours.push(await world.send({ lot, batch: 1, inFlight: 64, rate: 0, seconds }));
-    await world.untilApplied();
+    for (const protocol of protocols) {
+      const job = { lot, batch: 1, inFlight: 64, rate: 0, seconds, protocol };
+      ours[protocol].push(await world.send(job));
+      await world.untilApplied();
+    }
     const events = makeEvents(world.market, { ...lot, count: seconds * peerSingles });
     theirs.push(await insertSingles(world.urls.superuser, events, 32));
   }
-  const peer = "a commit for each, 32 connections";
-  const n = rounds;
-  return [
-    {
-      name: "single events, 64 in flight",
-      value: Math.round(median(ours.map(({ events, seconds }) => events / seconds))),
-      unit: "events/s",
-      peer,
-      peerValue: Math.round(
-        median(theirs.map(({ seconds: took }) => (peerSingles * seconds) / took)),
-      ),
-      bar: { of: "value", limit: "at least", at: 8_000 },
-      n,
-    },
-    {
-      name: "p99 of single events, 64 in flight",
-      value: round(median(ours.map(({ p99Ms }) => p99Ms))),
-      unit: "ms",
-      peer,
-      peerValue: round(median(theirs.map(({ p99Ms }) => p99Ms))),
-      bar: { of: "value", limit: "at most", at: 25 },
-      n,
-    },
-  ];
+  return protocols.flatMap((protocol) =>
+    singleFigures(protocol, { ours: ours[protocol], theirs, peerEvents: peerSingles * seconds }),
+  );
+}
+
+function singleFigures(
+  protocol: (typeof protocols)[number],
+  {
+    ours,
+    theirs,
+    peerEvents,
+  }: { ours: Outcome[]; theirs: { seconds: number; p99Ms: number }[]; peerEvents: number },
+): Figure[] {
+  const how = protocol === "connect" ? "Connect over HTTP/1.1" : "gRPC over four connections";
+  const figure = { peer: "a commit for each, 32 connections", n: ours.length };
+  const rates = ours.map(({ events, seconds }) => events / seconds);
+  const rate: Figure = {
+    ...figure,
+    name: `single events, 64 in flight, ${how}`,
+    value: Math.round(median(rates)),
+    unit: "events/s",
+    peerValue: Math.round(median(theirs.map(({ seconds }) => peerEvents / seconds))),
+  };
+  const late: Figure = {
+    ...figure,
+    name: `p99 of single events, 64 in flight, ${how}`,
+    value: round(median(ours.map(({ p99Ms }) => p99Ms))),
+    unit: "ms",
+    peerValue: round(median(theirs.map(({ p99Ms }) => p99Ms))),
+  };
+  return protocol === "grpc"
+    ? [rate, late]
+    : [
+        { ...rate, bar: { of: "value", limit: "at least", at: 8_000 } },
+        { ...late, bar: { of: "value", limit: "at most", at: 25 } },
+      ];
 }
 
 /** How long after its acknowledgement an event is applied. */

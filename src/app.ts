@@ -25,11 +25,13 @@ import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.
 import { Access, RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
 import { externalReader } from "./accounts/external.ts";
+import { isFamiliar } from "./accounts/familiar.ts";
 import { createJwtKeeper } from "./accounts/jwt.ts";
 import { rememberAccounts } from "./accounts/known.ts";
 import { createLastUses } from "./accounts/last-uses.ts";
 import { createLockout } from "./accounts/lockout.ts";
 import type { Mailer } from "./accounts/mail.ts";
+import { createLimitedMailer } from "./accounts/mail-limit.ts";
 import { accountService } from "./accounts/member-service.ts";
 import { findMemberRole } from "./accounts/member-store.ts";
 import { createPasswordHasher } from "./accounts/password.ts";
@@ -161,7 +163,6 @@ export function createApp(deps: AppDeps): App {
   const limits = createRateLimits(deps);
   let projectors: Projectors | undefined;
   const progress = createProgress({
-    shards: shardCount,
     readCursors: () => db.systemStatement(listCursors),
     onError: (err) => log.warn("Cannot ask how far the journal is applied", { err }),
   });
@@ -272,9 +273,13 @@ function build(deps: AppDeps, parts: Parts) {
     ownPorts: parts.ownPorts,
   });
   const passwords = createPasswordHasher();
-  const lockout = createLockout();
+  const lockout = createLockout({
+    limiter: parts.limiter,
+    isFamiliar: (attempt) => db.systemTransaction((tx) => isFamiliar(tx, attempt)),
+  });
   const strangers = createStrangers({ now });
-  const { trust, mail = createMailer(deps) } = deps;
+  const { trust, mail: mailer = createMailer(deps) } = deps;
+  const mail = createLimitedMailer({ mail: mailer, limiter: parts.limiter, now });
   const jwt = createJwtKeeper(deps.secretKey);
   const people = rememberPeople({ db, trust });
   const sessions = rememberSessions({ db, trust });

@@ -12,6 +12,7 @@ import { loadEnv } from "./env-file.ts";
 
 const pair = Keypair.random();
 const [seed, account] = [pair.secret(), pair.publicKey()];
+const challengeKey = Keypair.random().secret();
 const keyOf = (fill: number) =>
   Buffer.from(Array.from({ length: 32 }, (_, i) => i * fill)).toString("base64");
 const keys = `v1:${keyOf(1)},v2:${keyOf(3)}`;
@@ -290,6 +291,7 @@ test.for([
   ["STELLAR_TREASURY_SECRET", { STELLAR_TREASURY_SECRET: undefined }],
   ["STELLAR_CHANNEL_SECRET", { STELLAR_CHANNEL_SECRET: undefined }],
   ["STELLAR_ASSET_ISSUER", { STELLAR_ASSET_ISSUER: undefined }],
+  ["STELLAR_HOME_DOMAIN", { STELLAR_WEB_AUTH_SECRET: challengeKey }],
   ["GATEWAY_ALLOW_PRIVATE_UPSTREAMS", { GATEWAY_ALLOW_PRIVATE_UPSTREAMS: "10.0.0.0/8" }],
   ["TRUSTED_PROXIES", { TRUSTED_PROXIES: "0.0.0.0/0" }],
   ["CALLORA_DEV_USER_HEADER", { CALLORA_DEV_USER_HEADER: "1" }],
@@ -326,6 +328,18 @@ test("private upstreams are open in development only, and can be closed there", 
   expect(opened({ NODE_ENV: "test" })).toEqual([]);
   expect(opened({ GATEWAY_ALLOW_PRIVATE_UPSTREAMS: "" })).toEqual([]);
   expect(opened({ GATEWAY_ALLOW_PRIVATE_UPSTREAMS: "10.0.0.7" })).toEqual(["10.0.0.7/32"]);
+});
+
+test("events are kept for as long as the journal that is held against them", () => {
+  expect(problemsOf({ JOURNAL_KEEP_DAYS: "400" })).toEqual([
+    "EVENTS_KEEP_MONTHS: must be at least 17 when JOURNAL_KEEP_DAYS is 400",
+  ]);
+  expect(problemsOf({ EVENTS_KEEP_MONTHS: "3" })).toEqual([
+    "EVENTS_KEEP_MONTHS: must be at least 4 when JOURNAL_KEEP_DAYS is 45",
+  ]);
+  expect(readConfig({ JOURNAL_KEEP_DAYS: "400", EVENTS_KEEP_MONTHS: "17" }).journalKeepDays).toBe(
+    400,
+  );
 });
 
 test("another database URL without the main one is refused", () => {

@@ -274,6 +274,9 @@ function readValues(env: Env) {
   return { values: values as Partial<Values>, problems };
 }
 
+/** What is in the journal may repeat an event of so many months before: whoever verifies looks it up. */
+const monthsOfIdentity = 2;
+
 /** What variables must be because of others. Those whose value could not be read are undefined. */
 function rules(values: Partial<Values>): [Name, string][] {
   const problems: [Name, string][] = [];
@@ -301,6 +304,11 @@ function rules(values: Partial<Values>): [Name, string][] {
     const problem = "must be another key than those that pay";
     check("STELLAR_WEB_AUTH_SECRET", !paying.includes(challengeKey), problem);
   }
+  const { JOURNAL_KEEP_DAYS: days = 0, EVENTS_KEEP_MONTHS: months = Number.POSITIVE_INFINITY } =
+    values;
+  const monthsMin = Math.ceil(days / 28) + monthsOfIdentity;
+  const tooFew = `must be at least ${monthsMin} when JOURNAL_KEEP_DAYS is ${days}`;
+  check("EVENTS_KEEP_MONTHS", months >= monthsMin, tooFew);
   if (values.CALLORA_DEV_USER_HEADER) {
     const problem = "is only for a HOST that is a loopback address";
     check("CALLORA_DEV_USER_HEADER", isProduction || isLoopback(values.HOST), problem);
@@ -362,6 +370,10 @@ function productionRules(values: Partial<Values>): [Name, string][] {
   }
   for (const name of ["STELLAR_TREASURY_SECRET", "STELLAR_CHANNEL_SECRET"] as const) {
     if (values[name] === undefined) problems.push([name, "must be set in production"]);
+  }
+  if (values.STELLAR_WEB_AUTH_SECRET && values.STELLAR_HOME_DOMAIN === undefined) {
+    // By it a wallet tells a challenge that somebody else relays.
+    problems.push(["STELLAR_HOME_DOMAIN", "must be set when STELLAR_WEB_AUTH_SECRET is"]);
   }
   if (values.EXTERNAL_ISSUERS?.some(({ issuer }) => !issuer.startsWith("https:"))) {
     problems.push(["EXTERNAL_ISSUERS", "must be https in production"]);

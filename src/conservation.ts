@@ -1,7 +1,7 @@
 import { sql } from "slonik";
 import { z } from "zod";
 import type { Database } from "./db/database.ts";
-import { nothing, type Tx } from "./db/pool.ts";
+import type { Tx } from "./db/pool.ts";
 import { readSnapshot } from "./db/snapshot.ts";
 import { findDifference } from "./difference.ts";
 import type { Mode } from "./ledger/store.ts";
@@ -52,19 +52,12 @@ export async function checkConservation(deps: Deps): Promise<Conservation> {
 interface Deps {
   db: Database;
   network: StellarNetwork;
-  /** How long each of the statements may take. Unset: as long as any. */
-  statementMs?: number;
 }
 
-async function checkOnce({ db, network, statementMs }: Deps): Promise<Conservation> {
+async function checkOnce({ db, network }: Deps): Promise<Conservation> {
   const { watermark, live, test, payouts, hashes, difference } = await db.systemTransaction(
     async (tx) => {
       await readSnapshot(tx);
-      if (statementMs !== undefined) {
-        await tx.query(
-          sql.type(nothing)`set local statement_timeout = ${sql.literalValue(`${statementMs}ms`)}`,
-        );
-      }
       const rerated = await rerate(tx);
       const journalOf = (mode: Mode) => rerated.charged[mode] + rerated.corrected[mode];
       return {

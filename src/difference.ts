@@ -18,6 +18,8 @@ export async function findDifference(tx: Tx, rerated: Rerated): Promise<Differen
   const looks = [
     () => findStray(tx, rerated),
     () => compareTotals(tx, rerated),
+    () => findWrong(tx, fees),
+    () => findWrong(tx, closings),
     () => findWrong(tx, corrections),
     () => findWrong(tx, usageRollups),
     () => findWrong(tx, revenueRollups),
@@ -39,6 +41,8 @@ const countsRow = z.object({
   quarantined: z.bigint(),
   corrections: z.bigint(),
   transfers: z.bigint(),
+  duplicates: z.bigint(),
+  conflicts: z.bigint(),
 });
 
 /** Rows that the journal has nothing for: their numbers tell, the query names one. */
@@ -49,15 +53,27 @@ async function findStray(tx: Tx, { counts, after }: Rerated): Promise<Difference
       (select count(*) from usage_quarantine where position > ${after}) as quarantined,
       (select count(*) from usage_corrections where position > ${after}) as corrections,
       (
-        select count(*) from ledger_transfers where source_type = 'usage'
-          and (position > ${after} or ${after} = 0)
-      ) as transfers
+        select count(*) from ledger_transfers where source_type = 'usage' and (
+          ${after} = 0 or (
+            position > ${after}
+            and coalesce(substring(source_id from ':(\\d+)-')::int8 > ${after}, true)
+          )
+        )
+      ) as transfers,
+      repeats.duplicates, repeats.conflicts
+    from (
+      select coalesce(sum(duplicates), 0)::int8 as duplicates,
+        coalesce(sum(conflicts), 0)::int8 as conflicts
+      from usage_events where position > ${after}
+    ) as repeats
   `);
   const tables = [
     ["usage_events", stored.events, counts.events, strayEvents],
     ["usage_quarantine", stored.quarantined, counts.quarantined, null],
     ["usage_corrections", stored.corrections, counts.corrections, null],
     ["ledger_transfers", stored.transfers, counts.transfers, strayTransfers],
+    ["usage_events, duplicates", stored.duplicates, counts.duplicates, null],
+    ["usage_events, conflicts", stored.conflicts, counts.conflicts, null],
   ] as const;
   const wrong = tables.find(([, left, right]) => left !== right);
   if (wrong === undefined) {
@@ -111,7 +127,37 @@ const strayTransfers = sql.type(wrongRow)`
   order by transfer.position, transfer.id limit 1
 `;
 
-/** What events and their corrections add to the roll-ups. Once events are removed, the sums alone are compared. */
+/** The platform's share of a developer's total is the price's, rounded down: shares of events are its growth. */
+const fees = sql.type(wrongRow)`
+  select concat_ws(' ', 'revenue_totals', account_id, mode, fee_basis_points, shard) as "where",
+    'fee_nanos' as field, fee_nanos::text as stored,
+    div(gross_nanos::numeric * fee_basis_points, 10000)::text as computed
+  from revenue_totals
+  where fee_nanos <> div(gross_nanos::numeric * fee_basis_points, 10000)
+  order by account_id, mode, fee_basis_points, shard limit 1
+`;
+
+/** Whoever deals with what is kept aside leaves a record of it. */
+const closings = sql.type(wrongRow)`
+  select position || '.' || ordinal as "where", 'quarantine.state' as field, state as stored,
+    'open' as computed
+  from usage_quarantine
+  where state <> 'open' and not exists (
+    select from audit_logs where resource = 'quarantined_event:' || position || '.' || ordinal
+  )
+  order by position, ordinal limit 1
+`;
+
+/** From then on all events are there: those before may be removed. An event may be early by some minutes. */
+const keptFrom = sql.fragment`coalesce(
+  (
+    select (max(received_month) + interval '1 month 1 day') at time zone 'UTC'
+    from usage_partition_totals
+  ),
+  '-infinity'
+)`;
+
+/** What events and their corrections add to the roll-ups. */
 const rolled = sql.fragment`(
   select account_id, developer_account_id, mode, api_id, booked_month, endpoint,
     date_bin('15 minutes', occurred_at, '1970-01-01T00:00:00Z') as bucket,
@@ -140,7 +186,7 @@ const usageRollups = sql.type(wrongRow)`
   ) as made using (account_id, mode, api_id, bucket, booked_month)
   where (coalesce(total.calls, 0), coalesce(total.errors, 0), coalesce(total.charged_nanos, 0))
     is distinct from (coalesce(made.calls, 0), coalesce(made.errors, 0), coalesce(made.nanos, 0))
-    and not exists (select from usage_partition_totals)
+    and bucket >= ${keptFrom}
   order by bucket, account_id, mode, api_id, booked_month limit 1
 `;
 
@@ -160,7 +206,7 @@ const revenueRollups = sql.type(wrongRow)`
   ) as made using (account_id, mode, api_id, bucket, booked_month, endpoint, consumer_account_id)
   where (coalesce(total.calls, 0), coalesce(total.errors, 0), coalesce(total.revenue_nanos, 0))
     is distinct from (coalesce(made.calls, 0), coalesce(made.errors, 0), coalesce(made.nanos, 0))
-    and not exists (select from usage_partition_totals)
+    and bucket >= ${keptFrom}
   order by bucket, account_id, mode, api_id, booked_month, endpoint, consumer_account_id limit 1
 `;
 
@@ -265,7 +311,7 @@ const leases = sql.type(wrongRow)`
       where event.account_id = lease.account_id and event.lease_id = lease.id
         and event.position < (select min(first_position) from projections)
     )
-    and not exists (select from usage_partition_totals)
+    and lease.created_at >= ${keptFrom}
   order by lease.account_id, lease.id limit 1
 `;
 

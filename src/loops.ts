@@ -23,6 +23,7 @@ import { listBillLines } from "./metering/bill-lines.ts";
 import { shardCount, shardOf } from "./metering/entry.ts";
 import { getWatermark } from "./metering/journal.ts";
 import { buildNextMeter } from "./metering/meter-build.ts";
+import { recountNextMeter } from "./metering/meter-recount.ts";
 import { insertMessages } from "./metering/projections.ts";
 import { findClosedMonths } from "./metering/totals.ts";
 import type { Metrics } from "./metrics.ts";
@@ -45,6 +46,7 @@ interface Deps {
 type LoopName =
   | "archive"
   | "meters"
+  | "meter recounts"
   | "partitions"
   | "settlement"
   | "credentials"
@@ -114,7 +116,11 @@ export function createLoops(
   };
   return {
     start() {
-      run("meters", 1_000, () => db.systemTransaction(buildNextMeter));
+      const [built, recounted] = [{ after: "" }, { after: "" }];
+      run("meters", 1_000, () => db.systemTransaction((tx) => buildNextMeter(tx, built)));
+      run("meter recounts", 1_000, () =>
+        db.systemTransaction((tx) => recountNextMeter(tx, recounted)),
+      );
       if (maintain !== undefined) {
         // What fails is tried again before a day is over: a missing partition loses nothing meanwhile.
         run("partitions", dayMs, async () => {

@@ -154,11 +154,14 @@ async function openDatabaseServer(
   return { ...embedded.urls, listen: embedded.urls.worker };
 }
 
-/** The database in its two roles. */
-export async function openDatabase({ app, worker }: DatabaseUrls): Promise<Database> {
+/** The database in its two roles. `statementMs`: how long a statement may take. */
+export async function openDatabase(
+  { app, worker }: DatabaseUrls,
+  options: { statementMs?: number } = {},
+): Promise<Database> {
   const pools = await Promise.all([
-    openPool({ url: app, role: "callora_app", connectionsMax: 10 }),
-    openPool({ url: worker, role: "callora_worker", connectionsMax: 10 }),
+    openPool({ url: app, role: "callora_app", connectionsMax: 10, ...options }),
+    openPool({ url: worker, role: "callora_worker", connectionsMax: 10, ...options }),
   ]);
   return createDatabase({ app: pools[0], worker: pools[1], appendAudit: insertAudit });
 }

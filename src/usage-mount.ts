@@ -27,14 +27,10 @@ export function usageMount(deps: DoorDeps): Mount {
       successStatus: 202,
       scope: "usage.record",
     },
-    async handler(_request, _response, { call, arrival }) {
+    async handler(request, _response, { call, arrival }) {
       const options = readOptions(splitTarget(arrival.url).query);
       const body = await readBody(arrival, { bytesMax: bodyBytesMax });
-      const headers = Object.keys(arrival.headers).flatMap((name) => {
-        const value = arrival.header(name);
-        return value === undefined ? [] : [[name, value] as const];
-      });
-      const events = await readCloudEvents({ headers, body });
+      const events = await readCloudEvents({ headers: headersOf(request.rawHeaders), body });
       const answer = await recordEvents(deps, events.map(toCandidate), {
         ...options,
         // A sender of CloudEvents knows no fields, but attributes.
@@ -49,6 +45,13 @@ export function usageMount(deps: DoorDeps): Mount {
       });
     },
   };
+}
+
+/** Node joins those of one name; two ids must not become a third. */
+function headersOf(raw: readonly string[]): (readonly [string, string])[] {
+  return raw.flatMap((name, at) =>
+    at % 2 === 0 ? [[name.toLowerCase(), raw[at + 1] ?? ""] as const] : [],
+  );
 }
 
 function toCandidate(read: ReadEvent): Candidate {

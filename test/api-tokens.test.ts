@@ -16,15 +16,16 @@ import { callWith } from "./support/call.ts";
 import { newPerson } from "./support/people.ts";
 import { asSuperuser } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
+import { makeSession } from "./support/tokens.ts";
 
 const refused = { code: Code.Unauthenticated };
 
 test("a token is made, used, listed and revoked in the documented bodies", async ({ app }) => {
-  const me = await newPerson(app.db);
+  const session = await makeSession(app.db, await newPerson(app.db));
   const call = async (method: string, path: string, body?: object) => {
     const response = await fetch(`${app.url}/api/v1/auth/tokens${path}`, {
       method,
-      headers: { authorization: `Bearer ${me.token}`, "content-type": "application/json" },
+      headers: { authorization: `Bearer ${session.token}`, "content-type": "application/json" },
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
     });
     return { status: response.status, body: await response.json() };
@@ -55,7 +56,7 @@ test("a token is made, used, listed and revoked in the documented bodies", async
 });
 
 test("only the hash of a token is kept", async ({ app }) => {
-  const me = await newPerson(app.db);
+  const me = await makeSession(app.db, await newPerson(app.db));
   const { id, token } = await app.client(AuthService, me.token).createToken({ name: "x" });
 
   const { rows } = await asSuperuser(app, (client) =>
@@ -66,7 +67,7 @@ test("only the hash of a token is kept", async ({ app }) => {
 });
 
 test("a token ends with its time", async ({ app }) => {
-  const me = await newPerson(app.db);
+  const me = await makeSession(app.db, await newPerson(app.db));
   const expireTime = timestampFromMs(Date.now() + 1_000);
   const { token } = await app.client(AuthService, me.token).createToken({ name: "x", expireTime });
   const auth = app.client(AuthService, token);
@@ -80,6 +81,16 @@ test("a token ends with its time", async ({ app }) => {
   );
 
   await expect(app.client(AuthService, token).getMe({})).rejects.toMatchObject(refused);
+});
+
+test("a token makes no other, which would outlive its end and its revocation", async ({ app }) => {
+  const me = await newPerson(app.db);
+  const auth = app.client(AuthService, me.token);
+
+  const made = auth.createToken({ name: "x", expireTime: timestampFromMs(Date.now() + 60_000) });
+
+  await expect(made).rejects.toMatchObject({ code: Code.PermissionDenied });
+  expect((await auth.listTokens({})).total).toBe(1);
 });
 
 test("ended tokens hide none that is good for something", async ({ app }) => {
@@ -112,7 +123,7 @@ test("when a token was last used is written down soon", async ({ app }) => {
 test("nobody lists or revokes another person's token, but an admin does", async ({ app }) => {
   const [mine, theirs] = [await newPerson(app.db), await newPerson(app.db)];
   const { id: tokenId, token } = await app
-    .client(AuthService, theirs.token)
+    .client(AuthService, (await makeSession(app.db, theirs)).token)
     .createToken({ name: "x" });
   const { userId } = theirs;
 
@@ -130,7 +141,8 @@ test("nobody lists or revokes another person's token, but an admin does", async 
 
 test("an admin does not revoke the token of a super admin", async ({ app }) => {
   const boss = await newPerson(app.db, "super_admin");
-  const { id: tokenId } = await app.client(AuthService, boss.token).createToken({ name: "x" });
+  const session = await makeSession(app.db, boss);
+  const { id: tokenId } = await app.client(AuthService, session.token).createToken({ name: "x" });
   const admin = app.client(UserService, (await newPerson(app.db, "admin")).token);
 
   const outcome = admin.revokeUserToken({ userId: boss.userId, tokenId });

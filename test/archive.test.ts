@@ -3,8 +3,17 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test as base, expect } from "vitest";
 import { archiveNext } from "../src/metering/archive.ts";
+import { checkArchives } from "../src/metering/archive-check.ts";
 import { decodeArchive, encodeArchive, readArchive } from "../src/metering/archive-file.ts";
-import { newAccountId, openBooks, usage } from "./support/books.ts";
+import { must } from "./support/app.ts";
+import {
+  newAccountId,
+  openBooks,
+  openBooksAndNetwork,
+  projectAll,
+  seeded,
+  usage,
+} from "./support/books.ts";
 
 type Books = Awaited<ReturnType<typeof openBooks>>;
 
@@ -17,11 +26,17 @@ const test = base.extend<{ directory: string }>({
   },
 });
 
+const seed = Number(process.env.CALLORA_TEST_SEED ?? Date.now() % 1_000_000);
 const dayMs = 24 * 60 * 60 * 1_000;
 
-function archive(books: Books, directory: string, daysLater: number): Promise<boolean> {
+function archive(
+  books: Books,
+  directory: string,
+  daysLater: number,
+  keepDays = 45,
+): Promise<boolean> {
   const now = () => new Date(Date.now() + daysLater * dayMs);
-  return archiveNext({ db: books.db, directory, keepDays: 45, now });
+  return archiveNext({ db: books.db, directory, keepDays, now });
 }
 
 /** Rows with a charge, a duplicate and a correction, all applied. */
@@ -108,8 +123,17 @@ test("a crash between the file and its note loses nothing", async ({ directory }
   const [row] = await archives(books);
   expect(row.file).toBe(file);
   expect(await readArchive(directory, file, row.sha256)).toHaveLength(3);
+  expect(await checkArchives({ db: books.db, directory })).toEqual({ files: 1, problem: null });
   await writeFile(join(directory, file), "cut off");
   await expect(readArchive(directory, file, row.sha256)).rejects.toThrow("not the file");
+  expect(await checkArchives({ db: books.db, directory })).toEqual({
+    files: 0,
+    problem: `Cannot read ${file}: it is not the file that was archived`,
+  });
+  await rm(join(directory, file));
+  expect(await checkArchives({ db: books.db, directory })).toMatchObject({
+    problem: expect.stringContaining("ENOENT"),
+  });
 });
 
 test("two processes make one archive", async ({ directory }) => {
@@ -120,6 +144,18 @@ test("two processes make one archive", async ({ directory }) => {
 
   expect(await archives(books)).toHaveLength(1);
   expect(await readdir(directory)).toHaveLength(1);
+});
+
+test("a file's name tells its bytes: who packs the same rows in another way takes no one's place", async ({
+  directory,
+}) => {
+  await using books = await openBooks();
+  await fill(books);
+
+  await archive(books, directory, 2);
+
+  const [{ file, sha256 }] = await archives(books);
+  expect(file).toBe(`journal-1-3-${sha256.toString("hex").slice(0, 16)}.bin.gz`);
 });
 
 test("an archive that is cut off is not read", () => {
@@ -136,4 +172,62 @@ test("an archive that is cut off is not read", () => {
   expect(decodeArchive(bytes)).toEqual([row, { ...row, position: 8n, body: Buffer.alloc(0) }]);
   expect(() => decodeArchive(bytes.subarray(0, -1))).toThrow("cut off");
   expect(() => decodeArchive(bytes.subarray(1))).toThrow("does not begin as one");
+});
+
+/** Rows of both shards, a tenth of a day apart, up to now, applied in batches of many rows. */
+async function fillDays(books: Books, random: () => number, rows: number): Promise<void> {
+  const accounts = [newAccountId(0), newAccountId(1), newAccountId(0)];
+  const developer = newAccountId();
+  for (const account of accounts) {
+    await books.grant(account, 5_000n);
+  }
+  const seen: ReturnType<typeof usage>[] = [];
+  const pick = <T>(list: readonly T[]) => must(list[Math.floor(random() * list.length)]);
+  for (let row = 0; row < rows; row++) {
+    const isAgain = seen.length > 0 && random() < 0.1;
+    const charged = String(Math.floor(random() * 900));
+    const fresh = usage({ account: pick(accounts), developer, charged, feeBasisPoints: 777 });
+    const entry = isAgain ? pick(seen) : fresh;
+    seen.push(entry);
+    await books.journal.append([entry]);
+  }
+  const { superuser } = books;
+  await superuser.query("set session_replication_role = replica");
+  await superuser.query(
+    `update usage_journal set appended_at = now() - ($1 - position) * interval '0.1 day'`,
+    [rows],
+  );
+  await superuser.query("set session_replication_role = origin");
+  await projectAll(books.db, new Date(), { entriesMax: 7 });
+}
+
+test(`the books are in order wherever the journal was trimmed (seed ${seed})`, {
+  timeout: 60_000,
+}, async ({ directory }) => {
+  await using books = await openBooksAndNetwork();
+  const random = seeded(seed);
+  await fillDays(books, random, 120);
+  expect(await books.conservation()).toMatchObject({ ok: true });
+
+  let looks = 0;
+  for (let days = -10; days < 6; days += 0.5 + random()) {
+    while (await archive(books, directory, days, 3)) {}
+    // As it is while the oldest archive is removed, some rows at a time.
+    const oldest = (await archives(books)).find((one) => !one.is_trimmed);
+    if (oldest !== undefined && random() < 0.5) {
+      const cut = oldest.first + Math.floor(random() * (oldest.last - oldest.first + 1));
+      await books.superuser.query("delete from usage_journal where position <= $1", [cut]);
+    }
+    const { ok, difference, checks } = await books.conservation();
+    const wrong = checks.filter((check) => !check.ok);
+    expect({ ok, difference, wrong }, `seed ${seed}, ${days} days`).toEqual({
+      ok: true,
+      difference: null,
+      wrong: [],
+    });
+    looks += 1;
+  }
+  expect(looks).toBeGreaterThan(9);
+  expect((await archives(books)).filter((one) => one.is_trimmed).length).toBeGreaterThan(1);
+  expect(await books.sum("select count(*) as sum from usage_journal")).toBeLessThan(120n);
 });

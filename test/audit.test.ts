@@ -106,13 +106,13 @@ const peopleDeeds: Deeds = {
     return sessionDeed(actor, session.id);
   },
   "accounts.v1.AuthService/CreateToken": async (app, options) => {
-    const actor = await app.person();
-    const { id } = await app.client(AuthService, actor.token).createToken({ name: "x" }, options);
+    const { actor, session } = await makeSessionOf(app);
+    const { id } = await app.client(AuthService, session.token).createToken({ name: "x" }, options);
     return tokenDeed(actor, id);
   },
   "accounts.v1.AuthService/RevokeToken": async (app, options) => {
-    const actor = await app.person();
-    const auth = app.client(AuthService, actor.token);
+    const { actor, session } = await makeSessionOf(app);
+    const auth = app.client(AuthService, session.token);
     const { id: tokenId } = await auth.createToken({ name: "x" });
     await auth.revokeToken({ tokenId }, options);
     return tokenDeed(actor, tokenId);
@@ -135,8 +135,11 @@ const peopleDeeds: Deeds = {
     return userDeed(actor, userId);
   },
   "accounts.v1.UserService/RevokeUserToken": async (app, options) => {
-    const [actor, { id: userId, token }] = [await app.admin(), await app.person()];
-    const { id: tokenId } = await app.client(AuthService, token).createToken({ name: "x" });
+    const actor = await app.admin();
+    const { actor: person, session } = await makeSessionOf(app);
+    const { id: userId } = person;
+    const auth = app.client(AuthService, session.token);
+    const { id: tokenId } = await auth.createToken({ name: "x" });
     await app.client(UserService, actor.token).revokeUserToken({ userId, tokenId }, options);
     return tokenDeed(actor, tokenId);
   },

@@ -218,6 +218,7 @@ test("with a second factor a password alone opens nothing", async ({ app }) => {
     "user.login password",
     "user.totp_enable",
     "user.login password, second factor asked unless the device is trusted",
+    "user.login refused",
     "user.login totp",
   ]);
   expect((await login.get(me)).status).toBe(200);
@@ -323,6 +324,42 @@ test("GitHub is linked to a person only if both have proved the address", async 
   expect(onlyUs.session).toBeNull();
 });
 
+test("GitHub alone signs in nobody who has a second factor, linked before or not", async ({
+  app,
+  github,
+}) => {
+  const proved = async () => {
+    const { email, visitor } = await signUp(app);
+    await visit(app).get(pathOf(await mailedLink(app, { to: email, subject: verifySubject })));
+    const user = githubUser({ email, emails: [{ email, primary: true, verified: true }] });
+    return { visitor, user };
+  };
+  const arrive = async (user: GithubUser) => {
+    github.be(user);
+    const visitor = visit(app);
+    const { location } = await throughGithub(visitor);
+    return { location, session: await sessionOf(visitor) };
+  };
+  const [linked, unlinked] = [await proved(), await proved()];
+  expect((await arrive(linked.user)).location).toBe("/welcome");
+  await enableTotp(linked.visitor);
+  await enableTotp(unlinked.visitor);
+
+  const refused = [await arrive(linked.user), await arrive(unlinked.user)];
+
+  for (const { location, session } of refused) {
+    expect(location).toMatch(/^\/oops\?error=SECOND_FACTOR_REQUIRED/);
+    expect(session).toBeNull();
+  }
+  await unlinked.visitor.post("/api/auth/two-factor/disable", { password });
+  const { rows } = await asSuperuser(app, (client) =>
+    client.query("select 1 from sign_in_methods where provider_account_id = $1", [
+      String(unlinked.user.id),
+    ]),
+  );
+  expect(rows).toEqual([]);
+});
+
 test.for([
   {
     what: "another state",
@@ -383,16 +420,104 @@ test("after wrong passwords the right one waits too, from that address alone", a
   expect(elsewhere.status).toBe(200);
 });
 
+test("one person's wrong passwords count together, by name, by address and over either door", async ({
+  app,
+}) => {
+  const { email, userId } = await signUp(app);
+  const attacker = visit(app);
+  const wrong = "a wrong password";
+  const rpc = (username: string) =>
+    attacker.post("/api/v1/auth/login", { username, password: wrong });
+
+  const outcomes = [
+    (await signIn(attacker, email, wrong)).status,
+    (await signIn(attacker, email.toUpperCase(), wrong)).status,
+    (await rpc(email)).status,
+    (await rpc(userId)).status,
+  ];
+
+  expect(outcomes).toEqual([401, 401, 401, 401]);
+  expect(await signIn(attacker, email)).toMatchObject({
+    status: 429,
+    body: { code: "SIGN_IN_DELAYED" },
+  });
+});
+
+test("strangers of many addresses keep none out who signed in from theirs before", async ({
+  app,
+}) => {
+  const { email, visitor } = await signUp(app);
+  for (let guess = 0; guess < 60; guess++) {
+    await signIn(visit(app), email, "a wrong password");
+  }
+
+  const elsewhere = await signIn(visit(app), email);
+  const own = await signIn(visitor, email);
+
+  expect(elsewhere).toMatchObject({ status: 429, body: { code: "SIGN_IN_DELAYED" } });
+  expect(own.status).toBe(200);
+});
+
+test("whoever has to wait is told the same, whether there is such a person or not", async ({
+  app,
+}) => {
+  const { email } = await signUp(app);
+  const replyOf = async (one: string) => {
+    const attacker = visit(app);
+    for (let attempt = 0; attempt < 4; attempt++) {
+      await signIn(attacker, one, "a wrong password");
+    }
+    const { status, body, headers } = await signIn(attacker, one, "a wrong password");
+    const varying = new Set(["date", "x-request-id", "x-ratelimit-reset", "retry-after"]);
+    const names = [...headers.keys()].toSorted();
+    const shown = [...headers].filter(([name]) => !varying.has(name)).toSorted();
+    return { status, body: JSON.stringify(body).replace(/\d+ s/, "N s"), names, shown };
+  };
+
+  expect(await replyOf(email)).toEqual(await replyOf(newEmail()));
+});
+
+test("whoever has a session guesses the password no faster, and the audit log says it", async ({
+  app,
+}) => {
+  const { visitor, userId } = await signUp(app);
+  const thief = visit(app);
+  for (const [name, value] of visitor.cookies) {
+    thief.cookies.set(name, value);
+  }
+  const change = (currentPassword: string) =>
+    thief.post("/api/auth/change-password", { currentPassword, newPassword: password });
+
+  const first = (await change("a wrong password")).status;
+  const statuses = [];
+  for (let attempt = 0; attempt < 3; attempt++) {
+    const wrong = { password: "a wrong password" };
+    statuses.push((await thief.post("/api/auth/two-factor/enable", wrong)).status);
+  }
+  const right = await change(password);
+
+  expect([first, ...statuses]).toEqual([400, 400, 400, 400]);
+  expect(right).toMatchObject({ status: 429, body: { code: "SIGN_IN_DELAYED" } });
+  expect((await actionsOf(app, userId)).slice(2)).toEqual([
+    "user.password_change refused",
+    "user.totp_enable refused",
+    "user.totp_enable refused",
+    "user.totp_enable refused",
+  ]);
+});
+
 async function actionsOf(app: App, userId: string): Promise<unknown[]> {
   const { rows } = await asSuperuser(app, (client) =>
     client.query(
-      `select action, resource, detail, account_id, host(ip) as ip from audit_logs
+      `select action, resource, detail, outcome, account_id, host(ip) as ip from audit_logs
        where actor_user_id = $1 order by id`,
       [userId],
     ),
   );
   expect(rows.every((row) => /^acc_/.test(row.account_id) && row.ip !== "")).toBe(true);
-  return rows.map(({ action, detail }) => (detail === "" ? action : `${action} ${detail}`));
+  return rows.map(({ action, detail, outcome }) =>
+    [action, detail, outcome === "done" ? "" : outcome].filter((word) => word !== "").join(" "),
+  );
 }
 
 test("new backup codes are in the audit log", async ({ app }) => {

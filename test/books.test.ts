@@ -107,7 +107,12 @@ function newEntry(
   });
 }
 
-async function leaseOf(books: Books, accountId: string, wantNanos: bigint): Promise<string | null> {
+async function leaseOf(
+  books: Books,
+  accountId: string,
+  wantNanos: bigint,
+  leastNanos = 1n,
+): Promise<string | null> {
   const outcome = await books.db.systemTransaction((tx) =>
     acquireLease(
       tx,
@@ -116,7 +121,7 @@ async function leaseOf(books: Books, accountId: string, wantNanos: bigint): Prom
         mode: "live",
         holder: "h",
         wantNanos,
-        leastNanos: 1n,
+        leastNanos,
         shard: shardOf(accountId, shardCount),
       },
       new Date(),
@@ -385,6 +390,8 @@ const tampers: { what: string; sql: string; where: RegExp; field: RegExp }[] = [
       ["body_hash", "'other'"],
       ["data", "'{}'"],
       ["batch_position", "9"],
+      ["received_at", "received_at + interval '1 millisecond'"],
+      ["received_at", "received_at + interval '1 millisecond'"],
     ] as const
   ).map(([column, value]) => ({
     what: `usage_events.${column}`,
@@ -403,6 +410,78 @@ const tampers: { what: string; sql: string; where: RegExp; field: RegExp }[] = [
     sql: "update usage_events set owed_nanos = owed_nanos + 1 where ordinal = 1",
     where: /^ledger_transfers, batch 0:…-2$/,
     field: /consumer clearing$/,
+  },
+  {
+    what: "usage_events.leased_nanos, a part of the charge",
+    sql: "update usage_events set leased_nanos = 1 where ordinal = 0",
+    where: /^1\.0$/,
+    field: /^leased_nanos$/,
+  },
+  ...["duplicates", "conflicts"].map((column) => ({
+    what: `usage_events.${column}`,
+    sql: `update usage_events set ${column} = ${column} + 1 where ordinal = 0`,
+    where: new RegExp(`^usage_events, ${column}$`),
+    field: /^rows$/,
+  })),
+  {
+    what: "usage_quarantine.reason",
+    sql: "update usage_quarantine set reason = 'OVER_LIMIT' where ordinal = 3",
+    where: /^1\.3$/,
+    field: /^quarantine.reason$/,
+  },
+  {
+    what: "usage_quarantine.mode",
+    sql: "update usage_quarantine set mode = 'test' where ordinal = 3",
+    where: /^1\.3$/,
+    field: /^quarantine.mode$/,
+  },
+  {
+    what: "usage_quarantine.state",
+    sql: "update usage_quarantine set state = 'dismissed' where ordinal = 3",
+    where: /^1\.3$/,
+    field: /^quarantine.state$/,
+  },
+  {
+    what: "revenue_totals.fee_nanos",
+    sql: "update revenue_totals set fee_nanos = fee_nanos + 1 where mode = 'live'",
+    where: /^revenue_totals acc_\w+ live 1000 0$/,
+    field: /^fee_nanos$/,
+  },
+  {
+    what: "usage_events.leased_nanos, a part of the charge",
+    sql: "update usage_events set leased_nanos = 1 where ordinal = 0",
+    where: /^1\.0$/,
+    field: /^leased_nanos$/,
+  },
+  ...["duplicates", "conflicts"].map((column) => ({
+    what: `usage_events.${column}`,
+    sql: `update usage_events set ${column} = ${column} + 1 where ordinal = 0`,
+    where: new RegExp(`^usage_events, ${column}$`),
+    field: /^rows$/,
+  })),
+  {
+    what: "usage_quarantine.reason",
+    sql: "update usage_quarantine set reason = 'OVER_LIMIT' where ordinal = 3",
+    where: /^1\.3$/,
+    field: /^quarantine.reason$/,
+  },
+  {
+    what: "usage_quarantine.mode",
+    sql: "update usage_quarantine set mode = 'test' where ordinal = 3",
+    where: /^1\.3$/,
+    field: /^quarantine.mode$/,
+  },
+  {
+    what: "usage_quarantine.state",
+    sql: "update usage_quarantine set state = 'dismissed' where ordinal = 3",
+    where: /^1\.3$/,
+    field: /^quarantine.state$/,
+  },
+  {
+    what: "revenue_totals.fee_nanos",
+    sql: "update revenue_totals set fee_nanos = fee_nanos + 1 where mode = 'live'",
+    where: /^revenue_totals acc_\w+ live 1000 0$/,
+    field: /^fee_nanos$/,
   },
   {
     what: "usage_events.key",
@@ -485,14 +564,20 @@ const tampers: { what: string; sql: string; where: RegExp; field: RegExp }[] = [
     where: /^1$/,
     field: /^row$/,
   },
-  ...["events", "duplicates", "charged_live_nanos", "charged_test_nanos", "fee_nanos"].map(
-    (column) => ({
-      what: `projections.${column}`,
-      sql: `update projections set ${column} = ${column} + 1`,
-      where: /^projections, batch 0:1-2$/,
-      field: new RegExp(`^${column}$`),
-    }),
-  ),
+  ...[
+    "events",
+    "duplicates",
+    "conflicts",
+    "quarantined",
+    "charged_live_nanos",
+    "charged_test_nanos",
+    "fee_nanos",
+  ].map((column) => ({
+    what: `projections.${column}`,
+    sql: `update projections set ${column} = ${column} + 1`,
+    where: /^projections, batch 0:1-2$/,
+    field: new RegExp(`^${column}$`),
+  })),
   {
     what: "projections.rating_hash",
     sql: "update projections set rating_hash = sha256('')",
@@ -637,4 +722,42 @@ test("an entry that is changed in the journal is named in its place, with what i
     stored: "9000",
     computed: "9100",
   });
+});
+
+test.for(["leased_nanos", "owed_nanos"] as const)(
+  "what paid two events of a batch is not the other way round: %s",
+  async (column) => {
+    await using books = await openBooks();
+    const [account, developer] = [newAccountId(0), newAccountId()];
+    await books.grant(account, 1_000n);
+    const lease = column === "leased_nanos" ? await leaseOf(books, account, 600n, 600n) : null;
+    const event = () => usage({ account, developer, charged: "600", lease });
+    await books.journal.append([event(), event()]);
+    await books.project();
+    expect(await firstDifference(books)).toBeNull();
+
+    await books.superuser.query(
+      `update usage_events as event set leased_nanos = other.leased_nanos, owed_nanos = other.owed_nanos
+     from usage_events as other where other.ordinal = 1 - event.ordinal`,
+    );
+
+    expect(await firstDifference(books)).toMatchObject({ where: "1.1", field: column });
+  },
+);
+
+test("roll-ups and leases are compared for as long as all of their events are there", async () => {
+  await using books = await openKnownBooks();
+  const { superuser } = books;
+  await superuser.query(
+    `insert into usage_partition_totals (
+       received_month, mode, events, charged_nanos, fee_nanos, last_position
+     ) values ('2026-01-01', 'live', 0, 0, 0, 0)`,
+  );
+  await superuser.query("update usage_rollups set calls = calls + 1 where mode = 'test'");
+  const young = await firstDifference(books);
+  await superuser.query("update usage_partition_totals set received_month = '2026-11-01'");
+  const old = await firstDifference(books);
+
+  expect(young?.field).toBe("calls, errors, charged_nanos");
+  expect(old).toBeNull();
 });

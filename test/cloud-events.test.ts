@@ -1,6 +1,8 @@
 import { randomUUID } from "node:crypto";
 import { once } from "node:events";
+import { type IncomingMessage, request } from "node:http";
 import { connect } from "node:http2";
+import { text } from "node:stream/consumers";
 import { CloudEvent, emitterFor, HTTP, httpTransport, Mode } from "cloudevents";
 import { expect } from "vitest";
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
@@ -216,7 +218,7 @@ test.for([
   [`${structuredType}; charset=latin1`, "{}", 415],
   [structuredType, "no json", 400],
   [structuredType, "{}", 400],
-  [batchType, "[]", 400],
+  [batchType, "[]", 202],
   [batchType, `[${"1,".repeat(500)}1]`, 400],
 ] as const)("%s of %j is answered %i", async ([contentType, body, status], { app }) => {
   const { post } = await setUp(app);
@@ -253,4 +255,16 @@ test("only those who may record usage send events", async ({ app }) => {
   expect(await statusAs("")).toBe(401);
   expect(await statusAs(`Bearer ${consumer.token}`)).toBe(403);
   expect(await statusAs(`Bearer ${other.token}`)).toBe(403);
+});
+
+test("a header of an attribute that comes twice is refused", async ({ app }) => {
+  const { attributes, authorization } = await setUp(app);
+  // fetch would join them itself.
+  const headers = { ...toHeaders(attributes()), authorization, "ce-id": ["one", "another"] };
+  const sent = request(`${app.url}/v1/events`, { method: "POST", headers }).end();
+  const [response] = (await once(sent, "response")) as [IncomingMessage];
+  const body = await text(response);
+
+  expect(response.statusCode).toBe(400);
+  expect(body).toContain("must not be there twice");
 });

@@ -1,4 +1,5 @@
 import { randomUUID } from "node:crypto";
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { describe, expect } from "vitest";
 import { AnalyticsService } from "../gen/callora/analytics/v1/analytics_service_pb.ts";
@@ -8,13 +9,15 @@ import {
   QuarantineState,
 } from "../gen/callora/metering/v1/correction_service_pb.ts";
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
-import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
+import { BadRequestSchema, ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
+import { findDifference } from "../src/difference.ts";
 import { postTransfers } from "../src/ledger/store.ts";
 import { encodeRow } from "../src/metering/codec.ts";
 import { shardCount, shardOf } from "../src/metering/entry.ts";
+import { rerate } from "../src/metering/rerate.ts";
 import { startRun } from "../src/settlement/run.ts";
 import { must, type startTestApp } from "./support/app.ts";
-import { newAccountId, openBooks, seeded, usage } from "./support/books.ts";
+import { newAccountId, newApiId, openBooks, seeded, usage } from "./support/books.ts";
 import { newPerson } from "./support/people.ts";
 import { asSuperuser } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
@@ -148,6 +151,48 @@ describe("quarantine", () => {
     expect(
       await reasonOf(corrections.dismissEvent({ quarantineId: quarantined.id, reason: "x" })),
     ).toBe("QUARANTINE_CLOSED");
+  });
+
+  test("another body is checked as the door checks events", async ({ app }) => {
+    const setting = await setUp(app);
+    const { corrections, event } = setting;
+    const { quarantined } = await makeConflict(app, setting);
+    const daysAgo = (days: number) => timestampFromMs(Date.now() - days * 24 * 60 * 60 * 1_000);
+    const wrong = [
+      [{ time: timestampFromMs(-1_000) }, "fixed.time"],
+      [{ time: daysAgo(41) }, "fixed.time"],
+      [{ time: daysAgo(-1) }, "fixed.time"],
+      [{ units: 1_000_000_000_000n }, "fixed.units"],
+      [{ data: "{" }, "fixed.data"],
+      [{ source: "gateway" }, "fixed.source"],
+      [{ accountId: newAccountId() }, "fixed.account_id"],
+      [{ apiId: newApiId() }, "fixed.api_id"],
+    ] as const;
+    const request = { quarantineIds: [quarantined.id], reason: "x" };
+
+    for (const [change, field] of wrong) {
+      const fixed = { ...event, id: randomUUID(), ...change };
+      const error = await corrections.replayEvents({ ...request, fixed }).catch((one) => one);
+      const { fieldViolations } = must(ConnectError.from(error).findDetails(BadRequestSchema)[0]);
+      expect(fieldViolations.map((one) => one.field)).toEqual([field]);
+    }
+    await corrections.replayEvents({
+      ...request,
+      fixed: { ...event, id: randomUUID(), time: daysAgo(39) },
+    });
+    await app.applied();
+    const { rows } = await asSuperuser(app, (client) =>
+      client.query("select detail from audit_logs where resource = $1", [
+        `quarantined_event:${quarantined.id}`,
+      ]),
+    );
+    expect(rows).toEqual([
+      { detail: expect.stringMatching(`^x \\(as of ${event.accountId}, body [0-9a-f]{64}\\)$`) },
+    ]);
+    // Each that was replayed or dismissed is known by the journal or the audit log.
+    expect(await app.db.systemTransaction(async (tx) => findDifference(tx, await rerate(tx)))).toBe(
+      null,
+    );
   });
 
   test("what cannot be read is replayed only with a body", async ({ app }) => {

@@ -143,6 +143,36 @@ test("Clerk names the party instead of an audience", async () => {
   expect(provider.requests).toEqual(["/.well-known/jwks.json"]);
 });
 
+test("who is vouched for by an issuer makes tokens of a day, whatever they ask for", async () => {
+  await using world = await start();
+  const { app, provider } = world;
+  const token = await provider.token("k1", { sub: "eva", aud: audience });
+  const lastsMs = async (expireMs?: number) => {
+    const response = await fetch(`${app.url}/api/v1/auth/tokens`, {
+      method: "POST",
+      headers: { authorization: `Bearer ${token}`, "content-type": "application/json" },
+      body: JSON.stringify({
+        name: "x",
+        ...(expireMs && { expires_at: new Date(Date.now() + expireMs).toISOString() }),
+      }),
+    });
+    return Date.parse((await response.json()).expires_at) - Date.now();
+  };
+  const dayMs = 24 * 3600 * 1000;
+
+  const [unsaid, long, short] = [
+    await lastsMs(),
+    await lastsMs(365 * dayMs),
+    await lastsMs(60_000),
+  ];
+
+  for (const ms of [unsaid, long]) {
+    expect(ms).toBeGreaterThan(dayMs - 60_000);
+    expect(ms).toBeLessThanOrEqual(dayMs);
+  }
+  expect(short).toBeLessThanOrEqual(60_000);
+});
+
 test("a deactivated person is refused, whatever the provider says", async () => {
   await using world = await start();
   const { app, provider } = world;
@@ -211,14 +241,14 @@ test("a rotated key is found once the last look is old enough, and a removed one
   });
   const read = (token: string) => reader(callWith(token));
   const old = await provider.token("k1", { sub: "hal", aud: audience });
-  expect(await read(old)).toMatchObject({ credential: "jwt", credentialId: `${issuer}#hal` });
+  expect(await read(old)).toMatchObject({ credential: "external", credentialId: `${issuer}#hal` });
 
   await provider.addKey("k2");
   provider.removeKey("k1");
   const fresh = await provider.token("k2", { sub: "hal", aud: audience });
 
-  expect(await read(fresh)).toMatchObject({ credential: "jwt" });
+  expect(await read(fresh)).toMatchObject({ credential: "external" });
   expect(await read(old)).toBeUndefined();
   provider.setAway(true);
-  expect(await read(fresh)).toMatchObject({ credential: "jwt" });
+  expect(await read(fresh)).toMatchObject({ credential: "external" });
 });

@@ -181,9 +181,10 @@ test("no token is minted by a session while it is ended with the person's others
 
 test("no token is minted for a person while they are deactivated", async ({ app }) => {
   const me = await newPerson(app.db);
+  const session = await makeSession(app.db, me);
 
   const made = changeAmid(app, [`update users set active = false where id = '${me.userId}'`], () =>
-    app.client(AuthService, me.token).createToken({ name: "x" }),
+    app.client(AuthService, session.token).createToken({ name: "x" }),
   );
 
   await expect(made).rejects.toThrow("unauthenticated");

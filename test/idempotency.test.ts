@@ -16,6 +16,7 @@ import { must, type startTestApp } from "./support/app.ts";
 import { newPerson, type SignedIn } from "./support/people.ts";
 import { asSuperuser } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
+import { makeSession } from "./support/tokens.ts";
 import { unbuilt } from "./support/unbuilt.ts";
 
 type App = Awaited<ReturnType<typeof startTestApp>>;
@@ -75,10 +76,11 @@ const retryables: Readonly<Record<string, Retryable>> = {
     role: "developer",
     effects: "select count(*) from api_tokens where name like 'retried%'",
     async prepare(app, me) {
+      const session = await makeSession(app.db, me);
       return async ({ requestId = "", header, other }) => {
         const request = { requestId, name: other ? "retried, other" : "retried" };
         const { token: secret, ...rest } = await app
-          .client(AuthService, me.token)
+          .client(AuthService, session.token)
           .createToken(request, options(header));
         return { ...rest, secret };
       };

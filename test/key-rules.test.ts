@@ -48,6 +48,13 @@ test.for([
   { field: "quota", request: { quota: { usesMax: -1n } } },
   { field: "quota", request: { quota: { usesMax: 1n, refillDay: 32 } } },
   { field: "metadata", request: { metadata: { a: "x".repeat(201) } } },
+  {
+    field: "metadata",
+    request: {
+      scopes: Array.from({ length: 20 }, (_, n) => `${n}.${"x".repeat(90)}`),
+      metadata: { a: "x".repeat(200) },
+    },
+  },
   { field: "expire_time", request: { expireTime: timestampFromMs(Date.now() - hour) } },
 ])("a key with wrong $field is refused", async ({ field, request }, { app }) => {
   const { keys } = await owner(app);
@@ -112,6 +119,18 @@ test("an update changes what its mask names, and nothing else", async ({ app }) 
       message: expect.stringContaining("update_mask"),
     });
   }
+});
+
+test("updates make no key heavier than it may be", async ({ app }) => {
+  const { keys } = await owner(app);
+  const scopes = Array.from({ length: 20 }, (_, n) => `${n}.${"x".repeat(95)}`);
+  const { key } = await keys.createKey({ scopes });
+  const keyId = must(key).id;
+
+  const heavier = keys.updateKey({ keyId, metadata: { a: "x".repeat(200) } });
+
+  await expect(heavier).rejects.toMatchObject({ code: Code.InvalidArgument });
+  expect((await keys.getKey({ keyId })).key?.metadata).toEqual({});
 });
 
 test("a quota is set, filled anew and taken away by updates", async ({ app }) => {

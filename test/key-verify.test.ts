@@ -236,12 +236,14 @@ test("the gateway counts uses, limits and addresses of a key, and charges none t
   ];
   const keys = app.client(KeyService, me.token);
   let retryAfter: string | null = null;
+  let limit: (string | null)[] = [];
   const call = async (secret: string, api = apis[0]) => {
     const response = await fetch(`${app.url}/v1/call/${must(api).slug}/x`, {
       headers: { "x-api-key": secret },
     });
     const text = await response.text();
     retryAfter = response.headers.get("retry-after");
+    limit = ["limit", "remaining"].map((name) => response.headers.get(`x-ratelimit-${name}`));
     return `${response.status} ${/"reason":\s*"(\w+)"/.exec(text)?.[1] ?? ""}`.trim();
   };
   const used = await keys.createKey({ quota: { usesMax: 2n, refill: QuotaRefill.DAILY } });
@@ -254,7 +256,10 @@ test("the gateway counts uses, limits and addresses of a key, and charges none t
   expect(await call(used.secret)).toBe("429 KEY_USAGE_EXCEEDED");
   expect(Number(retryAfter)).toBeGreaterThan(0);
   expect(await call(limited.secret)).toBe("200");
+  expect(limit).toEqual(["100", "99"]);
   expect(await call(limited.secret)).toBe("429 RATE_LIMITED");
+  expect(limit, "the key's own").toEqual(["1", "0"]);
+  expect(Number(retryAfter)).toBeGreaterThan(50);
   expect(await call(elsewhere.secret)).toBe("401 CREDENTIALS_REQUIRED");
   expect(await call(here.secret)).toBe("200");
   expect(upstream.requests).toHaveLength(4);

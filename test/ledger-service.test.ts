@@ -129,7 +129,7 @@ test("a charge is explained: price, lease, balance, debt, grants and entries add
         mode: "live",
         holder: randomUUID(),
         wantNanos: 700n,
-        leastNanos: 1n,
+        leastNanos: 700n,
         shard: shardOf(account, shardCount),
       },
       new Date(),

@@ -1,11 +1,12 @@
 import { randomUUID } from "node:crypto";
 import { timestampFromDate, timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { expect } from "vitest";
+import { expect, test as plain } from "vitest";
+import { CorrectionService } from "../gen/callora/metering/v1/correction_service_pb.ts";
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
 import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
 import { encodeRow } from "../src/metering/codec.ts";
-import { must, type startTestApp } from "./support/app.ts";
+import { must, startTestApp } from "./support/app.ts";
 import { newAccountId, usage } from "./support/books.ts";
 import { newPerson } from "./support/people.ts";
 import { asSuperuser } from "./support/superuser.ts";
@@ -90,7 +91,7 @@ test("a range that ends before it begins, or a token of another list, is refused
   await expect(metering.listEvents({ startTime: time, endTime: time })).rejects.toThrow(
     /start_time/,
   );
-  for (const id of ["1", consumer.accountId, "1:2", `${"9".repeat(18)}:1:1`, "1:1:1:1"]) {
+  for (const id of ["1", consumer.accountId, "1:2", "1:1:1", `${"9".repeat(18)}:1:1:1`]) {
     await expect(metering.listEvents({ pageToken: token(id) })).rejects.toThrow(/page_token/);
   }
 });
@@ -98,8 +99,7 @@ test("a range that ends before it begins, or a token of another list, is refused
 test("an event that could not be applied is told from one that is not there", async ({ app }) => {
   const { metering, consumer } = await setUp(app, []);
   const { token } = await newPerson(app.db, "super_admin");
-  const watermark = () => app.client(MeteringService, token).getWatermark({});
-  const before = await watermark();
+  const others = () => app.client(MeteringService, token).getWatermark({});
   const entry = (id: string) =>
     usage({ account: consumer.accountId, developer: newAccountId(), source: "s", id });
   const reasonOf = async (identity: { source: string; id: string }) => {
@@ -127,5 +127,45 @@ test("an event that could not be applied is told from one that is not there", as
   ]) {
     expect(await reasonOf(identity)).toEqual([Code.NotFound, "NOT_FOUND"]);
   }
-  expect((await watermark()).quarantined).toBe(before.quarantined + 1n);
+  expect((await metering.getWatermark({})).quarantined).toBe(1n);
+  expect((await others()).quarantined).toBe(0n);
+});
+
+test("each event that waits in quarantine is found, however many others look like it", async ({
+  app,
+}) => {
+  const { metering, consumer } = await setUp(app, []);
+  const { token } = await newPerson(app.db, "super_admin");
+  const admin = app.client(MeteringService, token);
+  const api = await app.api(await newPerson(app.db, "developer"), { callNanos: 1_000_000_000n });
+  const { accountId } = consumer;
+  await app.client(CorrectionService, token).setDebtLimit({ accountId, limitNanos: 0n });
+  const events = Array.from({ length: 300 }, (_, index) => ({
+    source: "s",
+    id: `evt-${index + 1}`,
+    accountId,
+    apiId: api.id,
+  }));
+  await admin.recordUsage({ events });
+  await app.applied();
+  const codeOf = async (id: string, source = "s") =>
+    ConnectError.from(await metering.getEvent({ source, id }).catch((e) => e)).code;
+
+  expect(await codeOf("evt-1")).toBe(Code.FailedPrecondition);
+  expect(await codeOf("evt-300")).toBe(Code.FailedPrecondition);
+  expect(await codeOf("evt-301")).toBe(Code.NotFound);
+  expect(await codeOf("evt-1", "S")).toBe(Code.NotFound);
+});
+
+plain("pages without a start lose nothing while time goes on", async () => {
+  let laterMs = 0;
+  await using app = await startTestApp({}, { now: () => new Date(Date.now() + laterMs) });
+  const { metering, ids, idsOf } = await setUp(app, [hour, 23.9 * hour]);
+
+  const first = await metering.listEvents({ pageSize: 1 });
+  laterMs = hour;
+  const second = await metering.listEvents({ pageSize: 1, pageToken: first.nextPageToken });
+
+  expect([...idsOf(first.events), ...idsOf(second.events)]).toEqual(ids);
+  expect(second.nextPageToken).toBe("");
 });

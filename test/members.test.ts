@@ -17,6 +17,7 @@ import { must, type startTestApp, until } from "./support/app.ts";
 import { newPerson, type SignedIn } from "./support/people.ts";
 import { asSuperuser } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
+import { makeSession } from "./support/tokens.ts";
 
 type App = Awaited<ReturnType<typeof startTestApp>>;
 
@@ -145,6 +146,46 @@ test("a newer invitation to an address ends the older one; a revoked one is gone
   await expect(outcome).rejects.toMatchObject({ code: Code.NotFound });
   await accounts.revokeInvitation({ invitationId: must(invitation).id });
   expect((await accounts.listInvitations({})).invitations).toEqual([]);
+});
+
+test("an invitation whose mail cannot be sent says so, and is mailed by its retry, once", async ({
+  app,
+}) => {
+  const [owner, guest] = [await newPerson(app.db), await newPerson(app.db)];
+  const accounts = app.client(AccountService, owner.token);
+  const email = `${randomUUID()}@x.example`;
+  const requestId = randomUUID();
+  const invite = () => accounts.createInvitation({ requestId, email, role: ShownRole.ADMIN });
+  const sent = () => app.mails.filter(({ to }) => to === email).length;
+
+  app.mailFaults.push(new Error("the mail server is away"));
+  await expect(invite()).rejects.toMatchObject({ code: Code.Unavailable });
+  const [open] = (await accounts.listInvitations({})).invitations;
+  expect(sent()).toBe(0);
+  const answers = [await invite(), await invite()];
+
+  expect(answers.map(({ invitation }) => invitation)).toEqual([open, open]);
+  expect(sent()).toBe(1);
+  const outcome = app.client(AccountService, guest.token);
+  await expect(outcome.acceptInvitation({ token: tokenTo(app, email) })).resolves.toBeDefined();
+});
+
+test("nobody has more mail sent to an address than ten at once", async ({ app }) => {
+  const owners = [await newPerson(app.db), await newPerson(app.db)];
+  const email = `${randomUUID()}@x.example`;
+  const invite = (owner: SignedIn | undefined, to: string) =>
+    app
+      .client(AccountService, must(owner).token)
+      .createInvitation({ email: to, role: ShownRole.VIEWER })
+      .then(() => "done", codeOf);
+  const outcomes = [];
+  for (let round = 0; round < 6; round++) {
+    outcomes.push(await invite(owners[0], email), await invite(owners[1], email.toUpperCase()));
+  }
+
+  expect(outcomes.filter((one) => one === "done")).toHaveLength(10);
+  expect(outcomes.slice(10)).toEqual([Code.ResourceExhausted, Code.ResourceExhausted]);
+  expect(await invite(owners[0], `other.${email}`)).toBe("done");
 });
 
 test("an invitation's token is in the mail alone", async ({ app }) => {
@@ -374,10 +415,11 @@ test("what is a person's own stays theirs, whichever account they act for", asyn
   const owner = await newPerson(app.db);
   const guest = await newMember(app, owner.accountId, "viewer");
 
+  const session = await makeSession(app.db, guest);
   const response = await fetch(`${app.url}/api/v1/auth/tokens`, {
     method: "POST",
     headers: {
-      authorization: `Bearer ${guest.token}`,
+      authorization: `Bearer ${session.token}`,
       "x-account-id": owner.accountId,
       "content-type": "application/json",
     },

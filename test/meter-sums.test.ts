@@ -6,8 +6,10 @@ import { shardCount, shardOf, type UsageEntry } from "../src/metering/entry.ts";
 import { buildNextMeter } from "../src/metering/meter-build.ts";
 import { type MeterQuery, queryEvents, queryRollups } from "../src/metering/meter-query.ts";
 import type { Aggregation, MeterDefinition, MeterSide } from "../src/metering/meter-reading.ts";
+import { recountNextMeter } from "../src/metering/meter-recount.ts";
 import { addMeters } from "../src/metering/meter-rollup.ts";
 import { deleteMeter, findMeter, insertMeter } from "../src/metering/meter-store.ts";
+import { admitGroups } from "../src/metering/meter-sums.ts";
 import { projectShard } from "../src/metering/projector.ts";
 import { releaseShard } from "../src/metering/shard-lease.ts";
 import { type WindowSize, windowsOf, zoneClock } from "../src/metering/window.ts";
@@ -44,6 +46,9 @@ const zones = [
 
 const sizes: WindowSize[] = ["whole", "hour", "day", "week", "month"];
 
+/** One of the quarters of an hour of a day: events meet there, so that the extremes of many go. */
+const busyQuarters = 4;
+
 /** An event of a model, and its entry in the journal. */
 interface Made {
   model: ModelEvent;
@@ -75,7 +80,10 @@ function startHistory(books: Books, random: () => number, dayMs: number) {
   function makeEvent(): Made {
     // Some far from the others, as late events are.
     const spreadMs = (random() < 0.1 ? 40 : 3) * 86_400_000;
-    const timeMs = dayMs + Math.floor((random() - 0.5) * spreadMs);
+    const isBusy = random() < 0.5;
+    const timeMs = isBusy
+      ? dayMs + Math.floor(random() * busyQuarters * quarterMs)
+      : dayMs + Math.floor((random() - 0.5) * spreadMs);
     const { value, written, scalar } = makeValue();
     const group = pick(["a", "b", "é\u0000"]);
     const status = pick([200, 404, 500]);
@@ -134,7 +142,11 @@ function startHistory(books: Books, random: () => number, dayMs: number) {
 }
 
 /** Take back an event as the projector does. False when it is not applied. */
-async function voidEvent(books: Books, entry: UsageEntry): Promise<boolean> {
+async function voidEvent(
+  books: Books,
+  entry: UsageEntry,
+  beforeMeters: () => Promise<void> = async () => {},
+): Promise<boolean> {
   const { account, mode, price } = entry;
   const { rows } = await books.superuser.query<{ position: string; ordinal: number }>(
     "select position, ordinal from usage_events where account_id = $1 and id = $2",
@@ -159,18 +171,27 @@ async function voidEvent(books: Books, entry: UsageEntry): Promise<boolean> {
         ${mode}, ${price.developerId}, ${price.apiId}, now(), now(), 0, 0, 'x', 0, 1, 0, now()
       )
     `);
-    await addMeters(tx, { applied: [], voided: [{ target: { place, entry }, isVoid: true }] });
+    await beforeMeters();
+    const shard = shardOf(account, shardCount);
+    const target = { place, entry, shard };
+    await addMeters(tx, { applied: [], voided: [{ target, isVoid: true }] });
   });
   return true;
 }
 
 function build(books: Books): Promise<boolean> {
-  return books.db.systemTransaction(buildNextMeter);
+  return books.db.systemTransaction((tx) => buildNextMeter(tx, { after: "" }));
+}
+
+/** Few events at once: quarters of an hour take many pages. */
+function recount(books: Books, eventsMax = 3): Promise<boolean> {
+  return books.db.systemTransaction((tx) => recountNextMeter(tx, { after: "" }, eventsMax));
 }
 
 async function finish(books: Books): Promise<void> {
   await books.project();
   while (await build(books)) {}
+  while (await recount(books)) {}
 }
 
 interface Asked {
@@ -245,6 +266,7 @@ test.for(zones)(
         await history.project(Math.floor(random() * shardCount));
       } else if (step < 0.85) {
         await build(books);
+        await recount(books);
       } else if (history.made.length > 0) {
         await history.void();
       }
@@ -256,6 +278,7 @@ test.for(zones)(
     }
     await finish(books);
     await history.void();
+    while (await recount(books)) {}
 
     expect(meters).toHaveLength(aggregations.length * sides.length);
     const clock = must(zoneClock(zone));
@@ -362,6 +385,7 @@ test(`meters that are built while events arrive and go count each once (seed ${s
       isOver = true;
     })(),
     whileOpen(() => build(books)),
+    whileOpen(() => recount(books)),
     whileOpen(() => history.project(0)),
     whileOpen(() => history.project(1)),
   ]);
@@ -448,4 +472,157 @@ test("a deleted meter leaves nothing behind", async () => {
     expect(await count(table, kept.id)).toBeGreaterThan(0n);
   }
   expect(await books.sum("select count(*) as sum from meters")).toBe(1n);
+});
+
+/** Meters of one account over events of one quarter of an hour, all built. */
+async function openQuarter(books: Books, values: readonly number[], all = aggregations) {
+  const time = "2026-07-01T12:00:00Z";
+  const history = startHistory(books, seeded(seed), Date.parse(time));
+  const [accountId, { developer }] = [must(history.consumers[0]), history];
+  const meters = new Map<Aggregation, Asked>();
+  for (const aggregation of all) {
+    const valuePath = aggregation === "count" ? "" : "$.v";
+    const definition = {
+      aggregation,
+      valuePath,
+      groups: [],
+      filters: [],
+      side: "consumer" as const,
+    };
+    meters.set(aggregation, await history.meter(accountId, definition));
+  }
+  const events = values.map((v) =>
+    usage({ account: accountId, developer, time, data: `{"v":${v}}` }),
+  );
+  await books.journal.append(events);
+  await finish(books);
+  const startMs = Date.parse(time);
+  const windows = [{ startMs, endMs: startMs + quarterMs }];
+  const query = { mode: "live", windows, groupBy: [], filters: [] } as const;
+  async function sums() {
+    const shown: Record<string, unknown> = {};
+    for (const [aggregation, { id }] of meters) {
+      const values = await books.db.tenantRead(accountId, async (tx) =>
+        queryRollups(tx, must(await findMeterFirst(books, accountId, id)), query),
+      );
+      shown[aggregation] = must(values[0]).value;
+    }
+    return shown;
+  }
+  return { accountId, events, sums };
+}
+
+function findMeterFirst(books: Books, accountId: string, id: string) {
+  return books.db.tenantRead(accountId, (tx) => findMeter(tx, accountId, id));
+}
+
+test("taking an event back reads no events: its shard does not wait for a busy quarter", async () => {
+  await using books = await openBooks();
+  const { events, sums } = await openQuarter(books, [5, 1, 9, 9]);
+  const { superuser } = books;
+
+  // Whoever reads events now waits for ever.
+  const target = must(events[1]);
+  await voidEvent(books, target, async () => {
+    await superuser.query("begin");
+    await superuser.query("lock table usage_events in access exclusive mode");
+  });
+  await superuser.query("rollback");
+  const { rows } = await superuser.query("select count(*)::int as pending from meter_recounts");
+  while (await recount(books, 1)) {}
+
+  // The least, the latest to come and a different value: none of these was the greatest.
+  expect(rows).toEqual([{ pending: 2 }]);
+  expect(await sums()).toEqual({
+    sum: "23",
+    count: "3",
+    avg: "7.666666666666666667",
+    min: "5",
+    max: "9",
+    unique_count: "2",
+    latest: "9",
+  });
+});
+
+test("what goes while its quarter is counted anew is not counted by a later page", async () => {
+  await using books = await openBooks();
+  const { events, sums } = await openQuarter(
+    books,
+    [3, 1, 2, 2.5],
+    ["min", "max", "unique_count", "latest"],
+  );
+
+  await voidEvent(books, must(events[1]));
+  await recount(books, 2);
+  await voidEvent(books, must(events[2]));
+  while (await recount(books, 2)) {}
+
+  expect(await sums()).toEqual({ min: "2.5", max: "3", unique_count: "2", latest: "2.5" });
+});
+
+test("an event of a quarter that shares a removed month takes only itself away", async () => {
+  await using books = await openBooks();
+  const { events, sums } = await openQuarter(books, [5, 7]);
+  await books.superuser.query(
+    "update usage_events set received_month = '2026-06-01' where position = 1 and ordinal = 0",
+  );
+  await books.superuser.query("delete from usage_events where received_month = '2026-06-01'");
+  await books.superuser.query(
+    `insert into usage_partition_totals (
+       received_month, mode, events, charged_nanos, fee_nanos, last_position
+     ) values ('2026-07-01', 'live', 1, 0, 0, 1)`,
+  );
+
+  await voidEvent(books, must(events[1]));
+  while (await recount(books)) {}
+
+  // What is removed may have been the greatest, or not: it is not known any more.
+  const kept = { sum: "5", count: "1", avg: "5", min: "5", max: "7", latest: "7" };
+  expect(await sums()).toMatchObject(kept);
+});
+
+test("a meter that cannot be built keeps no other from being built", async () => {
+  await using books = await openBooks();
+  const history = startHistory(books, seeded(seed), Date.parse("2026-07-01T12:00:00Z"));
+  const accountId = must(history.consumers[0]);
+  const definition = someDefinition(() => 0.9, { aggregation: "sum", side: "consumer" });
+  const broken = await history.meter(accountId, definition);
+  const whole = await history.meter(accountId, definition);
+  await history.record(20);
+  await books.project();
+  await books.superuser.query("update meters set value_path = 'none' where id = $1", [broken.id]);
+
+  const turn = { after: "" };
+  for (let round = 0; round < 6; round += 1) {
+    await books.db.systemTransaction((tx) => buildNextMeter(tx, turn)).catch(() => {});
+  }
+
+  const built = await findMeterFirst(books, accountId, whole.id);
+  expect(must(built).state).toBe("active");
+});
+
+test("a projector does not wait for who clears a meter away, who waits for it", async () => {
+  await using books = await openBooks();
+  const history = startHistory(books, seeded(seed), Date.parse("2026-07-01T12:00:00Z"));
+  const accountId = must(history.consumers[0]);
+  const { id: meterId } = await history.meter(accountId, {
+    ...someDefinition(() => 0.9, { aggregation: "sum", side: "consumer" }),
+    filters: [],
+  });
+  await finish(books);
+  await books.db.tenantRead(accountId, (tx) => deleteMeter(tx, accountId, meterId));
+
+  const cleared = await books.db.systemTransaction(async (tx) => {
+    await tx.query(sql.type(nothing)`select from projector_cursors for update`);
+    const clearing = build(books);
+    await until(async () => {
+      const waiting = "select count(*) as sum from pg_locks where not granted";
+      return (await books.sum(waiting)) > 0n;
+    });
+    const group = { accountId, meterId, groupKey: "g", texts: ["g"] };
+    expect([...(await admitGroups(tx, [group]))]).toEqual([]);
+    return { clearing };
+  });
+
+  expect(await cleared.clearing).toBe(true);
 });

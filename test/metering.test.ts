@@ -573,3 +573,25 @@ function isAppendWaiting(app: App): Promise<boolean> {
     return rowCount === 1;
   });
 }
+
+test("a process that stops while it appends keeps nobody from appending for long", async () => {
+  await using books = await openBooks();
+  const entry = usage({ account: newAccountId(), developer: newAccountId() });
+  const stopped = Promise.withResolvers<void>();
+  const appended = Promise.withResolvers<void>();
+  const holder = books.db.systemTransaction(async (tx) => {
+    await books.journal.appendIn(tx, [entry]);
+    appended.resolve();
+    await stopped.promise;
+  });
+  holder.catch(() => {});
+  await appended.promise;
+
+  const begun = performance.now();
+  const { position } = await books.journal.append([entry]);
+
+  expect(performance.now() - begun).toBeLessThan(5_000);
+  expect(position).toBe(1n);
+  stopped.resolve();
+  await expect(holder).rejects.toThrow();
+});

@@ -5,6 +5,7 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import { expect } from "vitest";
 import { Mode } from "../gen/callora/keys/v1/key_pb.ts";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
+import { CorrectionService } from "../gen/callora/metering/v1/correction_service_pb.ts";
 import {
   Aggregation,
   type CreateMeterRequestSchema,
@@ -443,4 +444,169 @@ test("groups beyond 10,000 are counted together, and an answer of more values is
   const error = await errorOf(shown(WindowSize.HOUR));
   expect(error).toMatchObject({ code: Code.FailedPrecondition });
   expect(error.message).toContain("more than 10000 values");
+});
+
+test.for(["EST5EDT", "GMT0", "GMT+0", "Etc/GMT+5", "NZ-CHAT", "GB-Eire", "W-SU"])(
+  "%s is a zone",
+  async (timeZone, { app }) => {
+    const person = await newPerson(app.db);
+    const meterId = await createMeter(app, person, { aggregation: Aggregation.COUNT });
+
+    expect(await ask(app, person, { meterId, timeZone })).toHaveLength(1);
+  },
+);
+
+test("while a quarter of an hour is counted anew its events answer, or nobody does", async ({
+  app,
+}) => {
+  const { consumer, record } = await setUp(app);
+  const { accountId } = consumer;
+  const meterId = await createMeter(app, consumer, { aggregation: Aggregation.MIN });
+  await record({ data: '{"v":3}' }, { data: '{"v":2}' });
+  const value = async () => (await ask(app, consumer, { meterId }))[0]?.value;
+  const change = (query: string, values: unknown[]) =>
+    asSuperuser(app, (session) => session.query(query, values));
+  const calls = "update usage_rollups set calls = calls + $2 where account_id = $1";
+
+  await asSuperuser(app, async (holder) => {
+    // As long as the meter is held nobody counts it anew.
+    await holder.query("begin");
+    await holder.query("select from meters where id = $1 for update", [meterId]);
+    await change("update meter_rollups set least = null where meter_id = $1", [meterId]);
+    await change(
+      `insert into meter_recounts (account_id, meter_id, mode, bucket)
+       values ($1, $2, 'live', $3)`,
+      [accountId, meterId, start],
+    );
+    expect(await value()).toBe("2");
+
+    await change(calls, [accountId, 1_000_000]);
+    const error = await errorOf(value());
+    expect(error).toMatchObject({ code: Code.FailedPrecondition });
+    expect(error.message).toContain("counts anew");
+    await holder.query("commit");
+  });
+
+  // From its sums again.
+  await until(async () => (await value().catch(() => "")) === "2");
+  const { rows } = await change("select from meter_recounts where meter_id = $1", [meterId]);
+  expect(rows).toEqual([]);
+});
+
+test("minutes of too many events are refused before one is read, and of removed ones", async ({
+  app,
+}) => {
+  const { consumer, record } = await setUp(app);
+  const meterId = await createMeter(app, consumer);
+  await record({ data: '{"v":1}' });
+  const minutes = { meterId, windowSize: WindowSize.MINUTE };
+  await asSuperuser(app, async (session) => {
+    await session.query("update usage_rollups set calls = 300000 where account_id = $1", [
+      consumer.accountId,
+    ]);
+    await session.query(
+      `insert into usage_partition_totals (
+         received_month, mode, events, charged_nanos, fee_nanos, last_position
+       ) values ('2020-01-01', 'live', 1, 0, 0, 1)`,
+    );
+  });
+  const old = (text: string) => timestampFromDate(new Date(text));
+
+  const many = await errorOf(ask(app, consumer, minutes));
+  const gone = await errorOf(
+    ask(app, consumer, {
+      ...minutes,
+      startTime: old("2020-01-10T00:00:00Z"),
+      endTime: old("2020-01-10T01:00:00Z"),
+    }),
+  );
+
+  expect(many).toMatchObject({ code: Code.FailedPrecondition });
+  expect(many.message).toContain("200000 events");
+  expect(gone).toMatchObject({ code: Code.OutOfRange });
+});
+
+test("many groups and many windows without values cost no time of the process", async ({ app }) => {
+  const { consumer } = await setUp(app);
+  const groups = [{ name: "g", path: "$.g" }];
+  const meterId = await createMeter(app, consumer, { groups });
+  await asSuperuser(app, (session) =>
+    session.query(
+      `insert into meter_groups (account_id, meter_id, group_key, texts)
+       select $1, $2, number, jsonb_build_array(number::text) from generate_series(1, 9999) as number`,
+      [consumer.accountId, meterId],
+    ),
+  );
+  const question = { groupBy: ["g"], windowSize: WindowSize.HOUR, endTime: at(83 * dayMs) };
+
+  const before = process.cpuUsage();
+  const values = await ask(app, consumer, { meterId, ...question });
+  const { user } = process.cpuUsage(before);
+
+  expect(values).toEqual([]);
+  // Twenty million empty places would take more than one second.
+  expect(user / 1_000).toBeLessThan(600);
+});
+
+test("of creates at the same time no more pass than there is room for", async ({ app }) => {
+  const { consumer } = await setUp(app);
+  const meters = app.client(MeterService, consumer.token);
+  const aggregation = Aggregation.COUNT;
+  for (let index = 0; index < 48; index += 1) {
+    await meters.createMeter({ slug: `m${index}`, aggregation });
+  }
+
+  const created = await asSuperuser(app, async (session) => {
+    // Nobody inserts before all have begun.
+    await session.query("begin");
+    await session.query("lock table meters in share mode");
+    const last = ["a", "b", "c", "d", "e", "f"].map((slug) =>
+      meters.createMeter({ slug, aggregation }),
+    );
+    const all = Promise.allSettled(last);
+    await until(async () => {
+      const { rows } = await session.query(
+        `select count(*)::int as waiting from pg_locks where not granted
+         and database = (select oid from pg_database where datname = current_database())`,
+      );
+      return rows[0].waiting >= last.length;
+    });
+    await session.query("commit");
+    return all;
+  });
+
+  expect(created.filter(({ status }) => status === "fulfilled")).toHaveLength(2);
+});
+
+test("an event that an admin takes back is gone from every meter's answer at once", async ({
+  app,
+}) => {
+  const { consumer, developer, record } = await setUp(app);
+  const { accountId } = consumer;
+  const all = [Aggregation.SUM, Aggregation.MIN, Aggregation.UNIQUE_COUNT, Aggregation.LATEST];
+  const meters: { person: SignedIn; meterId: string }[] = [];
+  for (const aggregation of all) {
+    meters.push({ person: consumer, meterId: await createMeter(app, consumer, { aggregation }) });
+    const side = MeterSide.DEVELOPER;
+    const meterId = await createMeter(app, developer, { aggregation, side });
+    meters.push({ person: developer, meterId });
+  }
+  const id = randomUUID();
+  await record({ data: '{"v":3}' }, { data: '{"v":1}', id });
+  const admin = await app.admin();
+  const values = () =>
+    Promise.all(
+      meters.map(async ({ person, meterId }) => (await ask(app, person, { meterId }))[0]?.value),
+    );
+  expect(await values()).toEqual(["4", "4", "1", "1", "2", "2", "1", "1"]);
+
+  await app
+    .client(CorrectionService, admin.token)
+    .voidEvent({ accountId, source: "urn:test", id, reason: "wrong" });
+  await app.applied();
+
+  expect(await values()).toEqual(["3", "3", "3", "3", "1", "1", "3", "3"]);
+  const pending = () => asSuperuser(app, (session) => session.query("select from meter_recounts"));
+  await until(async () => (await pending()).rows.length === 0);
+  expect(await values()).toEqual(["3", "3", "3", "3", "1", "1", "3", "3"]);
 });

@@ -1,4 +1,6 @@
+import { sql } from "slonik";
 import { expect, test } from "vitest";
+import { z } from "zod";
 import { closePeriods } from "../src/metering/periods.ts";
 import { newAccountId, openBooks, usage } from "./support/books.ts";
 
@@ -39,6 +41,20 @@ test("a run closes the months that have ended, once, and none before that it kno
     { month: "2026-10-01", closed_position: 0, settlement_id: "stl_3" },
     { month: "2026-11-01", closed_position: 0, settlement_id: "stl_3" },
   ]);
+});
+
+test("a run that stops while it closes months keeps nobody from appending for long", async () => {
+  await using books = await openBooks();
+  const row = z.object({ limit: z.string() });
+
+  const { limit } = await books.db.systemTransaction(async (tx) => {
+    await closePeriods(tx, "stl_1", new Date("2026-10-31T23:59:59Z"));
+    return tx.one(
+      sql.type(row)`select current_setting('idle_in_transaction_session_timeout') as limit`,
+    );
+  });
+
+  expect(limit).toBe("2s");
 });
 
 test("what is billed of a closed month never changes: neither by late events nor by corrections", async () => {

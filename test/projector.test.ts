@@ -2,12 +2,16 @@ import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Registry } from "prom-client";
 import { describe, expect, test } from "vitest";
+import { drainLeases } from "../src/credits/lease-end.ts";
+import { acquireLease } from "../src/credits/leases.ts";
 import type { Tx } from "../src/db/pool.ts";
+import { readSnapshot } from "../src/db/snapshot.ts";
 import { encodeRow } from "../src/metering/codec.ts";
 import { shardCount, shardOf, type UsageEntry } from "../src/metering/entry.ts";
 import { projectShard } from "../src/metering/projector.ts";
 import { createProjectorMetrics } from "../src/metering/projector-metrics.ts";
 import { startProjectors } from "../src/metering/projectors.ts";
+import { rerate } from "../src/metering/rerate.ts";
 import { claimShard, releaseShard, renewShard } from "../src/metering/shard-lease.ts";
 import { must, until } from "./support/app.ts";
 import {
@@ -276,6 +280,52 @@ describe("an event's identity", () => {
 
     expect(await repeats(books)).toEqual([1n, 2n, 0n]);
   });
+
+  test("counts anew in one round over three months", async () => {
+    await using books = await openBooks();
+    const event = usage({ account: newAccountId(0), developer: newAccountId() });
+
+    await books.plant(encodeRow([event]));
+    await receivedAt(books, "2026-07-31T23:59:59.999Z");
+    await books.plant(encodeRow([event, event]));
+    await receivedAt(books, "2026-11-01T00:00:00Z");
+    await books.project();
+
+    expect(await repeats(books)).toEqual([2n, 1n, 0n]);
+    expect(await firstDifference(books)).toBeNull();
+  });
+
+  test.for([
+    ["as it came", "GET /x", [1n, 1n, 0n]],
+    ["as another one", "GET /other", [1n, 0n, 1n]],
+  ] as const)(
+    "counts once when it comes back from quarantine months later, %s",
+    async ([, endpoint, expected]) => {
+      await using books = await openBooks();
+      const event = usage({ account: newAccountId(0), developer: newAccountId() });
+      await books.plant(encodeRow([event]));
+      await receivedAt(books, "2026-01-10T00:00:00Z");
+      await projectAll(books.db, new Date(), { debtLimitNanos: 0n });
+      await books.plant(encodeRow([event]));
+      await receivedAt(books, "2026-01-11T00:00:00Z");
+      await books.project();
+      expect(await totals(books)).toEqual(Array(6).fill(1_000n));
+
+      const replays = { position: 1n, ordinal: 0 };
+      await books.superuser.query(
+        "update usage_quarantine set state = 'replayed', replay_position = 3",
+      );
+      await books.plant(encodeRow([{ ...event, kind: "replay", replays, endpoint }]));
+      await receivedAt(books, "2026-05-01T00:00:00Z");
+      await books.project();
+
+      expect(await repeats(books)).toEqual(expected);
+      expect(await totals(books)).toEqual(Array(6).fill(1_000n));
+      expect(await firstDifference(books)).toBeNull();
+      await books.superuser.query("update usage_quarantine set replay_position = 9");
+      expect(await firstDifference(books)).toMatchObject({ field: "quarantine.replay_position" });
+    },
+  );
 });
 
 test("an event is stored letter by letter, whatever is in it", async () => {
@@ -310,6 +360,101 @@ test("an event is stored letter by letter, whatever is in it", async () => {
   expect(rows).toEqual(
     texts.map((text) => ({ source: text, id: text, endpoint: text, data: text })),
   );
+});
+
+test("a shard that goes no further is told", { timeout: 40_000 }, async () => {
+  await using books = await openBooks();
+  const registry = new Registry();
+  let told = "";
+  let failures = 0;
+  await failInserts(books, "XX000");
+  await books.journal.append([usage({ account: newAccountId(0), developer: newAccountId() })]);
+
+  const projectors = startProjectors({
+    db: books.db,
+    progress: { note: () => {} },
+    shards: shardCount,
+    holder: randomUUID(),
+    debtLimitNanos: 1_000_000n,
+    now: () => new Date(),
+    onError: (error) => {
+      told = String(error);
+      failures += 1;
+    },
+    metrics: createProjectorMetrics(registry),
+  });
+  await until(() => failures >= 5);
+  await until(() => told.startsWith("Error: Cannot apply shard 0: 1"));
+  expect(await registry.metrics()).toContain('callora_projector_stuck{shard="0"} 1');
+  await books.superuser.query("drop trigger fail on usage_rollups");
+  await until(async () => (await behind(books)) === 0n);
+  expect(await registry.metrics()).toContain('callora_projector_stuck{shard="0"} 0');
+  await projectors.stop();
+});
+
+test("a lease whose account does not hold what is left of it stops nothing", async () => {
+  await using books = await openBooks();
+  const [poor, other, developer] = [newAccountId(0), newAccountId(0), newAccountId()];
+  for (const accountId of [poor, other]) {
+    await books.grant(accountId, 5_000n);
+    await books.db.systemTransaction((tx) =>
+      acquireLease(
+        tx,
+        {
+          ...{
+            accountId,
+            mode: "live",
+            holder: "h",
+            wantNanos: 2_000n,
+            leastNanos: 2_000n,
+            shard: 0,
+          },
+        },
+        new Date(),
+      ),
+    );
+  }
+  await books.superuser.query(
+    `update ledger_accounts set credits_nanos = 100 where kind = 'lease_escrow' and account_id = $1`,
+    [poor],
+  );
+  await books.db.systemTransaction((tx) => drainLeases(tx, { holder: "h", leaseIds: null }));
+  await books.journal.append([usage({ account: other, developer })]);
+
+  const round = await projectOnce(books.db, 0);
+  await books.project();
+
+  expect(round.problem).toMatch(/^Cannot give back what is left of lease lea_\w+: .* 23514/);
+  expect(await books.held(poor, "lease_escrow")).toBe(100n);
+  expect(await books.held(other, "lease_escrow")).toBe(0n);
+  expect(await books.held(other, "consumer")).toBe(4_000n);
+  expect(await behind(books)).toBe(0n);
+});
+
+test("a meter that cannot be read any more stops neither usage nor corrections", async () => {
+  await using books = await openBooks();
+  const [account, developer] = [newAccountId(0), newAccountId()];
+  const event = usage({ account, developer });
+  await books.journal.append([event]);
+  await books.project();
+  await books.superuser.query(
+    `insert into meters (account_id, id, slug, aggregation, value_path, side, start_positions, state)
+     values ($1, $2, 'm', 'sum', 'no path', 'consumer', '{0,0}', 'active')`,
+    [account, `mtr_${"0".repeat(26)}`],
+  );
+
+  const { source, id } = event;
+  const correctionId = `cor_${"0".repeat(26)}`;
+  await books.journal.append([
+    { kind: "void", account, source, id, correctionId, adjustedNanos: 0n, reason: "x" },
+  ]);
+  await books.journal.append([usage({ account, developer })]);
+  await books.project();
+
+  expect(await books.sum("select count(*) as sum from usage_quarantine")).toBe(2n);
+  expect(await books.sum("select count(*) as sum from usage_corrections")).toBe(0n);
+  expect(await reasons(books)).toEqual(["POISONED"]);
+  expect(await behind(books)).toBe(0n);
 });
 
 test("a process goes on by itself once what failed passes, and counts what it did", async () => {
@@ -514,6 +659,13 @@ async function refusePoison({ superuser }: Books): Promise<void> {
 }
 
 /** Have the database fail in the middle of a round. */
+async function firstDifference(books: Books) {
+  return books.db.systemTransaction(async (tx) => {
+    await readSnapshot(tx);
+    return (await rerate(tx)).difference;
+  });
+}
+
 async function failInserts({ superuser }: Books, state: string): Promise<void> {
   await superuser.query(`
     create or replace function fail() returns trigger language plpgsql as

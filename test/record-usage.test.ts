@@ -5,6 +5,7 @@ import { Code, ConnectError, createClient } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import pg from "pg";
 import { expect, test as plain } from "vitest";
+import { ServiceTokenService } from "../gen/callora/accounts/v1/service_token_service_pb.ts";
 import { CatalogService } from "../gen/callora/catalog/v1/catalog_service_pb.ts";
 import {
   MeteringService,
@@ -234,6 +235,21 @@ test("after a change of the price, the new one is charged", async ({ app }) => {
   ]);
 });
 
+test("what is durable is accepted, though nobody can say what became of it", async ({ app }) => {
+  const { metering, event } = await setUp(app);
+  await asSuperuser(app, (client) =>
+    client.query("revoke select on usage_quarantine from callora_worker"),
+  );
+
+  const answer = await metering.recordUsage({ events: [event()], waitForProjection: wait });
+  await asSuperuser(app, (client) =>
+    client.query("grant select on usage_quarantine to callora_worker"),
+  );
+
+  expect(outcomes(answer)).toEqual([ACCEPTED]);
+  expect(answer.position).toBeGreaterThan(0n);
+});
+
 async function* streamed<T>(messages: readonly T[]) {
   yield* messages;
 }
@@ -287,6 +303,43 @@ test("a stream ends at the first message with a wrong event, unless it is partia
   expect(await get(first)).toMatchObject({ chargedNanos: price });
 });
 
+test("a stream's answer says how far the journal is applied", async ({ app }) => {
+  const { metering, event } = await setUp(app);
+  const { position } = await metering.streamUsage(streamed([{ events: [event()] }]));
+  await app.applied();
+
+  const later = await metering.streamUsage(streamed([{ events: [event()] }]));
+  const empty = await metering.streamUsage(streamed([]));
+
+  expect(later.watermark).toBeGreaterThanOrEqual(position);
+  expect(empty.watermark).toBeGreaterThanOrEqual(position);
+});
+
+test("a stream ends soon after its service's token is revoked", async ({ app }) => {
+  const { event } = await setUp(app);
+  const { id: serviceTokenId, token } = await makeServiceToken(app.db, ["usage.record"]);
+  const admin = await app.admin();
+  const isSent = Promise.withResolvers<void>();
+  const isOver = Promise.withResolvers<void>();
+  async function* messages() {
+    yield { events: [event()] };
+    isSent.resolve();
+    // The sender says no more, and keeps the stream open.
+    await isOver.promise;
+  }
+
+  const call = app.client(MeteringService, token).streamUsage(messages());
+  const end = call.then(
+    () => undefined,
+    (error) => ConnectError.from(error).code,
+  );
+  await isSent.promise;
+  await app.client(ServiceTokenService, admin.token).revokeServiceToken({ serviceTokenId });
+
+  expect(await end).toBe(Code.Unauthenticated);
+  isOver.resolve();
+});
+
 test("an empty stream records nothing", async ({ app }) => {
   const { metering } = await setUp(app);
 
@@ -316,7 +369,7 @@ plain(
     const deps = {
       db: counting,
       journal: createJournal({ db: counting, onAppended: () => {} }),
-      progress: createProgress({ shards: shardCount, readCursors: async () => [], onError() {} }),
+      progress: createProgress({ readCursors: async () => [], onError() {} }),
       shards: shardCount,
       prices: rememberPrices({ db: counting, trust }),
       findMissingAccounts: rememberAccounts({ db: counting }),

@@ -12,10 +12,12 @@ import { hashToken } from "../src/accounts/token.ts";
 import { createUser } from "../src/accounts/users.ts";
 import type { Database } from "../src/db/database.ts";
 import type { Trust } from "../src/db/trust.ts";
+import { createLimiter } from "../src/rpc/limiter.ts";
 import { openDatabase } from "../src/server.ts";
 import { must } from "./support/app.ts";
 import { createDatabase } from "./support/cluster.ts";
 import { directTrust } from "./support/direct-trust.ts";
+import { makeToken } from "./support/tokens.ts";
 import { newEmail } from "./support/visitor.ts";
 
 const test = base.extend<{ $file: { db: Database } }>({
@@ -34,6 +36,8 @@ const test = base.extend<{ $file: { db: Database } }>({
 
 const password = "correct horse battery";
 const now = () => new Date();
+
+const newLockout = () => createLockout({ limiter: createLimiter(), isFamiliar: async () => false });
 
 /** The hasher of the house, which counts its work. */
 function countingHasher() {
@@ -64,7 +68,7 @@ async function newUser(db: Database, change: { withPassword?: boolean } = {}) {
 
 test("a password is checked by name and by mail address, in any case", async ({ db }) => {
   const { username, email, id } = await newUser(db);
-  const deps = { db, passwords: createPasswordHasher(), lockout: createLockout() };
+  const deps = { db, passwords: createPasswordHasher(), lockout: newLockout() };
   const check = (name: string, word = password) =>
     checkPassword(deps, { name, password: word, ip: "", now: now() });
 
@@ -77,7 +81,7 @@ test("whoever is asked for, and whatever is wrong, one password is hashed", asyn
   const known = await newUser(db);
   const passwordless = await newUser(db, { withPassword: false });
   const { passwords, counted } = countingHasher();
-  const deps = { db, passwords, lockout: createLockout() };
+  const deps = { db, passwords, lockout: newLockout() };
   const work: number[] = [];
   for (const [name, word] of [
     [known.username, password],
@@ -111,7 +115,10 @@ function startAuth(db: Database, change: Partial<AuthDeps> = {}) {
     onLog: () => {},
     ...change,
   });
-  return { handler: (request: Request) => requests.run(noRequest(), () => handler(request)) };
+  return {
+    handler: (request: Request, path = "") =>
+      requests.run({ ...noRequest(), path }, () => handler(request)),
+  };
 }
 
 function post(path: string, body: unknown, cookie?: string): Request {
@@ -145,6 +152,42 @@ test("an ended session is announced by its id, in the transaction that ends it",
   await auth.handler(post("/sign-out", {}, cookie));
 
   expect(announced).toEqual([{ topic: "session", keys: [must(session).id], left: 0 }]);
+});
+
+test("a reset announces what it ended when all else is written", async ({ db }) => {
+  const mailed = Promise.withResolvers<string>();
+  const announced: { topic: string; isOldPassword: boolean }[] = [];
+  let before: Awaited<ReturnType<typeof findLogin>> = null;
+  const trust: Trust = {
+    ...directTrust,
+    async announce(tx, topic) {
+      const login = await findLogin(tx, must(before).email);
+      const isOldPassword = login?.password_hash === before?.password_hash;
+      announced.push({ topic, isOldPassword });
+      return 1n;
+    },
+  };
+  const mails = {
+    verifyAddress: async () => {},
+    resetPassword: async (_to: string, url: string) => mailed.resolve(url),
+  };
+  const auth = startAuth(db, { trust, mails });
+  const email = newEmail();
+  await auth.handler(post("/sign-up/email", { name: "x", email, password }));
+  before = await db.systemTransaction((tx) => findLogin(tx, email));
+  const { id: userId, account_id: accountId } = must(before);
+  await makeToken(db, { accountId, userId });
+  await auth.handler(post("/request-password-reset", { email }));
+  const token = /reset-password\/([^?]+)/.exec(await mailed.promise)?.[1];
+
+  const path = "/reset-password";
+  const { status } = await auth.handler(post(path, { token, newPassword: "another one" }), path);
+
+  expect(status).toBe(200);
+  expect(announced).toEqual([
+    { topic: "session", isOldPassword: false },
+    { topic: "token", isOldPassword: false },
+  ]);
 });
 
 test("better-auth hashes one password too, and answers alike", async ({ db }) => {

@@ -11,6 +11,7 @@ import { UserService } from "../gen/callora/accounts/v1/user_service_pb.ts";
 import { AnalyticsService } from "../gen/callora/analytics/v1/analytics_service_pb.ts";
 import { AuditService } from "../gen/callora/audit/v1/audit_service_pb.ts";
 import { CatalogService } from "../gen/callora/catalog/v1/catalog_service_pb.ts";
+import { SecretService } from "../gen/callora/credentials/v1/secret_service_pb.ts";
 import {
   BudgetPeriod,
   BudgetScope,
@@ -19,7 +20,9 @@ import {
 import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
 import { Mode } from "../gen/callora/keys/v1/key_pb.ts";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
+import { RouterKeyService } from "../gen/callora/keys/v1/router_key_service_pb.ts";
 import { VerifyCode } from "../gen/callora/keys/v1/verification_pb.ts";
+import { LedgerService } from "../gen/callora/ledger/v1/ledger_service_pb.ts";
 import { LimitService } from "../gen/callora/limits/v1/limit_service_pb.ts";
 import { CorrectionService } from "../gen/callora/metering/v1/correction_service_pb.ts";
 import {
@@ -30,6 +33,8 @@ import {
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
 import { RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
+import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
+import { mintSecret } from "../src/keys/secret.ts";
 import { newId } from "../src/lib/id.ts";
 import { must, type Person, type startTestApp, until } from "./support/app.ts";
 import { asSuperuser } from "./support/superuser.ts";
@@ -412,6 +417,9 @@ const services = [
   AccountService,
   ServiceTokenService,
   KeyService,
+  RouterKeyService,
+  SecretService,
+  LedgerService,
   CatalogService,
   CreditService,
   BudgetService,
@@ -446,6 +454,9 @@ test.for(Object.entries(attempts).filter(([rpc]) => !unbuilt.includes(rpc)))(
       .attempt({ app, me: tenants.mine, target })
       .catch((error: unknown) => ConnectError.from(error));
 
+    const call = { app, me: tenants.mine, target: madeUp(target) };
+    const unknown = await row.attempt(call).catch((error: unknown) => ConnectError.from(error));
+    expect(shownOf(outcome)).toEqual(shownOf(unknown));
     if (typeof row.expected === "number") {
       expect(outcome).toMatchObject({ code: row.expected });
     } else {
@@ -454,6 +465,61 @@ test.for(Object.entries(attempts).filter(([rpc]) => !unbuilt.includes(rpc)))(
     expect(await dumpOf(app, tenants.theirs.accountId)).toEqual(before);
   },
 );
+
+test.for([
+  "KeyService/GetKey",
+  "KeyService/RevokeKey",
+  "AuthService/RevokeToken",
+  "AuthService/RevokeSession",
+])(
+  "%s takes as long for another tenant's as for what there is not",
+  async (rpc, { app, tenants }) => {
+    const me = await app.person("DEVELOPER");
+    const { attempt } = must(Object.entries(attempts).find(([name]) => name.endsWith(rpc)))[1];
+    const msOf = async (target: Target) => {
+      const begun = performance.now();
+      await attempt({ app, me, target }).catch(() => {});
+      return performance.now() - begun;
+    };
+    const [theirs, nobodys]: [number[], number[]] = [[], []];
+    for (let round = 0; round < 15; round++) {
+      theirs.push(await msOf(tenants.target));
+      nobodys.push(await msOf(madeUp(tenants.target)));
+    }
+
+    const [one, other] = [theirs, nobodys].map((all) => must(all.toSorted((a, b) => a - b)[7]));
+    expect(must(one)).toBeLessThan(2 * must(other));
+    expect(must(other)).toBeLessThan(2 * must(one));
+  },
+);
+
+/** The same with ids that nobody has. */
+function madeUp(target: Target): Target {
+  const { person, keySecret: _, ...ids } = target;
+  const others = Object.entries(ids).map(([name, id]) => [name, otherId(id)]);
+  return {
+    ...target,
+    ...Object.fromEntries(others),
+    person: { ...person, id: otherId(person.id), accountId: otherId(person.accountId) },
+    keySecret: mintSecret("live").plain,
+  };
+}
+
+function otherId(id: string): string {
+  return newId(id.slice(0, 3), new Date());
+}
+
+/** What a caller learns of an outcome, ids apart. */
+function shownOf(outcome: unknown): string {
+  const known =
+    outcome instanceof ConnectError
+      ? [outcome.code, outcome.rawMessage, outcome.findDetails(ErrorInfoSchema)[0]?.reason]
+      : outcome;
+  const text = JSON.stringify(known, (_, one) => (typeof one === "bigint" ? String(one) : one));
+  return text
+    .replace(/[a-z]{3}_[0-9a-v]{26}/g, "an id")
+    .replace(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, "a time");
+}
 
 test("what is published can be read by all, and changed by its developer alone", async ({
   app,
@@ -506,7 +572,7 @@ async function makeTarget(app: App, person: Person): Promise<Target> {
   const ids = { draftId: must(api).id, apiId, keyId: must(key).id };
   const { accountId, id: userId, token } = person;
   const session = await makeSession(app.db, { accountId, userId });
-  const made = await app.client(AuthService, token).createToken({ name: "theirs" });
+  const made = await app.client(AuthService, session.token).createToken({ name: "theirs" });
   const offer = { email: "somebody@x.example", role: MemberRole.VIEWER };
   const { invitation } = await app.client(AccountService, token).createInvitation(offer);
   return {

@@ -1,11 +1,14 @@
 import { randomUUID } from "node:crypto";
-import { Code } from "@connectrpc/connect";
+import { toBinary } from "@bufbuild/protobuf";
+import { Code, ConnectError } from "@connectrpc/connect";
 import { expect } from "vitest";
+import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import {
   MeteringService,
   type WatchEventsResponse,
+  WatchEventsResponseSchema,
 } from "../gen/callora/metering/v1/metering_service_pb.ts";
-import { must, type startTestApp } from "./support/app.ts";
+import { must, type startTestApp, until } from "./support/app.ts";
 import { seeded } from "./support/books.ts";
 import { newPerson } from "./support/people.ts";
 import { open } from "./support/socket.ts";
@@ -19,12 +22,20 @@ async function setUp(app: App) {
   const admin = await newPerson(app.db, "super_admin");
   const api = await app.api(await newPerson(app.db, "developer"));
   const metering = app.client(MeteringService, admin.token);
-  const record = async (ids: readonly string[], accountId = consumer.accountId) => {
-    const event = { source: "urn:test", accountId, apiId: api.id };
-    await metering.recordUsage({ events: ids.map((id) => ({ ...event, id })) });
+  const recordEvents = async (
+    events: readonly { id: string; data?: string }[],
+    accountId = consumer.accountId,
+  ) => {
+    const shared = { source: "urn:test", accountId, apiId: api.id };
+    await metering.recordUsage({ events: events.map((event) => ({ ...shared, ...event })) });
   };
+  const record = (ids: readonly string[], accountId?: string) =>
+    recordEvents(
+      ids.map((id) => ({ id })),
+      accountId,
+    );
   const watcher = app.client(MeteringService, consumer.token);
-  return { consumer, record, watcher };
+  return { consumer, record, recordEvents, watcher };
 }
 
 function idsOf({ events }: WatchEventsResponse): string[] {
@@ -140,6 +151,81 @@ test("a token before removed events, or of no answer, is refused", async ({ app 
   expect((await take(watcher, "0.0", 1)).ids).toEqual(["a"]);
   expect((await take(watcher, resumeToken, 0)).ids).toEqual([]);
 });
+
+test("a stream ends soon after its key is revoked, and tells nothing after that", async ({
+  app,
+}) => {
+  const { consumer, record } = await setUp(app);
+  const api = await app.api(await newPerson(app.db, "developer"));
+  const token = await app.key(consumer, api.id);
+  const keys = app.client(KeyService, consumer.token);
+  const keyId = must((await keys.listKeys({})).keys[0]).id;
+  const answers = app.client(MeteringService, token).watchEvents({}, { signal: soon() });
+  const stream = answers[Symbol.asyncIterator]();
+  await stream.next();
+
+  await keys.revokeKey({ keyId });
+  const end = await codeOf(stream.next());
+  await record(["late"]);
+
+  expect(end).toBe(Code.Unauthenticated);
+});
+
+test("an account has ten streams open at most, and others have theirs", async ({ app }) => {
+  const { watcher } = await setUp(app);
+  const other = await setUp(app);
+  const ended = new AbortController();
+  const open = async (who: typeof watcher) => {
+    const answers = who.watchEvents({}, { signal: ended.signal });
+    return answers[Symbol.asyncIterator]().next();
+  };
+  for (let count = 0; count < 10; count += 1) {
+    await open(watcher);
+  }
+
+  const refused = await codeOf(open(watcher));
+  const { done } = await open(other.watcher);
+  ended.abort();
+
+  expect(refused).toBe(Code.ResourceExhausted);
+  expect(done).toBe(false);
+  // A place is free again once a stream has ended.
+  await until(async () => (await codeOf(open(watcher))) !== Code.ResourceExhausted);
+});
+
+test("an answer stays well below what clients take, however much data events have", async ({
+  app,
+}) => {
+  const { recordEvents, watcher } = await setUp(app);
+  const data = `{"v":"${"x".repeat(16_000)}"}`;
+  const ids = Array.from({ length: 300 }, (_, index) => `e${index}`);
+  for (let begin = 0; begin < ids.length; begin += 60) {
+    await recordEvents(ids.slice(begin, begin + 60).map((id) => ({ id, data })));
+  }
+  await app.applied();
+  const seen: string[] = [];
+  const sizes: number[] = [];
+
+  for await (const answer of watcher.watchEvents({ resumeToken: "0.0" }, { signal: soon() })) {
+    seen.push(...idsOf(answer));
+    sizes.push(toBinary(WatchEventsResponseSchema, answer).length);
+    if (seen.length >= ids.length) {
+      break;
+    }
+  }
+
+  expect(seen).toEqual(ids);
+  expect(Math.max(...sizes)).toBeLessThan(1_500_000);
+});
+
+const soon = () => AbortSignal.timeout(10_000);
+
+function codeOf(call: Promise<unknown>): Promise<Code | undefined> {
+  return call.then(
+    () => undefined,
+    (error) => ConnectError.from(error).code,
+  );
+}
 
 /** Watch until so many events came, or for a while. */
 async function take(

@@ -29,6 +29,7 @@ const noSteps: Steps = {
   admit() {},
   around: (_call, handler) => handler(),
   validated: (_desc, messages) => messages,
+  whileAdmitted: (_call, messages) => messages,
 };
 
 function allSteps(): Steps {

@@ -6,6 +6,7 @@ import { RecordUsageResponseSchema } from "../../gen/callora/metering/v1/meterin
 import type { Market } from "../../test/support/load-events.ts";
 import { runCalls } from "../keys/http2-load.ts";
 import { type Lot, makeEvents, toMessages } from "./events.ts";
+import { runHttp1Calls } from "./http1-load.ts";
 
 /** What to send, to whom. */
 export interface Job {
@@ -20,6 +21,8 @@ export interface Job {
   rate: number;
   /** Single events end then, sent or not. */
   seconds?: number;
+  /** How single events are sent. gRPC unless it is said. */
+  protocol?: "grpc" | "connect";
 }
 
 /** What came of it. */
@@ -49,10 +52,22 @@ if (import.meta.main) {
 
 /** Small calls, over bare sockets: the client is to cost little beside the server. */
 async function sendSingles(
-  { port, market, inFlight, seconds: most = 60 }: Job,
+  { port, market, inFlight, seconds: most = 60, protocol = "grpc" }: Job,
   messages: Buffer[],
 ): Promise<Outcome> {
   const beginMs = Date.now();
+  if (protocol === "connect") {
+    const headers = [
+      ["content-type", "application/proto"],
+      ["connect-protocol-version", "1"],
+      ["authorization", `Bearer ${market.token}`],
+    ] as const;
+    // Connect has no frame around the one message.
+    const bodies = messages.map((message) => message.subarray(5));
+    const extent = { seconds: most, connections: inFlight };
+    const { calls, ...rest } = await runHttp1Calls({ port, path, headers, bodies }, extent);
+    return { events: calls, ...rest, beginMs, acknowledged: [] };
+  }
   const outcome = await runCalls(
     {
       port,

@@ -22,10 +22,16 @@ import {
   updateAuthRows,
 } from "./auth-store.ts";
 import { type AuthRow, type AuthTable, authTable } from "./auth-tables.ts";
-import { lateTransaction, type Statements, singleStatements } from "./late-transaction.ts";
+import {
+  type AtLast,
+  lateTransaction,
+  type Statements,
+  singleStatements,
+} from "./late-transaction.ts";
 import { maySignIn } from "./sign-in.ts";
 import { findPerson, lockPerson } from "./store.ts";
 import { hashToken } from "./token.ts";
+import { revokeTokens } from "./token-store.ts";
 import { createUser } from "./users.ts";
 
 interface Deps {
@@ -85,7 +91,9 @@ function readingModels({ requests }: Deps, { read }: Statements) {
       rememberAll(request(), table, where);
       const query = { where: toConditions(where), limit: 1 };
       const [row] = await read((tx) => findAuthRows(tx, table, query));
-      request().hasSession ||= table === "sessions" && row !== undefined;
+      if (row !== undefined) {
+        noteWhom(request(), table, row);
+      }
       return row === undefined ? null : toShown(request(), table, row);
     },
     async findMany({ model, where = [], limit, sortBy }: Parameters<CustomAdapter["findMany"]>[0]) {
@@ -108,12 +116,12 @@ function writingModels(deps: Deps, { write }: Statements) {
 
   async function remove({ model, where }: Target): Promise<readonly AuthRow[]> {
     const table = authTable(model);
-    return write(async (tx) => {
+    return write(async (tx, atLast) => {
       if (table === "sessions") {
         await lockOwner(tx, where);
       }
       const rows = await deleteAuthRows(tx, table, toConditions(where));
-      await tell(deps, tx, { table, kind: "delete", rows, set: {} });
+      await tell(deps, { tx, atLast }, { table, kind: "delete", rows, set: {} });
       return rows.map((row) => toShown(request(), table, row));
     });
   }
@@ -121,9 +129,9 @@ function writingModels(deps: Deps, { write }: Statements) {
   async function change({ model, where }: Target, set: Rows, add = {}): Promise<AuthRow[]> {
     const table = authTable(model);
     refuseIdentityChange(table, set);
-    return write(async (tx) => {
+    return write(async (tx, atLast) => {
       const rows = await updateAuthRows(tx, table, { where: toConditions(where), set, add });
-      await tell(deps, tx, { table, kind: "update", rows, set });
+      await tell(deps, { tx, atLast }, { table, kind: "update", rows, set });
       return rows.map((row) => toShown(request(), table, row));
     });
   }
@@ -134,15 +142,18 @@ function writingModels(deps: Deps, { write }: Statements) {
       if (table === "sessions") {
         remember(request(), String(data.token));
       }
-      return write(async (tx) => {
+      return write(async (tx, atLast) => {
         if (table === "sessions") {
           await refuseLateSignIn(tx, request(), String(data.user_id));
+        }
+        if (table === "sessions" || table === "sign_in_methods") {
+          await refuseHalfSignIn(tx, request(), String(data.user_id));
         }
         const row =
           table === "users"
             ? await insertPerson(tx, data, deps.now())
             : await insertAuthRow(tx, table, data);
-        await tell(deps, tx, { table, kind: "insert", rows: [row], set: data });
+        await tell(deps, { tx, atLast }, { table, kind: "insert", rows: [row], set: data });
         return toShown(request(), table, row);
       });
     },
@@ -206,6 +217,19 @@ async function refuseLateSignIn(
   }
 }
 
+/** GitHub alone neither signs in nor is linked to whoever has a second factor: better-auth would not ask for it. */
+async function refuseHalfSignIn(tx: Tx, { path }: AuthRequest, userId: string): Promise<void> {
+  if (path === "/callback/github") {
+    const person = await findAuthPerson(tx, userId);
+    if (person?.two_factor_enabled === true) {
+      throw new APIError("FORBIDDEN", {
+        code: "SECOND_FACTOR_REQUIRED",
+        message: "Sign in by the password and the second factor",
+      });
+    }
+  }
+}
+
 async function insertPerson(tx: Tx, data: Rows, now: Date): Promise<AuthRow> {
   const id = String(data.id);
   const person = {
@@ -235,8 +259,8 @@ async function insertPerson(tx: Tx, data: Rows, now: Date): Promise<AuthRow> {
 
 /** Tell the audit log and other processes of changes, in their transaction. */
 async function tell(
-  { trust, requests }: Deps,
-  tx: Tx,
+  { trust, requests, now }: Deps,
+  { tx, atLast }: { tx: Tx; atLast: AtLast },
   change: Omit<AuthChange, "row" | "path" | "hasSession"> & { rows: readonly AuthRow[] },
 ): Promise<void> {
   const request = requests.getStore() ?? noRequest();
@@ -253,15 +277,31 @@ async function tell(
       const isHalf = person?.two_factor_enabled === true && path === "/sign-in/email";
       const said = isHalf ? `${detail}, second factor asked unless the device is trusted` : detail;
       await insertAudit(tx, { tenant, resource, detail: said });
+      if (action === "user.password_reset") {
+        // Whoever had the address before, or broke in, may have made some.
+        const tokens = await revokeTokens(tx, { accountId, userId, now: now() });
+        const hashes = tokens.map(({ token_hash: hash }) => hash.toString("hex"));
+        if (hashes.length > 0) {
+          announceLater(request, atLast, (last) => trust.announce(last, "token", hashes));
+        }
+      }
     }
   }
   if (table === "sessions" && kind !== "insert" && rows.length > 0) {
-    request.epoch = await announceSessions(
-      tx,
-      trust,
-      rows.map(({ id }) => String(id)),
-    );
+    const ids = rows.map(({ id }) => String(id));
+    announceLater(request, atLast, (last) => announceSessions(last, trust, ids));
   }
+}
+
+/** From an announcement to the commit nobody else can announce: better-auth must have nothing to do in between. */
+function announceLater(
+  request: AuthRequest,
+  atLast: AtLast,
+  announce: (tx: Tx) => Promise<bigint>,
+): void {
+  atLast(async (tx) => {
+    request.epoch = await announce(tx);
+  });
 }
 
 async function findAuthPerson(tx: Tx, userId: string): Promise<AuthRow | undefined> {
@@ -274,6 +314,13 @@ function rememberAll(request: AuthRequest, table: AuthTable, where: readonly Cle
     if (table === "sessions" && field === "token" && typeof value === "string") {
       remember(request, value);
     }
+  }
+}
+
+function noteWhom(request: AuthRequest, table: AuthTable, row: AuthRow): void {
+  request.hasSession ||= table === "sessions";
+  if (table === "users" || table === "sessions") {
+    request.userId = String(table === "users" ? row.id : row.user_id);
   }
 }
 

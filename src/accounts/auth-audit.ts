@@ -98,6 +98,27 @@ function factorRecord({ kind, row, set, path }: AuthChange): AuthRecord | undefi
   return isReplaced ? { ...record, action: "user.backup_codes" } : undefined;
 }
 
+/**
+ * What the audit log calls an attempt that a wrong password or code ended; undefined: it says nothing. A sign-in by a
+ * password names nobody: whoever tried it was nobody.
+ */
+export function refusedActionOf(path: string, hasSession: boolean): string | undefined {
+  return hasSession && path.startsWith("/two-factor/verify-")
+    ? "user.totp_enable"
+    : refusedActions[path];
+}
+
+const refusedActions: Readonly<Record<string, string | undefined>> = {
+  "/sign-in/email": "user.login",
+  "/two-factor/verify-totp": "user.login",
+  "/two-factor/verify-backup-code": "user.login",
+  "/change-password": "user.password_change",
+  "/two-factor/enable": "user.totp_enable",
+  "/two-factor/disable": "user.totp_disable",
+  "/two-factor/get-totp-uri": "user.totp_uri",
+  "/two-factor/generate-backup-codes": "user.backup_codes",
+};
+
 const signInPaths: ReadonlySet<string> = new Set([
   "/sign-up/email",
   "/sign-in/email",

@@ -1,12 +1,16 @@
-import { ConnectError } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
 import { insertAudit } from "../audit/store.ts";
 import type { Database } from "../db/database.ts";
 import type { Trust } from "../db/trust.ts";
 import type { Call } from "../rpc/call.ts";
+import { refusedActionOf } from "./auth-audit.ts";
 import { type AuthRequest, type AuthRequests, clientIpHeader, noRequest } from "./auth-request.ts";
 import type { AuthRoute } from "./auth-routes.ts";
 import type { Attempt, Lockout } from "./lockout.ts";
+import { findLogin } from "./login-store.ts";
 import { isFromOwnPage, isJson } from "./own-pages.ts";
+import { attemptOf } from "./sign-in.ts";
+import { findPerson } from "./store.ts";
 
 interface Deps {
   db: Database;
@@ -31,22 +35,18 @@ export function authHandler(deps: Deps) {
       return problem(415, { code: "UNSUPPORTED_MEDIA_TYPE", message });
     }
     const { clientIp: ip, requestId } = call.exchange;
-    const isSignIn = route.path === "/sign-in/email";
-    const name = isSignIn ? await emailOf(request) : "";
-    const attempt: Attempt = { name, ip, now: deps.now() };
-    if (isSignIn) {
-      const refusal = delayed(deps.lockout, attempt);
-      if (refusal !== undefined) {
-        return refusal;
-      }
-    }
     const path = route.alias ?? route.path;
     const about: AuthRequest = { ...noRequest(), ip, requestId, path };
+    const guesses = await watchGuesses(deps, { about, request });
+    if ("refusal" in guesses) {
+      return guesses.refusal;
+    }
     const inner = toInner(request, { route, ip, origins: deps.origins() });
     const { handler } = await deps.auth();
     const response = await deps.requests.run(about, () => handler(inner));
-    if (isSignIn) {
-      await count(deps, { attempt, status: response.status, requestId });
+    const refusal = await guesses.count(response);
+    if (refusal !== undefined) {
+      return refusal;
     }
     if (about.epoch > 0n) {
       await deps.trust.settled(about.epoch);
@@ -99,33 +99,97 @@ async function emailOf(request: Request): Promise<string> {
   return typeof email === "string" ? email.slice(0, nameLengthMax) : "";
 }
 
-function delayed(lockout: Lockout, attempt: Attempt): Response | undefined {
-  try {
-    lockout.check(attempt);
-    return undefined;
-  } catch (error) {
-    if (!(error instanceof ConnectError)) {
-      throw error;
-    }
-    const seconds = /(\d+) s$/.exec(error.rawMessage)?.[1] ?? "1";
-    const body = { code: "SIGN_IN_DELAYED", message: error.rawMessage };
-    return problem(429, body, { "retry-after": seconds });
-  }
+/** What became of a password or a code is known when better-auth has answered. */
+interface Guesses {
+  /** Count a wrong one, and write down that it was refused. Returns what is answered instead, if anything is. */
+  count(response: Response): Promise<Response | undefined>;
 }
 
-/** Count a wrong password, and write down that it was refused. */
-async function count(
-  { db, lockout }: Deps,
-  { attempt, status, requestId }: { attempt: Attempt; status: number; requestId: string },
-): Promise<void> {
-  if (status === 200) {
-    lockout.succeeded(attempt);
-  } else if (status === 401) {
-    lockout.failed(attempt);
-    const tenant = { accountId: "", actor: "", ip: attempt.ip, requestId, action: "user.login" };
-    const resource = "POST /api/auth/sign-in/email";
-    await db.systemTransaction((tx) => insertAudit(tx, { tenant, resource, outcome: "refused" }));
+/** Have whoever guesses passwords wait: before a sign-in, and before whoever is signed in shows theirs once more. */
+async function watchGuesses(
+  { db, lockout, now }: Deps,
+  { about, request }: { about: AuthRequest; request: Request },
+): Promise<Guesses | { refusal: Response }> {
+  const isSignIn = about.path === "/sign-in/email";
+  let attempt: Attempt | undefined;
+  let refusal: Response | undefined;
+
+  async function check(one: Attempt): Promise<boolean> {
+    attempt = one;
+    try {
+      await lockout.check(one);
+    } catch (error) {
+      refusal = delayed(error);
+    }
+    return refusal === undefined;
   }
+
+  if (isSignIn) {
+    const name = await emailOf(request);
+    const login = await db.systemTransaction((tx) => findLogin(tx, name));
+    if (!(await check(attemptOf(login, { name, ip: about.ip, now: now() }))) && refusal) {
+      return { refusal };
+    }
+  } else {
+    about.mayCheck = (passwordHash) => {
+      const { userId: subject, ip } = about;
+      return check({ subject, passwordHash, isSignedIn: true, ip, now: now() });
+    };
+  }
+  return {
+    async count(response) {
+      if (refusal !== undefined) {
+        return refusal;
+      }
+      if (await isWrongGuess(response, isSignIn)) {
+        await (attempt && lockout.failed(attempt));
+        await noteRefusal(db, about);
+      } else if (response.status === 200 && attempt !== undefined) {
+        lockout.succeeded(attempt);
+      }
+      return undefined;
+    },
+  };
+}
+
+const wrongCodes = new Set(["INVALID_PASSWORD", "INVALID_CODE", "INVALID_BACKUP_CODE"]);
+
+async function isWrongGuess(response: Response, isSignIn: boolean): Promise<boolean> {
+  if (isSignIn || (response.status !== 400 && response.status !== 401)) {
+    return isSignIn && response.status === 401;
+  }
+  const body: unknown = await response
+    .clone()
+    .json()
+    .catch(() => null);
+  const code = typeof body === "object" && body !== null && "code" in body ? body.code : "";
+  return typeof code === "string" && wrongCodes.has(code);
+}
+
+/** Write down that a wrong password or code was refused. A sign-in names nobody: whoever tried it was nobody. */
+async function noteRefusal(db: Database, about: AuthRequest): Promise<void> {
+  const { path, hasSession, ip, requestId } = about;
+  const action = refusedActionOf(path, hasSession);
+  if (action === undefined) {
+    return;
+  }
+  const resource = `POST /api/auth${path}`;
+  const userId = path === "/sign-in/email" ? "" : about.userId;
+  await db.systemTransaction(async (tx) => {
+    const accountId = userId === "" ? "" : ((await findPerson(tx, userId))?.account_id ?? "");
+    const tenant = { accountId, actor: userId, ip, requestId, action };
+    await insertAudit(tx, { tenant, resource, outcome: "refused" });
+  });
+}
+
+/** The answer to whoever has to wait: to a sign-in the same, whether there is such a person or not. */
+function delayed(error: unknown): Response {
+  if (!(error instanceof ConnectError) || error.code !== Code.ResourceExhausted) {
+    throw error;
+  }
+  const seconds = /(\d+) s$/.exec(error.rawMessage)?.[1] ?? "1";
+  const body = { code: "SIGN_IN_DELAYED", message: error.rawMessage };
+  return problem(429, body, { "retry-after": seconds });
 }
 
 function problem(

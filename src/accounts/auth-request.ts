@@ -20,6 +20,10 @@ export interface AuthRequest {
   tokens: Map<string, string>;
   /** Whether the request brought a session that lasts. */
   hasSession: boolean;
+  /** Whom the request is about, as far as it was looked up. Empty: nobody so far. */
+  userId: string;
+  /** Asked before the person's password is checked, with its hash. False: it is not looked at. */
+  mayCheck: ((passwordHash: string) => Promise<boolean>) | undefined;
   /** The hash of the password that the request signs in by. Undefined: it does not, or was not right so far. */
   passwordHash: string | undefined;
   /** The last announcement that the reply has to wait for. */
@@ -39,5 +43,6 @@ export function createAuthRequests(): AuthRequests {
 /** What is known of a request where there is none. */
 export function noRequest(): AuthRequest {
   const about = { ip: "", requestId: "", path: "", tokens: new Map<string, string>() };
-  return { ...about, hasSession: false, passwordHash: undefined, epoch: 0n, failure: undefined };
+  const unknown = { userId: "", mayCheck: undefined, passwordHash: undefined };
+  return { ...about, ...unknown, hasSession: false, epoch: 0n, failure: undefined };
 }

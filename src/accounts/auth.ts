@@ -1,4 +1,5 @@
 import type { BetterAuthOptions, BetterAuthPlugin } from "better-auth";
+import { APIError } from "better-auth/api";
 import { betterAuth } from "better-auth/minimal";
 import { twoFactor } from "better-auth/plugins/two-factor";
 import type { Database } from "../db/database.ts";
@@ -126,8 +127,11 @@ function passwordOptions({
       password: {
         hash: (password) => passwords.hash(password),
         async verify({ password, hash }) {
-          const isRight = await passwords.verify(password, hash);
           const request = requests.getStore();
+          if ((await request?.mayCheck?.(hash)) === false) {
+            throw new APIError("TOO_MANY_REQUESTS");
+          }
+          const isRight = await passwords.verify(password, hash);
           if (isRight && request?.path === "/sign-in/email") {
             request.passwordHash = hash;
           }

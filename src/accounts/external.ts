@@ -57,7 +57,7 @@ export function externalReader(deps: Deps): CredentialReader {
       return undefined;
     }
     const userId = await userIdOf(call, source, { ...payload, sub: subject });
-    return { userId, credential: "jwt", credentialId: `${source.issuer}#${subject}` };
+    return { userId, credential: "external", credentialId: `${source.issuer}#${subject}` };
   }
 
   return (call) => {

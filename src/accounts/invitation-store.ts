@@ -34,7 +34,7 @@ export function endInvitation(
   `);
 }
 
-/** Insert an invitation, and which one its token's hash is. */
+/** Insert an invitation. Nobody can accept it before it has a token. */
 export function insertInvitation(
   tx: Tx,
   invitation: {
@@ -43,16 +43,11 @@ export function insertInvitation(
     email: string;
     role: MemberRole;
     invitedBy: string;
-    tokenHash: Buffer;
     expireAt: Date;
   },
 ): Promise<InvitationRow> {
   const { accountId, id } = invitation;
   return tx.one(sql.type(invitationRow)`
-    with listed as (
-      insert into invitation_directory (token_hash, account_id, invitation_id)
-      values (${sql.binary(invitation.tokenHash)}, ${accountId}, ${id})
-    )
     insert into invitations (account_id, id, email, role, invited_by, expire_at)
     values (
       ${accountId}, ${id}, lower(${invitation.email}), ${invitation.role},
@@ -60,6 +55,34 @@ export function insertInvitation(
     )
     returning ${invitationColumns}
   `);
+}
+
+/** Insert which invitation a token's hash is. */
+export async function insertInvitationToken(
+  tx: Tx,
+  { accountId, id, tokenHash }: { accountId: string; id: string; tokenHash: Buffer },
+): Promise<void> {
+  await tx.query(sql.type(nothing)`
+    insert into invitation_directory (token_hash, account_id, invitation_id)
+    values (${sql.binary(tokenHash)}, ${accountId}, ${id})
+  `);
+}
+
+/** Whether an invitation is open, and has no token: its mail was not sent. */
+export async function awaitsMail(
+  db: Queries,
+  { accountId, id, now }: { accountId: string; id: string; now: Date },
+): Promise<boolean> {
+  const row = await db.maybeOne(sql.type(invitationRow.pick({ id: true }))`
+    select id from invitations
+    where account_id = ${accountId} and id = ${id} and ${isOpen}
+      and expire_at > ${now.toISOString()}
+      and not exists (
+        select from invitation_directory as listed
+        where listed.account_id = invitations.account_id and listed.invitation_id = invitations.id
+      )
+  `);
+  return row !== null;
 }
 
 /** The open invitations that are listed. */

@@ -1,25 +1,27 @@
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
-import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import { Code, ConnectError, type HandlerContext, type ServiceImpl } from "@connectrpc/connect";
 import {
   type AccountService,
   type CreateInvitationRequest,
   CreateInvitationResponseSchema,
 } from "../../gen/callora/accounts/v1/account_service_pb.ts";
-import type { Database } from "../db/database.ts";
+import type { Database, Tenant } from "../db/database.ts";
 import { once } from "../db/once.ts";
 import type { Tx } from "../db/pool.ts";
 import type { Trust } from "../db/trust.ts";
 import { newId } from "../lib/id.ts";
-import { failedPrecondition, notFound } from "../rpc/errors.ts";
+import { failedPrecondition, notFound, reasoned } from "../rpc/errors.ts";
 import { type MemberRole, requireTenant, requireUser, tenantFor } from "../rpc/principal.ts";
 import { retryOf } from "../rpc/retry.ts";
 import {
   acceptInvitation,
+  awaitsMail,
   endInvitation,
   findInvitation,
   findInvitationByHash,
   type InvitationRow,
   insertInvitation,
+  insertInvitationToken,
   invitationsMax,
   listInvitations,
   revokeInvitation,
@@ -54,8 +56,9 @@ export function invitationHandlers(
   "createInvitation" | "listInvitations" | "revokeInvitation" | "acceptInvitation"
 > {
   const { db, now } = deps;
+  const mailInvitation = createInvitationMails(deps);
   return {
-    createInvitation: (req, ctx) => createInvitation(deps, ctx, req),
+    createInvitation: (req, ctx) => createInvitation({ ...deps, mailInvitation }, ctx, req),
     acceptInvitation: (req, ctx) => acceptInvitationOf(deps, ctx, req),
 
     async listInvitations(_req, ctx) {
@@ -88,17 +91,16 @@ export function invitationHandlers(
 
 /** Invite somebody, in place of an older invitation, and send the mail once that is durable. */
 async function createInvitation(
-  { db, mail, now }: InvitationDeps,
+  deps: InvitationDeps & { mailInvitation: MailInvitation },
   ctx: HandlerContext,
   req: CreateInvitationRequest,
 ) {
+  const { db, now } = deps;
   const tenant = requireTenant(ctx);
   const { accountId, actor } = tenant;
   const retry = retryOf(ctx);
   const role = toRole(req.role);
-  const { token, hash } = mintToken("civ");
   let isNew = false;
-  let accountName = "";
   const answer = await db.tenantTransaction(tenant, async (tx, audit) => {
     isNew = false;
     const scope = { accountId, retry, response: CreateInvitationResponseSchema, audit };
@@ -114,19 +116,69 @@ async function createInvitation(
       await refuseTooMany(tx, accountId, now());
       const id = newId("inv", now());
       const expireAt = new Date(now().getTime() + invitationMs);
-      const offer = { accountId, id, email, role, invitedBy: actor, tokenHash: hash, expireAt };
+      const offer = { accountId, id, email, role, invitedBy: actor, expireAt };
       const row = await insertInvitation(tx, offer);
       audit.record(`invitation:${id}`);
       isNew = true;
-      accountName = account.name;
       return { invitation: toInvitation(row) };
     });
   });
-  // A retry has no token to send: only its hash is kept.
-  if (isNew) {
-    await mail.send(invitationMail({ to: req.email, accountName, role, token }));
-  }
+  const id = answer.invitation?.id ?? "";
+  await deps.mailInvitation(tenant, { id, to: req.email, role, isNew });
   return answer;
+}
+
+type MailInvitation = (tenant: Tenant, invitation: Mailed) => Promise<void>;
+
+interface Mailed {
+  id: string;
+  to: string;
+  role: MemberRole;
+  /** Whether the call made it. If not, it may have been mailed already. */
+  isNew: boolean;
+}
+
+/**
+ * Sends the mail of an invitation with a new token, and then lets that be accepted: what has no token was not mailed, and
+ * the next call with the same key sends it. Calls of the same moment are one mail.
+ *
+ * Throws UNAVAILABLE with reason MAIL_UNAVAILABLE when the mail cannot be sent.
+ */
+function createInvitationMails({ db, mail, now }: InvitationDeps): MailInvitation {
+  const underWay = new Map<string, Promise<void>>();
+
+  async function send(tenant: Tenant, { id, to, role, isNew }: Mailed): Promise<void> {
+    const { accountId, actor } = tenant;
+    const isDue = (tx: Tx) => awaitsMail(tx, { accountId, id, now: now() });
+    if (!isNew && !(await db.tenantRead(accountId, isDue))) {
+      return;
+    }
+    const { token, hash } = mintToken("civ");
+    const { name } = await db.tenantRead(accountId, (tx) => getAccount(tx, accountId, actor));
+    await mail
+      .send(invitationMail({ to, accountName: name, role, token }))
+      .catch((cause: unknown) => {
+        throw cause instanceof ConnectError ? cause : mailUnavailable(cause);
+      });
+    await db.tenantTransaction(tenant, async (tx, audit) => {
+      await insertInvitationToken(tx, { accountId, id, tokenHash: hash });
+      // The invitation itself is in the log.
+      audit.unchanged();
+    });
+  }
+
+  return (tenant, invitation) => {
+    const { id } = invitation;
+    const sending = underWay.get(id) ?? send(tenant, invitation).finally(() => underWay.delete(id));
+    underWay.set(id, sending);
+    return sending;
+  };
+}
+
+function mailUnavailable(cause: unknown): ConnectError {
+  const message = "Cannot mail the invitation: try again with the same key";
+  const reason = "MAIL_UNAVAILABLE";
+  return reasoned(Code.Unavailable, { reason, message, retryAfterMs: 1000, cause });
 }
 
 /** Use an invitation up, and become a member. */

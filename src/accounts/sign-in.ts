@@ -2,7 +2,7 @@ import { Code, type ConnectError } from "@connectrpc/connect";
 import type { Database } from "../db/database.ts";
 import type { Tx } from "../db/pool.ts";
 import { reasoned } from "../rpc/errors.ts";
-import type { Attempt, Lockout } from "./lockout.ts";
+import { type Attempt, type Lockout, strangerOf } from "./lockout.ts";
 import { findLogin, findPasswordHash, type LoginRow } from "./login-store.ts";
 import type { PasswordHasher } from "./password.ts";
 import { holdPerson } from "./store.ts";
@@ -12,21 +12,31 @@ import { holdPerson } from "./store.ts";
  *
  * Always hashes once, so that the time does not tell whether the name is known. The caller must refuse whoever has
  * a second factor (`two_factor_enabled`) unless that was shown too. Throws RESOURCE_EXHAUSTED with reason
- * SIGN_IN_DELAYED, before any work, after too many wrong passwords.
+ * SIGN_IN_DELAYED, before that, after too many wrong passwords.
  */
 export async function checkPassword(
   { db, passwords, lockout }: { db: Database; passwords: PasswordHasher; lockout: Lockout },
-  { password, ...attempt }: Attempt & { password: string },
+  { name, password, ip, now }: { name: string; password: string; ip: string; now: Date },
 ): Promise<LoginRow | null> {
-  lockout.check(attempt);
-  const login = await db.systemTransaction((tx) => findLogin(tx, attempt.name));
+  const login = await db.systemTransaction((tx) => findLogin(tx, name));
+  const attempt = attemptOf(login, { name, ip, now });
+  await lockout.check(attempt);
   const isRight = await passwords.verify(password, login?.password_hash ?? undefined);
   if (login === null || !isRight || !login.active) {
-    lockout.failed(attempt);
+    await lockout.failed(attempt);
     return null;
   }
   lockout.succeeded(attempt);
   return login;
+}
+
+/** The attempt to sign in as the person who was found under a name, or as nobody. */
+export function attemptOf(
+  login: LoginRow | null,
+  { name, ip, now }: { name: string; ip: string; now: Date },
+): Attempt {
+  const subject = login?.id ?? strangerOf(name);
+  return { subject, passwordHash: login?.password_hash ?? null, ip, now };
 }
 
 /**

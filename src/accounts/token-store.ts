@@ -61,19 +61,16 @@ export async function countTokens(
   return count;
 }
 
-/** Whether a credential was not ended: a session, a token, or one of an issuer, which nobody ends here. */
+/** Whether a credential that makes tokens was not ended: a session, or what an issuer says, which nobody ends here. */
 export async function isCredentialLive(
   tx: Tx,
   { accountId, userId, id }: { accountId: string; userId: string; id: string },
 ): Promise<boolean> {
-  if (!isId("ses", id) && !isId("tok", id)) {
+  if (!isId("ses", id)) {
     return true;
   }
   const row = await tx.maybeOne(sql.type(z.object({ id: z.string() }))`
     select id from sessions
-    where account_id = ${accountId} and user_id = ${userId} and id = ${id} and revoked_at is null
-    union all
-    select id from api_tokens
     where account_id = ${accountId} and user_id = ${userId} and id = ${id} and revoked_at is null
   `);
   return row !== null;

@@ -8,8 +8,8 @@ import type { Database, Tenant } from "../db/database.ts";
 import { once } from "../db/once.ts";
 import type { Trust } from "../db/trust.ts";
 import { newId } from "../lib/id.ts";
-import { failedPrecondition, notFound, unauthenticated } from "../rpc/errors.ts";
-import { personalTenant, requireUser } from "../rpc/principal.ts";
+import { failedPrecondition, notFound, permissionDenied, unauthenticated } from "../rpc/errors.ts";
+import { type Credential, personalTenant, requireUser } from "../rpc/principal.ts";
 import { retryOf } from "../rpc/retry.ts";
 import { optionalTime, toToken } from "./shown.ts";
 import { holdPerson } from "./store.ts";
@@ -30,6 +30,8 @@ interface Deps {
 
 /** The tokens of one person that are good for something at a time. */
 const tokensMax = 100;
+/** The longest that a token lasts whose maker another issuer vouched for: nobody asks that issuer again. */
+const externalMs = 24 * 60 * 60 * 1000;
 
 /** Revoke a person's token, and wait until no process takes it any more. Throws NOT_FOUND without one. */
 export async function revokeTokenOf(
@@ -59,7 +61,8 @@ export function tokenHandlers(
     async createToken(req, ctx) {
       const tenant = personalTenant(ctx);
       const { accountId, actor: userId } = tenant;
-      const { credentialId } = requireUser(ctx);
+      const { credential, credentialId } = requireUser(ctx);
+      refuseTokens(credential);
       const retry = retryOf(ctx);
       const { token, hash } = mintToken("ora");
       return db.tenantTransaction(tenant, async (tx, audit) => {
@@ -74,7 +77,8 @@ export function tokenHandlers(
             const message = `Cannot make a token: the person has ${tokensMax}, the most`;
             throw failedPrecondition("TOKENS_MAX", message);
           }
-          const expireAt = req.expireTime === undefined ? null : timestampDate(req.expireTime);
+          const asked = req.expireTime === undefined ? null : timestampDate(req.expireTime);
+          const expireAt = boundedEnd(asked, { credential, now: now() });
           const id = newId("tok", now());
           const row = await insertToken(tx, {
             accountId,
@@ -111,4 +115,23 @@ export function tokenHandlers(
       return { status: "success", message: "Token revoked" };
     },
   };
+}
+
+/** Throws when the credential is a token: what it makes would outlive its end and its revocation. */
+function refuseTokens(credential: Credential): void {
+  if (credential === "token") {
+    const message = "Cannot make a token: sign in, an API token makes no other";
+    throw permissionDenied("CREDENTIAL_CANNOT_MINT", message);
+  }
+}
+
+function boundedEnd(
+  asked: Date | null,
+  { credential, now }: { credential: Credential; now: Date },
+): Date | null {
+  if (credential !== "external") {
+    return asked;
+  }
+  const latest = new Date(now.getTime() + externalMs);
+  return asked === null || asked > latest ? latest : asked;
 }

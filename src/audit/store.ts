@@ -63,6 +63,21 @@ export async function getLastAuditId(
   return id;
 }
 
+/** Whether an actor's action from a network, for example `2001:db8::/64` or an address, was done since a time. */
+export async function existsAuditFrom(
+  db: Queries,
+  wanted: { accountId: string; actor: string; action: string; network: string; since: Date },
+): Promise<boolean> {
+  const { accountId, actor, action, network, since } = wanted;
+  const row = await db.maybeOne(sql.type(z.object({ id: z.bigint() }))`
+    select id from audit_logs
+    where account_id = ${accountId} and actor_user_id = ${actor} and action = ${action}
+      and outcome = 'done' and created_at > ${since.toISOString()} and ip <<= ${network}::inet
+    limit 1
+  `);
+  return row !== null;
+}
+
 const auditColumns = sql.fragment`
   account_id, id, actor_user_id, action, resource, detail, outcome, host(ip) as ip, request_id, created_at
 `;

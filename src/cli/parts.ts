@@ -21,16 +21,17 @@ export interface Parts {
  * Open the database, do the work, and close what was opened.
  *
  * The embedded parts are those of the running server if there is one, else they are started for the time of the
- * command. Throws when the schema is not this version's.
+ * command. Statements may take `statementMs`, or as long as the server's. Throws when the schema is not this version's.
  */
 export async function withParts<T>(
   { config, now }: { config: Config; now: () => Date },
   work: (parts: Parts) => Promise<T>,
+  options: { statementMs?: number } = {},
 ): Promise<T> {
   await using stack = new AsyncDisposableStack();
   const { urls, isShared } = await openUrls(config, stack);
   checkSchema(await migrationStatus(urls.owner, { directory: migrationsDirectory }));
-  const db = await openDatabase(urls);
+  const db = await openDatabase(urls, options);
   stack.defer(() => db.close());
   return await work({
     db,

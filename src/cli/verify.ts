@@ -1,4 +1,5 @@
 import { checkConservation } from "../conservation.ts";
+import { checkArchives } from "../metering/archive-check.ts";
 import type { Context } from "./context.ts";
 import { withParts } from "./parts.ts";
 import { formatTable } from "./table.ts";
@@ -7,12 +8,18 @@ import { formatTable } from "./table.ts";
 const statementMs = 10 * 60 * 1000;
 
 /**
- * Check that no money was made or lost. Throws at the end, naming the first row that is not what it was made of, else
- * the first sums that differ.
+ * Check that no money was made or lost, and that the files of the journal are what was archived. Throws at the end,
+ * naming the first row that is not what it was made of, else the first sums that differ, else the first file.
  */
 export async function verify(context: Context): Promise<void> {
-  const { checks, difference, watermark } = await withParts(context, async ({ db, openNetwork }) =>
-    checkConservation({ db, network: await openNetwork(), statementMs }),
+  const { archiveDir: directory } = context.config;
+  const { checks, difference, watermark, archives } = await withParts(
+    context,
+    async ({ db, openNetwork }) => ({
+      ...(await checkConservation({ db, network: await openNetwork() })),
+      archives: directory === undefined ? null : await checkArchives({ db, directory }),
+    }),
+    { statementMs },
   );
   const rows = checks.map(({ name, leftNanos, rightNanos, ok }) => [
     name,
@@ -35,6 +42,9 @@ export async function verify(context: Context): Promise<void> {
   if (wrong !== undefined) {
     const sums = `left is ${wrong.leftNanos}, right is ${wrong.rightNanos} nano-USDC`;
     throw new Error(`Cannot confirm "${wrong.name}": ${sums}`);
+  }
+  if (archives !== null && archives.problem !== null) {
+    throw new Error(`Cannot confirm the archive of the journal: ${archives.problem}`);
   }
   context.print(
     `All ${checks.length} sums agree in nano-USDC, up to journal position ${watermark}`,

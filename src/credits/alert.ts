@@ -79,8 +79,13 @@ export async function tellLowBalances(
   tell: (low: LowBalance) => Promise<void>,
 ): Promise<boolean> {
   await tx.query(sql.type(nothing)`
+    with risen as (
+      select account_id, mode from balance_alerts as alert
+      where not armed and threshold_nanos <= ${balance}
+      for update skip locked
+    )
     update balance_alerts as alert set armed = true
-    where not armed and threshold_nanos <= ${balance}
+    from risen where alert.account_id = risen.account_id and alert.mode = risen.mode
   `);
   const rows = await tx.any(sql.type(lowRow)`
     select account_id, mode, threshold_nanos, ${balance} as balance_nanos

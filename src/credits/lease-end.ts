@@ -39,7 +39,9 @@ export async function holdActiveLeases(
 export const drainedMax = 100;
 
 /** Which leases to drain: those that expired, or of a holder these, or all. */
-export type Drained = { holder: null } | { holder: string; leaseIds: readonly string[] | null };
+export type LeasesToDrain =
+  | { holder: null }
+  | { holder: string; leaseIds: readonly string[] | null };
 
 /**
  * Let no new event name up to 100 leases that are over. Returns how many these were.
@@ -47,7 +49,7 @@ export type Drained = { holder: null } | { holder: string; leaseIds: readonly st
  * The rows are locked by one statement and the head of the journal is read by the next, so that the fence covers
  * every append that held one of them. What is expired only the database's clock says.
  */
-export async function drainLeases(tx: Tx, drained: Drained): Promise<number> {
+export async function drainLeases(tx: Tx, drained: LeasesToDrain): Promise<number> {
   const rows = await tx.any(sql.type(leaseIdRow)`
     select id from credit_leases
     where state = 'active' and ${ofDrained(drained)}
@@ -64,7 +66,7 @@ export async function drainLeases(tx: Tx, drained: Drained): Promise<number> {
   return rows.length;
 }
 
-function ofDrained(drained: Drained): FragmentSqlToken {
+function ofDrained(drained: LeasesToDrain): FragmentSqlToken {
   if (drained.holder === null) {
     return sql.fragment`expire_at <= now()`;
   }
@@ -82,21 +84,35 @@ const drainedRow = z.object({
   remainder_nanos: z.bigint(),
 });
 
-/** Give back what is left of up to 100 draining leases whose every event is applied. */
-export async function closeDrainedLeases(
-  tx: Tx,
-  { shard, position }: { shard: number; position: bigint },
-  now: Date,
-): Promise<number> {
-  const rows = await tx.any(sql.type(drainedRow)`
+/** Which leases wait for nothing more: those of a shard that is applied up to a position. */
+export interface Drained {
+  shard: number;
+  position: bigint;
+  /** How many at once. Unset: 100. */
+  limit?: number;
+}
+
+function closeDrained(tx: Tx, { shard, position, limit = drainedMax }: Drained) {
+  return tx.any(sql.type(drainedRow)`
     update credit_leases set state = 'closed'
     where id in (
       select id from credit_leases
       where shard = ${shard} and state = 'draining' and fence <= ${position}
-      order by id limit 100 for update
+      order by id limit ${limit} for update
     )
     returning account_id, id, mode, budgets, amount_nanos - spent_nanos as remainder_nanos
   `);
+}
+
+/** End the first draining lease whose every event is applied; what is left of it stays in escrow. Returns its id. */
+export async function closeWithoutReturn(tx: Tx, drained: Drained): Promise<string | undefined> {
+  const [row] = await closeDrained(tx, { ...drained, limit: 1 });
+  return row?.id;
+}
+
+/** Give back what is left of draining leases whose every event is applied. */
+export async function closeDrainedLeases(tx: Tx, drained: Drained, now: Date): Promise<number> {
+  const rows = await closeDrained(tx, drained);
   await returnToBudgets(
     tx,
     rows.map(({ account_id, budgets, remainder_nanos }) => ({

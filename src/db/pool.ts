@@ -12,6 +12,8 @@ import {
 import { z } from "zod";
 import { createSemaphore, type Semaphore } from "../lib/semaphore.ts";
 import { DatabaseConnectError } from "./connect-error.ts";
+import { createLane } from "./lane.ts";
+import { createTimedDriver } from "./timed-driver.ts";
 
 /** What a store function takes: a transaction, whoever opened it. */
 export type Tx = DatabaseTransactionConnection;
@@ -34,6 +36,8 @@ export interface Pool {
 }
 
 const statementTimeoutMs = 10_000;
+/** So much longer than a statement may take a database that is there needs to say that it took too long. */
+const silenceMs = 2_000;
 const idleInTransactionTimeoutMs = 15_000;
 const connectTimeoutMs = 3_000;
 const acquireTimeoutMs = 2_000;
@@ -48,18 +52,23 @@ export async function openPool({
   url,
   role,
   connectionsMax,
+  statementMs = statementTimeoutMs,
 }: {
   url: string;
   role: DatabaseRole;
   connectionsMax: number;
+  /** How long a statement may take. Unset: 10 s. */
+  statementMs?: number;
 }): Promise<Pool> {
   const pool = await createPool(withRole(url, role), {
-    driverFactory: createPgDriverFactory(),
+    driverFactory: createTimedDriver(createPgDriverFactory(), {
+      answerMs: statementMs + silenceMs,
+    }),
     interceptors: [createResultParser()],
     maxPoolSize: connectionsMax,
     connectionTimeout: connectTimeoutMs,
     connectionRetryLimit: 1,
-    statementTimeout: statementTimeoutMs,
+    statementTimeout: statementMs,
     idleInTransactionSessionTimeout: idleInTransactionTimeoutMs,
     idleTimeout: 60_000,
     queryRetryLimit: 0,
@@ -89,10 +98,14 @@ export async function openPool({
 }
 
 function bounded(pool: DatabasePool, gate: Semaphore): Pool {
+  const lane = createLane((work) => gate.run(() => pool.connect(work)));
   return {
     transaction: (work) => gate.run(() => pool.transaction(work)),
-    statement: (work) => gate.run(() => work(pool)),
-    end: () => pool.end(),
+    statement: (work) => lane.run(work) ?? gate.run(() => work(pool)),
+    async end() {
+      await lane.end();
+      await pool.end();
+    },
   };
 }
 

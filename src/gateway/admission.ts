@@ -197,7 +197,7 @@ export class Admission {
 
   #count(): void | Promise<void> {
     try {
-      const counted = this.deps.verifier.countNow(this.key);
+      const counted = this.deps.verifier.countNow(this.key, this.passing.call.exchange);
       if (counted instanceof Promise) {
         return counted.then(
           () => this.#begin(this),

@@ -2,7 +2,8 @@ import type { Mode } from "./secret.ts";
 import type { KnownKeyRow } from "./use-store.ts";
 
 /**
- * What a process remembers of a key: all that a verdict needs, in less than 1 KB.
+ * What a process remembers of a key: all that a verdict needs, in less than 1 KB but for long scopes, addresses and
+ * metadata, which are 4 KB at most.
  *
  * Its rules never change: a change makes a new one. What it has been told of its use does.
  */

@@ -17,6 +17,19 @@ export function rulesOf(req: Stated): KeyRules {
   };
 }
 
+/** The most that a key's scopes and metadata take together: processes keep hundreds of thousands of keys in memory. */
+const weightBytesMax = 2_048;
+
+/** Throws INVALID_ARGUMENT when the scopes and the metadata of a key are too much together. */
+export function refuseHeavy({ scopes, metadata }: Pick<KeyRules, "scopes" | "metadata">): void {
+  const texts = [...scopes, ...Object.entries(metadata).flat()];
+  const bytes = texts.reduce((sum, text) => sum + Buffer.byteLength(text), 0);
+  if (bytes > weightBytesMax) {
+    const description = `and scopes take ${bytes} bytes together, more than ${weightBytesMax}`;
+    throw invalidArgument([{ field: "metadata", description }]);
+  }
+}
+
 /** The rules that a key has. */
 export function rulesOfRow(row: KeyRow): KeyRules {
   return {

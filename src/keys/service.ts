@@ -19,7 +19,7 @@ import { requirePrincipal, requireTenant } from "../rpc/principal.ts";
 import { retryOf } from "../rpc/retry.ts";
 import { changeKeys } from "./forget.ts";
 import { toKey } from "./message.ts";
-import { changedFields, mergeRules, quotaOf, rulesOf, rulesOfRow } from "./rules.ts";
+import { changedFields, mergeRules, quotaOf, refuseHeavy, rulesOf, rulesOfRow } from "./rules.ts";
 import { mintSecret } from "./secret.ts";
 import {
   countLiveKeys,
@@ -99,6 +99,7 @@ function makers(deps: Deps): Pick<ServiceImpl<typeof KeyService>, Making> {
       const { actor } = tenant;
       const maker = { userId: actor, createdBy: actor };
       const owner = { accountId, id, familyId: id, ...maker, apiId, mode };
+      refuseHeavy(req);
       const key = { ...owner, ...rulesOf(req), ...secret, state: "active" as const };
       return db.tenantTransaction(tenant, async (tx, audit) => {
         const scope = { accountId, retry, response: CreateKeyResponseSchema, audit };
@@ -151,7 +152,11 @@ function changers(deps: Deps): Pick<ServiceImpl<typeof KeyService>, Changing> {
           refuseRevoked(row);
         }
         const at = { accountId: row.account_id, keyId: row.id, now: now() };
-        await updateKey(tx, at, mergeRules(rulesOfRow(row), rulesOf(req), fields));
+        const rules = mergeRules(rulesOfRow(row), rulesOf(req), fields);
+        if (fields.has("scopes") || fields.has("metadata")) {
+          refuseHeavy(rules);
+        }
+        await updateKey(tx, at, rules);
         if (fields.has("quota")) {
           await upsertQuota(tx, { ...at, familyId: row.family_id }, quotaOf(req.quota));
         }

@@ -66,8 +66,24 @@ test.for([
   );
 });
 
+test("an account that asks too often is told its limit, and when to come again", async () => {
+  const headers = new Headers();
+  const ask = createAsker(headers);
+  for (let call = 0; call < 200; call++) {
+    await ask(person, "garbage");
+  }
+
+  await expect(ask(person, "garbage")).rejects.toMatchObject({ code: Code.ResourceExhausted });
+
+  expect(Object.fromEntries(headers)).toMatchObject({
+    "x-ratelimit-limit": "200",
+    "x-ratelimit-remaining": "0",
+    "retry-after": "1",
+  });
+});
+
 /** Ask at a moment that does not pass, without a database. Resolves to the code of the verdict. */
-function createAsker() {
+function createAsker(headers = new Headers()) {
   const now = () => new Date(0);
   const none: Pool = {
     transaction: () => Promise.reject(new Error("there is no database")),
@@ -80,13 +96,13 @@ function createAsker() {
   const verifier = createVerifier({ db, trust: directTrust, ...parts });
   const handler = verifyHandler({ verifier, limiter, now });
   return async (principal: Principal, secret: string) => {
-    const context = { values: createContextValues().set(callKey, callOf(principal)) };
+    const context = { values: createContextValues().set(callKey, callOf(principal, headers)) };
     const request = create(VerifyKeyRequestSchema, { secret });
     return (await handler(request, context as HandlerContext)).code;
   };
 }
 
-function callOf(principal: Principal): Call {
+function callOf(principal: Principal, headers: Headers): Call {
   return {
     name: "",
     policy: openPolicy,
@@ -95,7 +111,7 @@ function callOf(principal: Principal): Call {
       clientIp: "",
       protocol: "grpc",
       method: "POST",
-      setHeader: () => {},
+      setHeader: (name, value) => headers.set(name, value),
     },
     header: new Headers(),
     signal: AbortSignal.abort(),

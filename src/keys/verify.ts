@@ -3,8 +3,10 @@ import type { Database } from "../db/database.ts";
 import type { Memory } from "../db/memory.ts";
 import type { Trust } from "../db/trust.ts";
 import { andThen, type MaybePromise } from "../lib/maybe-promise.ts";
+import type { Exchange } from "../rpc/call.ts";
 import { apiKeyOf } from "../rpc/credentials.ts";
-import { rateLimited, reasoned } from "../rpc/errors.ts";
+import { reasoned } from "../rpc/errors.ts";
+import { applyVerdict } from "../rpc/limit.ts";
 import type { Limit, Limiter, Rate, Verdict } from "../rpc/limiter.ts";
 import type { Authenticator, Principal } from "../rpc/principal.ts";
 import type { Strangers } from "../rpc/strangers.ts";
@@ -40,9 +42,10 @@ export interface Verifier {
   /**
    * Count one use of the key of a principal that `authenticate` made. Not a promise when memory tells.
    *
-   * Throws or rejects with RESOURCE_EXHAUSTED, reason RATE_LIMITED or KEY_USAGE_EXCEEDED.
+   * Throws or rejects with RESOURCE_EXHAUSTED: with reason RATE_LIMITED, and then says the key's own limit in the
+   * reply's headers, or KEY_USAGE_EXCEEDED.
    */
-  countNow(principal: KeyPrincipal): MaybePromise<void>;
+  countNow(principal: KeyPrincipal, exchange: Exchange): MaybePromise<void>;
   /**
    * Whether the key of a principal is still accepted, for what stays open on its word: its use was counted, and asked
    * about its address, when that began. Rejects when nobody knows.
@@ -113,17 +116,18 @@ export function createVerifier(deps: Deps): Verifier {
 
     onForgotten: (listener) => memory.onForgotten(() => listener()),
 
-    countNow(principal) {
+    countNow(principal, exchange) {
       const key = known(keyOf, principal);
-      return andThen(spend(deps, key, 1), (spent) => refuseSpent(spent, now()));
+      return andThen(spend(deps, key, 1), (spent) => refuseSpent(spent, exchange, now()));
     },
   };
 }
 
 /** Throws what the caller of a call is told that was not counted. */
-function refuseSpent({ code, key, rate }: Spent, now: Date): void {
-  if (code === "RATE_LIMITED") {
-    throw rateLimited(rate?.retryAfterMs ?? 0);
+function refuseSpent({ code, key, rate }: Spent, exchange: Exchange, now: Date): void {
+  if (code === "RATE_LIMITED" && rate !== null) {
+    // The headers so far are those of the class, which let the call pass.
+    applyVerdict(exchange, rate);
   }
   if (code === "USAGE_EXCEEDED") {
     const message = "Cannot use the key: its quota is used up";

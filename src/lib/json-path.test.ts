@@ -142,3 +142,11 @@ test("compiling takes no long time", () => {
 
   expect(performance.now() - started).toBeLessThan(1_000);
 });
+
+test("blanks may stand between steps and within brackets, and nowhere else", () => {
+  expect(compilePath("$ .a\t[ 'b' ]\n[\r0 ]")).toEqual(["a", "b", 0]);
+  for (const path of ["$. a", "$.a ", " $.a", "$ ", "$[- 1]", "$[' a']x"]) {
+    expect(compilePath(path)).toBeNull();
+  }
+  expect(compilePath("$[' a']")).toEqual([" a"]);
+});

@@ -13,13 +13,14 @@ export interface Scalar {
 /** How deep lists and objects may lie in each other in data: a path leads no deeper. */
 export const dataDepthMax = 16;
 
-const namePattern = /^\.([A-Za-z_\u0080-\uFFFF][\w\u0080-\uFFFF]*)/;
-const indexPattern = /^\[(0|-?[1-9]\d{0,8})\]/;
-const quotedPattern = /^\[(?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)")\]/s;
+const namePattern = /^[ \t\n\r]*\.([A-Za-z_\u0080-\uFFFF][\w\u0080-\uFFFF]*)/;
+const indexPattern = /^[ \t\n\r]*\[[ \t\n\r]*(0|-?[1-9]\d{0,8})[ \t\n\r]*\]/;
+const quotedPattern =
+  /^[ \t\n\r]*\[[ \t\n\r]*(?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)")[ \t\n\r]*\]/s;
 
 /**
- * Compile a JSONPath of RFC 9535 that leads to one place: `$`, then `.name`, `['name']`, `["name"]` or `[index]`.
- * Null when it is none.
+ * Compile a JSONPath of RFC 9535 that leads to one place: `$`, then `.name`, `['name']`, `["name"]` or `[index]`, with
+ * blanks between steps and within brackets. Null when it is none.
  */
 export function compilePath(text: string): JsonPath | null {
   if (!text.startsWith("$")) {

@@ -1,6 +1,5 @@
 import { expect, test } from "vitest";
 import { createProgress } from "./applied.ts";
-import { shardOf } from "./entry.ts";
 
 const soon = () => AbortSignal.timeout(2_000);
 
@@ -8,7 +7,7 @@ function openProgress(
   readCursors = async (): Promise<{ shard: number; position: bigint }[]> => [],
 ) {
   const errors: unknown[] = [];
-  const progress = createProgress({ shards: 2, readCursors, onError: (e) => errors.push(e) });
+  const progress = createProgress({ readCursors, onError: (e) => errors.push(e) });
   return { progress, errors };
 }
 
@@ -20,11 +19,11 @@ test("a wait ends when its own shard has reached its position", async () => {
     return value;
   });
 
-  progress.note(0, 9n);
-  progress.note(1, 4n);
+  progress.note(0, 9n, []);
+  progress.note(1, 4n, []);
   await new Promise((resolve) => setImmediate(resolve));
   expect(isDone).toBe(false);
-  progress.note(1, 6n);
+  progress.note(1, 6n, []);
 
   expect(await wait).toBe(true);
   expect(await progress.reached(1, 6n, soon())).toBe(true);
@@ -65,21 +64,19 @@ test("more than a thousand do not wait", async () => {
   expect(await Promise.all(waits)).not.toContain(true);
 });
 
-test("who listens to an account hears of its shard", () => {
+test("who listens to an account hears of its events, and of nobody else's", () => {
   const { progress } = openProgress();
-  const account = `acc_${"0".repeat(26)}`;
-  const shard = shardOf(account, 2);
   let woken = 0;
-  const stop = progress.onApplied(account, () => {
+  const stop = progress.onApplied("a", () => {
     woken += 1;
   });
 
-  progress.note(shard, 1n);
-  progress.note(1 - shard, 2n);
-  progress.note(shard, 1n);
+  progress.note(0, 2n, ["a", "b"]);
+  progress.note(0, 3n, ["b"]);
+  progress.note(0, 3n, []);
   expect(woken).toBe(1);
   stop();
-  progress.note(shard, 3n);
+  progress.note(0, 4n, ["a"]);
 
   expect(woken).toBe(1);
 });

@@ -1,5 +1,3 @@
-import { shardOf } from "./entry.ts";
-
 /** How far each shard of the journal is applied, as far as this process has heard. */
 export interface Progress {
   /**
@@ -7,9 +5,9 @@ export interface Progress {
    * already. Never rejects.
    */
   reached(shard: number, position: bigint, signal: AbortSignal): Promise<boolean>;
-  /** Say that a shard is applied up to a position. */
-  note(shard: number, position: bigint): void;
-  /** Told whenever more of an account's shard is applied. Returns how to stop it. */
+  /** Say that a shard is applied up to a position, and whose events were. */
+  note(shard: number, position: bigint, accounts: readonly string[]): void;
+  /** Told whenever a projector of this process applied some of the account's events. Returns how to stop it. */
   onApplied(accountId: string, wake: () => void): () => void;
 }
 
@@ -30,21 +28,24 @@ const pollMsMax = 100;
  * waits.
  */
 export function createProgress({
-  shards,
   readCursors,
   onError,
 }: {
-  shards: number;
   /** Reads how far each shard is applied. */
   readCursors: () => Promise<readonly { shard: number; position: bigint }[]>;
   onError: (error: unknown) => void;
 }): Progress {
   const positions = new Map<number, bigint>();
   const waiters = new Set<Waiter>();
-  const listeners = new Map<number, Set<{ wake: () => void }>>();
+  const listeners = new Map<string, Set<{ wake: () => void }>>();
   let isPolling = false;
 
-  function note(shard: number, position: bigint) {
+  function note(shard: number, position: bigint, accounts: readonly string[]) {
+    for (const account of accounts) {
+      for (const { wake } of [...(listeners.get(account) ?? [])]) {
+        wake();
+      }
+    }
     const known = positions.get(shard) ?? 0n;
     if (position <= known) {
       return;
@@ -55,9 +56,6 @@ export function createProgress({
         waiter.done();
       }
     }
-    for (const { wake } of [...(listeners.get(shard) ?? [])]) {
-      wake();
-    }
   }
 
   async function poll() {
@@ -67,7 +65,7 @@ export function createProgress({
       if (waiters.size > 0) {
         try {
           for (const { shard, position } of await readCursors()) {
-            note(shard, position);
+            note(shard, position, []);
           }
         } catch (error) {
           // Whoever waits has a deadline.
@@ -103,11 +101,15 @@ export function createProgress({
       return promise;
     },
     onApplied(accountId, wake) {
-      const shard = shardOf(accountId, shards);
       const entry = { wake };
-      const all = listeners.get(shard) ?? new Set();
-      listeners.set(shard, all.add(entry));
-      return () => void all.delete(entry);
+      const all = listeners.get(accountId) ?? new Set();
+      listeners.set(accountId, all.add(entry));
+      return () => {
+        all.delete(entry);
+        if (all.size === 0 && listeners.get(accountId) === all) {
+          listeners.delete(accountId);
+        }
+      };
     },
   };
 }

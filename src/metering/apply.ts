@@ -9,8 +9,10 @@ import {
   type Decision,
   decide,
   findFirst,
+  isReplay,
   monthsOf,
   type NewEvent,
+  type StoredEvent,
 } from "./decide.ts";
 import { monthOf } from "./entry.ts";
 import { addRepeats, findStored, type Identity, insertEvents } from "./event-store.ts";
@@ -18,7 +20,7 @@ import { createFunds, type Means } from "./funds.ts";
 import { addMeters } from "./meter-rollup.ts";
 import type { Batch } from "./projections.ts";
 import { addRollups } from "./rollup.ts";
-import { createRunning } from "./running.ts";
+import { createRunning, type ShareKey } from "./running.ts";
 import {
   addChargeTotals,
   addRevenueTotals,
@@ -54,10 +56,7 @@ export async function applyUsage(
     return { applied: [], repeated: [], refused: [] };
   }
   const { shard, last: batchPosition } = batch;
-  const stored = await findStored(tx, {
-    identities: distinctIdentities(candidates),
-    months: monthsOf(candidates),
-  });
+  const stored = await findKnown(tx, candidates);
   // What is not stored may be applied; what is stored costs nothing.
   const charged = candidates.filter(
     (one) => one.entry.chargedNanos > 0n && findFirst(one, stored) === undefined,
@@ -108,6 +107,21 @@ function burningOf({ entry, place, receivedAt, chargedBefore }: NewEvent): Burni
     fromNanos: chargedBefore,
     nanos: entry.chargedNanos,
   };
+}
+
+/** What is stored of the candidates' identities: of those that come back from quarantine of any month. */
+async function findKnown(
+  tx: Tx,
+  candidates: readonly Candidate[],
+): Promise<ReadonlyMap<string, readonly StoredEvent[]>> {
+  const months = monthsOf(candidates);
+  const stored = await findStored(tx, { identities: distinctIdentities(candidates), months });
+  const replays = candidates.filter(isReplay);
+  if (replays.length === 0) {
+    return stored;
+  }
+  const ever = await findStored(tx, { identities: distinctIdentities(replays), months: null });
+  return new Map([...stored, ...ever]);
 }
 
 function distinctIdentities(candidates: readonly Candidate[]): Identity[] {
@@ -162,14 +176,19 @@ function spendingOf(events: readonly NewEvent[]): LeaseSpending[] {
 }
 
 async function findTotals(tx: Tx, candidates: readonly Candidate[], shard: number) {
-  const keys = candidates.map(({ entry: { mode, price } }) => ({
-    developerId: price.developerId,
-    mode,
-    feeBasisPoints: price.feeBasisPoints,
-  }));
-  const accounts = new Set(candidates.map(({ entry }) => entry.account));
+  const keys = new Map<string, ShareKey>();
+  const accounts = new Set<string>();
+  for (const { entry } of candidates) {
+    const { mode, price } = entry;
+    const { developerId, feeBasisPoints } = price;
+    const name = `${developerId} ${mode} ${feeBasisPoints}`;
+    if (!keys.has(name)) {
+      keys.set(name, { developerId, mode, feeBasisPoints });
+    }
+    accounts.add(entry.account);
+  }
   return {
-    grossOf: await findRevenueTotals(tx, { shard, keys }),
+    grossOf: await findRevenueTotals(tx, { shard, keys: [...keys.values()] }),
     chargedOf: await findChargeTotals(tx, [...accounts]),
   };
 }

@@ -65,6 +65,7 @@ export function decodeArchive(bytes: Buffer): ArchivedRow[] {
 
 /** A file that is there for good. */
 export interface WrittenFile {
+  file: string;
   bytes: number;
   sha256: Buffer;
 }
@@ -72,7 +73,8 @@ export interface WrittenFile {
 /**
  * Write rows to a file so that a crash leaves it whole or not at all, and read it back.
  *
- * The same rows make the same file, whoever writes it. Throws when what is read is not what was written.
+ * Its name tells what is in it: two libraries may pack the same rows in two ways, and neither takes the place of the
+ * other's file. Throws when what is read is not what was written.
  */
 export async function writeArchive(
   directory: string,
@@ -81,8 +83,10 @@ export async function writeArchive(
 ): Promise<WrittenFile> {
   const plain = encodeArchive(rows);
   const packed = await promisify(gzip)(plain);
+  const sha256 = createHash("sha256").update(packed).digest();
+  const fileName = `${name}-${sha256.toString("hex").slice(0, 16)}.bin.gz`;
   await mkdir(directory, { recursive: true, mode: 0o700 });
-  const path = join(directory, name);
+  const path = join(directory, fileName);
   // Whoever writes the same file at the same time has another name until then.
   const own = `${path}.${randomUUID()}.new`;
   const file = await open(own, "w", 0o600);
@@ -103,7 +107,7 @@ export async function writeArchive(
   if (!read.equals(packed) || !(await promisify(gunzip)(read)).equals(plain)) {
     throw new Error(`Cannot rely on ${path}: it does not hold what was written`);
   }
-  return { bytes: read.length, sha256: createHash("sha256").update(read).digest() };
+  return { file: fileName, bytes: read.length, sha256 };
 }
 
 /** The rows of a file. Throws when it has another hash. */

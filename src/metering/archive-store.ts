@@ -16,8 +16,46 @@ const archivableRow = z.object({
 const rowsMax = 20_000;
 const bytesMax = 64 * 1024 * 1024;
 
-/** Read the next rows that are applied, older than a time and in no archive: the rows of one file. */
+/**
+ * Read the next rows that are applied, older than a time and in no archive: the rows of one file.
+ *
+ * It ends where all batches of the projectors do, if there is such a place: then what is left of the journal begins
+ * with whole ones.
+ */
 export async function readArchivable(tx: Tx, before: Date): Promise<ArchivedRow[]> {
+  const rows = await readOld(tx, before);
+  const [first, last] = [rows.at(0), rows.at(-1)];
+  if (first === undefined || last === undefined) {
+    return [];
+  }
+  const end = await findEnd(tx, { first: first.position, last: last.position });
+  return end === null ? rows : rows.filter(({ position }) => position <= end);
+}
+
+const endRow = z.object({ position: z.bigint() });
+
+/** The last position of a range that is within no batch: each that began before has ended. */
+async function findEnd(
+  tx: Tx,
+  { first, last }: { first: bigint; last: bigint },
+): Promise<bigint | null> {
+  const row = await tx.maybeOne(sql.type(endRow)`
+    select position from usage_journal
+    where position between ${first} and ${last} and not exists (
+      select from projector_cursors as cursor
+      cross join lateral (
+        select first_position from projections
+        where shard = cursor.shard and last_position > usage_journal.position
+        order by last_position limit 1
+      ) as next
+      where next.first_position <= usage_journal.position
+    )
+    order by position desc limit 1
+  `);
+  return row?.position ?? null;
+}
+
+async function readOld(tx: Tx, before: Date): Promise<ArchivedRow[]> {
   const rows = await tx.any(sql.type(archivableRow)`
     with next as (
       select position, shard, codec, body, entries,
@@ -40,7 +78,10 @@ export async function readArchivable(tx: Tx, before: Date): Promise<ArchivedRow[
 
 const chargedRow = z.object({ live_nanos: z.bigint(), test_nanos: z.bigint() });
 
-/** What applied events, and corrections, of a list of accounts and keys at given places came to. */
+/**
+ * What those of some entries came to that are applied: of events by what the journal says, so that it can be held
+ * against what is stored of them.
+ */
 export async function sumApplied(
   tx: Tx,
   {
@@ -48,7 +89,7 @@ export async function sumApplied(
     corrections,
     months,
   }: {
-    /** Account, key, position and ordinal. */
+    /** Account, key, position, ordinal, mode and charge. */
     events: readonly (readonly (string | number)[])[];
     /** Account, id, position and ordinal. */
     corrections: readonly (readonly (string | number)[])[];
@@ -58,9 +99,9 @@ export async function sumApplied(
 ): Promise<{ liveNanos: bigint; testNanos: bigint }> {
   const row = await tx.one(sql.type(chargedRow)`
     with found as (
-      select event.mode, event.charged_nanos as nanos
-      from ${sql.unnest(events, ["text", "text", "int8", "int4"])}
-        as placed (account_id, key, position, ordinal)
+      select placed.mode, placed.nanos
+      from ${sql.unnest(events, ["text", "text", "int8", "int4", "text", "int8"])}
+        as placed (account_id, key, position, ordinal, mode, nanos)
       join usage_events as event using (account_id, key, position, ordinal)
       where event.received_month = any(${sql.array([...months], "date")})
       union all
@@ -112,6 +153,24 @@ export async function insertArchive(
   return result.rowCount > 0;
 }
 
+const archiveRow = z.object({
+  first_position: z.bigint(),
+  last_position: z.bigint(),
+  file: z.string(),
+  sha256: z.instanceof(Buffer),
+});
+
+/** A file, and what of the journal is in it. */
+export type ArchiveRow = z.infer<typeof archiveRow>;
+
+/** List archives, in the journal's order, of what is after a position. */
+export function listArchives(tx: Tx, after: bigint, limit: number): Promise<readonly ArchiveRow[]> {
+  return tx.any(sql.type(archiveRow)`
+    select first_position, last_position, file, sha256 from journal_archives
+    where first_position > ${after} order by first_position limit ${limit}
+  `);
+}
+
 /** Whether a file is one of the archives. */
 export async function isArchiveFile(tx: Tx, file: string): Promise<boolean> {
   const row = await tx.maybeOne(sql.type(nothing)`
@@ -123,19 +182,21 @@ export async function isArchiveFile(tx: Tx, file: string): Promise<boolean> {
 /** Rows that are removed by one statement. */
 const trimmedMax = 1_000;
 
-/** Remove the oldest rows that are archived and older than a time. True: there may be more. */
+/** Remove the oldest rows of archives whose rows are all older than a time. True: there may be more. */
 export async function trimJournal(tx: Tx, before: Date): Promise<boolean> {
   const result = await tx.query(sql.type(nothing)`
     delete from usage_journal where position in (
       select position from usage_journal
-      where position <= (select coalesce(max(last_position), 0) from journal_archives)
-        and position < coalesce(
+      where position <= (
+        select coalesce(max(last_position), 0) from journal_archives
+        where last_position < coalesce(
           (
             select position from usage_journal where appended_at >= ${before.toISOString()}
             order by position limit 1
           ),
           9223372036854775807
         )
+      )
       order by position limit ${trimmedMax}
     )
   `);

@@ -54,13 +54,12 @@ async function archiveRows({ db, directory, now }: ArchiveDeps): Promise<boolean
   if (first === undefined || last === undefined) {
     return false;
   }
-  const file = `journal-${first.position}-${last.position}.bin.gz`;
-  const written = await writeArchive(directory, file, rows);
+  const name = `journal-${first.position}-${last.position}`;
+  const written = await writeArchive(directory, name, rows);
   const sums = await sumRows(db, rows);
   const archive = {
     first: first.position,
     last: last.position,
-    file,
     ...written,
     entries: rows.reduce((sum, { entries }) => sum + entries, 0),
     ...sums,
@@ -69,9 +68,9 @@ async function archiveRows({ db, directory, now }: ArchiveDeps): Promise<boolean
   const isNoted = await db.systemTransaction((tx) => insertArchive(tx, archive));
   if (!isNoted) {
     // Another process was faster. Its file may be the same one.
-    const isUsed = await db.systemTransaction((tx) => isArchiveFile(tx, file));
+    const isUsed = await db.systemTransaction((tx) => isArchiveFile(tx, written.file));
     if (!isUsed) {
-      await rm(join(directory, file), { force: true });
+      await rm(join(directory, written.file), { force: true });
     }
   }
   return true;
@@ -106,8 +105,9 @@ async function sumRows(
       if ("correctionId" in entry) {
         wanted.corrections.push([entry.account, entry.correctionId, position, ordinal]);
       } else {
+        const { account, mode, chargedNanos } = entry;
         const key = identityKey(entry.source, entry.id);
-        wanted.events.push([entry.account, key, position, ordinal]);
+        wanted.events.push([account, key, position, ordinal, mode, chargedNanos.toString()]);
       }
     }
     if (wanted.events.length + wanted.corrections.length >= lookUpMax) {

@@ -32,7 +32,7 @@ export async function balancesAt(tx: Tx, of: BalanceQuery): Promise<ReadonlyMap<
   return addMoved(whole, await balanceCut(tx, of));
 }
 
-const batchRow = z.object({ shard: z.number(), last: z.bigint() });
+const batchRow = z.object({ shard: z.number(), first: z.bigint(), last: z.bigint() });
 
 /**
  * What the events up to a position moved whose transfers count from a later one: those of batches that the position
@@ -41,7 +41,7 @@ const batchRow = z.object({ shard: z.number(), last: z.bigint() });
 export async function balanceCut(tx: Tx, of: BalanceQuery): Promise<ReadonlyMap<string, Moved>> {
   const { accountId, mode, position } = of;
   const batches = await tx.any(sql.type(batchRow)`
-    select cursor.shard, next.last
+    select cursor.shard, next.first, next.last
     from projector_cursors as cursor
     cross join lateral (
       select position as last,
@@ -84,10 +84,11 @@ const sharesRow = z.object({
 /** The shares of a batch's events up to a position that the account has as consumer, as developer, as platform. */
 async function sumShares(
   tx: Tx,
-  { accountId, mode, position, shard, last }: BalanceQuery & z.infer<typeof batchRow>,
+  { accountId, mode, position, shard, first, last }: BalanceQuery & z.infer<typeof batchRow>,
 ): Promise<ReadonlyMap<string, Moved>> {
   const ofBatch = sql.fragment`
-    mode = ${mode} and shard = ${shard} and batch_position = ${last} and position <= ${position}
+    mode = ${mode} and shard = ${shard} and batch_position = ${last}
+    and position between ${first} and ${position}
   `;
   const shares = await tx.one(sql.type(sharesRow)`
     select consumer.leased, consumer.paid, consumer.owed, developer.earned, platform.fee

@@ -13,7 +13,8 @@ export function addMonths(month: string, count: number): string {
 /**
  * The month that an event is billed in: its own, or the first one after it that was open when the event came.
  *
- * A month is closed for what comes after the position that it was closed at.
+ * A month is closed for what comes after the position that it was closed at; what was before the first closed one was
+ * closed with it. `closed` has all that were closed from `own` on.
  */
 export function bookedMonth(
   own: string,
@@ -21,6 +22,10 @@ export function bookedMonth(
   closed: ReadonlyMap<string, bigint>,
 ): string {
   let month = own;
+  const first = closed.has(own) ? own : firstOf(closed);
+  if (first !== undefined && first > own && (closed.get(first) ?? position) < position) {
+    month = first;
+  }
   for (;;) {
     const closedPosition = closed.get(month);
     if (closedPosition === undefined || closedPosition >= position) {
@@ -28,4 +33,12 @@ export function bookedMonth(
     }
     month = addMonths(month, 1);
   }
+}
+
+function firstOf(closed: ReadonlyMap<string, bigint>): string | undefined {
+  let first: string | undefined;
+  for (const month of closed.keys()) {
+    first = first === undefined || month < first ? month : first;
+  }
+  return first;
 }

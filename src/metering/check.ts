@@ -143,6 +143,7 @@ export function toEntry(event: UsageEvent, price: Pinned, now: Date): UsageEntry
   return entry;
 }
 
-function microsOf({ seconds, nanos }: Timestamp): bigint {
+/** Microseconds since 1970. */
+export function microsOf({ seconds, nanos }: Timestamp): bigint {
   return seconds * 1_000_000n + BigInt(Math.floor(nanos / 1_000));
 }

@@ -28,6 +28,10 @@ export type Check = (attributes: Attributes) => CloudEvent<unknown>;
 export function toUsageEvent(attributes: Attributes, data: unknown, check: Check): ReadEvent {
   const violations = [...checkAttributes(attributes, check)];
   const { id, source, type, subject = "", apiid = "", time, endpoint = type } = attributes;
+  if (attributes.endpoint === undefined && String(type).length > endpointLengthMax) {
+    const description = `must be up to ${endpointLengthMax} characters, where it is the endpoint`;
+    violations.push({ field: "type", description });
+  }
   const statusCode = readWhole(attributes.statuscode, 999_999_999n);
   const units = readWhole(attributes.units, 10n ** 15n);
   const test = readBoolean(attributes.testmode);
@@ -68,6 +72,8 @@ export function toUsageEvent(attributes: Attributes, data: unknown, check: Check
 
 const required = ["id", "source", "type", "specversion"] as const;
 const attributeLengthMax = 2_000;
+/** As the contract says. */
+const endpointLengthMax = 200;
 
 /**
  * What the SDK says of the attributes. What it would fill in itself (an id that is missing), or does not look at
@@ -91,8 +97,10 @@ function checkAttributes(attributes: Attributes, check: Check): Violation[] {
       return [{ field, description: "must be a text, a whole number, or true or false" }];
     }
   }
+  // The SDK has a function of that name at its events.
+  const { validate: _, ...known } = attributes;
   try {
-    check(attributes);
+    check(known);
     return [];
   } catch (error) {
     return explain(error);

@@ -206,7 +206,6 @@ test.for(["no json", "[1", `{"a":${"[".repeat(500_000)}`, ""])(
 test.for([
   [attributes, "application/cloudevents-batch+json"],
   [[attributes], "application/cloudevents+json"],
-  [[], "application/cloudevents-batch+json"],
   [Array.from({ length: 501 }, () => attributes), "application/json"],
 ] as const)("a body that is not what its type says is refused", async ([body, contentType]) => {
   await expect(structured(body, contentType)).rejects.toThrow(/^\[invalid/);
@@ -229,4 +228,35 @@ test.for([
   const error = await reading.catch((thrown) => thrown);
   expect(error).toBeInstanceOf(RouteError);
   expect(error.httpStatus).toBe(415);
+});
+
+test("an attribute that comes twice is refused: two ids are not a third", async () => {
+  const headers = Object.entries(attributes).map(([name, value]) => [`ce-${name}`, value] as const);
+  const reading = readCloudEvents({
+    headers: [...headers, ["ce-id", "2"]],
+    body: new Uint8Array(),
+  });
+
+  expect(await reading).toEqual([
+    { violations: [{ field: "id", description: "must not be there twice" }] },
+  ]);
+});
+
+test("data in a header is refused, and not dropped", async () => {
+  expect(await wrongIn(binary({ "ce-data": "{}" }))).toEqual(["data"]);
+});
+
+test("an extension may have any name", async () => {
+  expect(await structured({ ...attributes, validate: "x" })).toEqual([{ event: usage }]);
+});
+
+test("a batch may be empty", async () => {
+  expect(await structured([], "application/cloudevents-batch+json")).toEqual([]);
+});
+
+test("a type that is too long for an endpoint is named, unless there is an endpoint", async () => {
+  const type = "t".repeat(201);
+
+  expect(await wrongIn(structured({ ...attributes, type }))).toEqual(["type"]);
+  expect(await wrongIn(structured({ ...attributes, type, endpoint: "e" }))).toEqual([""]);
 });

@@ -18,8 +18,8 @@ const batchDepthMax = dataDepthMax + 2;
 
 /** A request of the HTTP protocol binding of CloudEvents 1.0. */
 export interface CloudEventsRequest {
-  /** Names in lower case. */
-  headers: Iterable<readonly [name: string, value: string]>;
+  /** As they came, names in lower case: one that came twice is there twice. */
+  headers: readonly (readonly [name: string, value: string])[];
   body: Uint8Array;
 }
 
@@ -40,15 +40,15 @@ export async function readCloudEvents(request: CloudEventsRequest): Promise<Read
   const { CloudEvent } = await import("cloudevents");
   const check = (attributes: Attributes) => new CloudEvent(attributes, true);
   if (mode === "binary") {
-    return [readBinary(headers, request.body, check)];
+    return [readBinary(request, check)];
   }
   const value = parseBody(request.body);
   const list = Array.isArray(value) ? value : [value];
   if (Array.isArray(value) !== (mode === "batch") && mode !== "either") {
     throw refused(mode === "batch" ? "must be a list of events" : "must be one event");
   }
-  if (list.length === 0 || list.length > eventsMax) {
-    throw refused(`must hold 1 to ${eventsMax} events`);
+  if (list.length > eventsMax) {
+    throw refused(`must hold up to ${eventsMax} events`);
   }
   return list.map((one) => readStructured(one, check));
 }
@@ -116,11 +116,7 @@ function readStructured(value: unknown, check: Check): ReadEvent {
     : toUsageEvent(attributes, parseData(bytes), check);
 }
 
-function readBinary(
-  headers: ReadonlyMap<string, string>,
-  body: Uint8Array,
-  check: Check,
-): ReadEvent {
+function readBinary({ headers, body }: CloudEventsRequest, check: Check): ReadEvent {
   const attributes = new Map<string, string>();
   for (const [header, value] of headers) {
     if (header.startsWith("ce-")) {
@@ -129,10 +125,16 @@ function readBinary(
       if (text === undefined) {
         return wrong(name, "must be printable ASCII, with the rest percent-encoded as UTF-8");
       }
+      if (attributes.has(name)) {
+        return wrong(name, "must not be there twice");
+      }
+      if (name === "data") {
+        return wrong(name, "must be the body");
+      }
       attributes.set(name, text);
     }
   }
-  const contentType = headers.get("content-type");
+  const contentType = new Map(headers).get("content-type");
   if (contentType !== undefined) {
     attributes.set("datacontenttype", contentType);
   }

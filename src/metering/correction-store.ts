@@ -3,6 +3,7 @@ import { z } from "zod";
 import { outcomes } from "../catalog/price-rule.ts";
 import { nothing, type Queries, type Tx } from "../db/pool.ts";
 import type { Applied, Corrected } from "./applied-event.ts";
+import { eventByIdentity } from "./by-identity.ts";
 import { bucketMicrosOf, identityKey, type Place, timeText } from "./entry.ts";
 
 const targetRow = z.object({
@@ -36,7 +37,7 @@ const targetRow = z.object({
   units_before: z.bigint(),
 });
 
-/** Find the applied event that a correction names: the latest, when months lie between two of one identity. */
+/** Find the applied event that a correction names. */
 export async function findTarget(
   db: Queries,
   { account, source, id }: { account: string; source: string; id: string },
@@ -47,9 +48,7 @@ export async function findTarget(
       booked_month::text as booked_month, price_version, fee_basis_points, units, charged_nanos,
       fee_nanos, leased_nanos, owed_nanos, charged_before_nanos, lease_id, shard, position,
       ordinal, batch_position, data, outcome, units_before
-    from usage_events
-    where account_id = ${account} and key = ${identityKey(source, id)}
-    order by received_month desc limit 1
+    from ${eventByIdentity({ accountId: account, source, id })} as event
   `);
   return row === null ? null : toApplied(row);
 }

@@ -13,6 +13,7 @@ import {
   transfersOfCorrection,
 } from "./correction-money.ts";
 import { findTarget, insertCorrection, sumCorrections } from "./correction-store.ts";
+import { addMeters } from "./meter-rollup.ts";
 import type { Quarantined } from "./quarantine.ts";
 import { changeRollups } from "./rollup.ts";
 
@@ -27,8 +28,15 @@ export async function applyCorrections(
   context: BatchContext,
 ): Promise<{ done: Corrected[]; failed: Quarantined[] }> {
   const found: { correction: PlacedCorrection; target: Applied | null }[] = [];
+  const done: Corrected[] = [];
+  const failed: Quarantined[] = [];
   for (const correction of corrections) {
-    found.push({ correction, target: await findTarget(tx, correction.entry) });
+    const tried = await attempt(tx, "target", () => findTarget(tx, correction.entry));
+    if ("detail" in tried) {
+      failed.push(toQuarantined(context, { correction, target: null, detail: tried.detail }));
+    } else {
+      found.push({ correction, target: tried.done });
+    }
   }
   const keys = found.flatMap(({ target }) =>
     target === null ? [] : balancesOfCorrection(partiesOf(target)),
@@ -37,8 +45,6 @@ export async function applyCorrections(
     // All at once: in the order of everybody who locks balances.
     await lockBalances(tx, keys);
   }
-  const done: Corrected[] = [];
-  const failed: Quarantined[] = [];
   for (const { correction, target } of found) {
     const tried = await attempt(tx, "correction", () =>
       applyCorrection(tx, { correction, target }, context),
@@ -89,6 +95,9 @@ async function applyCorrection(
   const change = { entry: target.entry, bookedMonth: corrected.bookedMonth };
   await changeRollups(tx, [{ ...change, calls: isVoid ? -1n : 0n, nanos: delta.deltaNanos }]);
   await insertCorrection(tx, corrected, { reason: entry.reason, ...context });
+  if (isVoid) {
+    await addMeters(tx, { applied: [], voided: [corrected] });
+  }
   return corrected;
 }
 

@@ -43,6 +43,7 @@ export interface Repeats {
 export interface NewEvent extends Applied, Repeats {
   receivedMonth: string;
   key: string;
+  identity: string;
   hash: Buffer;
 }
 
@@ -88,18 +89,27 @@ export function identityOf({ accountId, key }: { accountId: string; key: string 
   return `${accountId} ${key}`;
 }
 
-/** The stored event whose identity a candidate has. */
+/** Whether it comes back from quarantine: it may have been there for any time. */
+export function isReplay({ entry }: Candidate): boolean {
+  return entry.kind === "replay";
+}
+
+/** The stored event, of the latest first, whose identity a candidate has. */
 export function findFirst(
-  { identity, receivedMonth }: Candidate,
+  candidate: Candidate,
   stored: ReadonlyMap<string, readonly StoredEvent[]>,
 ): StoredEvent | undefined {
-  const known = stored.get(identity);
-  if (known === undefined) {
-    return undefined;
-  }
-  const from = addMonths(receivedMonth, -monthsBefore);
-  const to = addMonths(receivedMonth, monthsAfter);
-  return known.find((one) => one.receivedMonth >= from && one.receivedMonth <= to);
+  return stored.get(candidate.identity)?.find((one) => isNear(candidate, one));
+}
+
+/** Whether an event of a candidate's identity is the same: received in months around its own, or at any time. */
+function isNear(candidate: Candidate, { receivedMonth }: { receivedMonth: string }): boolean {
+  const own = candidate.receivedMonth;
+  return (
+    own === receivedMonth ||
+    isReplay(candidate) ||
+    (receivedMonth >= addMonths(own, -monthsBefore) && receivedMonth <= addMonths(own, monthsAfter))
+  );
 }
 
 /**
@@ -119,6 +129,7 @@ export function decide(
   },
 ): Decision {
   const refused: Decision["refused"] = [];
+  const applied: NewEvent[] = [];
   const fresh = new Map<string, NewEvent>();
   const repeated = new Map<StoredEvent, StoredEvent & Repeats>();
   function findRepeated(candidate: Candidate) {
@@ -133,7 +144,9 @@ export function decide(
 
   for (const candidate of candidates) {
     const { identity } = candidate;
-    const first = fresh.get(identity) ?? findRepeated(candidate);
+    const latest = fresh.get(identity);
+    const first =
+      latest !== undefined && isNear(candidate, latest) ? latest : findRepeated(candidate);
     if (first !== undefined) {
       if (first.hash.equals(candidate.hash)) {
         first.duplicates += 1;
@@ -147,17 +160,18 @@ export function decide(
     if ("reason" in result) {
       refused.push({ candidate, ...result });
     } else {
+      applied.push(result);
       fresh.set(identity, result);
     }
   }
-  return { applied: [...fresh.values()], repeated: [...repeated.values()], refused };
+  return { applied, repeated: [...repeated.values()], refused };
 }
 
 function apply(
   candidate: Candidate,
   { shard, batchPosition, funds, running, closed }: Parameters<typeof decide>[1],
 ): NewEvent | { reason: "OVER_LIMIT" | "POISONED"; detail: string } {
-  const { entry, place } = candidate;
+  const { entry, place, receivedAt, receivedMonth, key, identity, hash } = candidate;
   const { account, mode, lease, price, chargedNanos } = entry;
   if (chargeOf(entry) !== chargedNanos) {
     return { reason: "POISONED", detail: "the price does not give what was promised" };
@@ -168,8 +182,15 @@ function apply(
   }
   const { developerId, feeBasisPoints } = price;
   return {
-    ...candidate,
-    ...paid,
+    entry,
+    place,
+    receivedAt,
+    receivedMonth,
+    key,
+    identity,
+    hash,
+    leasedNanos: paid.leasedNanos,
+    owedNanos: paid.owedNanos,
     shard,
     batchPosition,
     bookedMonth: bookedMonth(monthOf(entry.timeMicros), place.position, closed),

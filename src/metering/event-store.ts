@@ -14,13 +14,13 @@ const storedRow = z.object({
 });
 
 /**
- * Find events that are stored under identities in some months, by identity.
+ * Find events that are stored under identities in some months (null: ever), by identity, the latest first.
  *
  * The limit, which no identity reaches, keeps this a look-up of each: a plan that reads whole months is never better.
  */
 export async function findStored(
   tx: Tx,
-  { identities, months }: { identities: readonly Identity[]; months: string[] },
+  { identities, months }: { identities: readonly Identity[]; months: readonly string[] | null },
 ): Promise<Map<string, StoredEvent[]>> {
   const rows = await tx.any(sql.type(storedRow)`
     select stored.account_id, stored.received_month::text as received_month, stored.key,
@@ -29,7 +29,7 @@ export async function findStored(
     cross join lateral (
       select account_id, received_month, key, body_hash from usage_events
       where account_id = wanted.account_id and key = wanted.key
-        and received_month = any(${sql.array(months, "date")})
+        ${months === null ? sql.fragment`` : sql.fragment`and received_month = any(${sql.array([...months], "date")})`}
       limit 100
     ) as stored
   `);
@@ -104,9 +104,7 @@ export async function insertEvents(
   if (events.length === 0) {
     return;
   }
-  const sorted = [...events].sort(
-    (a, b) => compare(a.entry.account, b.entry.account) || compare(a.key, b.key),
-  );
+  const sorted = [...events].sort((a, b) => compare(a.identity, b.identity));
   await tx.query(sql.type(nothing)`
     insert into usage_events (${columnList}, shard, batch_position)
     select event.*, ${shard}::int4, ${batchPosition}::int8

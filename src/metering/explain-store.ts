@@ -1,9 +1,10 @@
 import { sql } from "slonik";
 import { z } from "zod";
-import type { Tx } from "../db/pool.ts";
+import type { Queries, Tx } from "../db/pool.ts";
 import type { Mode } from "../ledger/store.ts";
+import { eventByIdentity, type Identity } from "./by-identity.ts";
 import { decodeRow } from "./codec.ts";
-import { identityKey, type Place, type UsageEntry } from "./entry.ts";
+import type { Place, UsageEntry } from "./entry.ts";
 
 const chargeRow = z.object({
   mode: z.enum(["live", "test"]),
@@ -32,19 +33,14 @@ const chargeRow = z.object({
 /** What an applied event was charged, and what paid for it. */
 export type ChargeRow = z.infer<typeof chargeRow>;
 
-/** Find the charge of one of the account's applied events: the latest, when months lie between two of one identity. */
-export function findCharge(
-  tx: Tx,
-  { accountId, source, id }: { accountId: string; source: string; id: string },
-): Promise<ChargeRow | null> {
+/** Find the charge of one of the account's applied events. */
+export function findCharge(tx: Queries, identity: Identity): Promise<ChargeRow | null> {
   return tx.maybeOne(sql.type(chargeRow)`
     select mode, api_id, developer_account_id, status_code, booked_month::text as booked_month,
       price_version, fee_basis_points, endpoint, units, outcome, units_before, charged_nanos, fee_nanos,
       leased_nanos, owed_nanos,
       charged_before_nanos, lease_id, shard, position, ordinal, batch_position
-    from usage_events
-    where account_id = ${accountId} and key = ${identityKey(source, id)}
-    order by received_month desc limit 1
+    from ${eventByIdentity(identity)} as event
   `);
 }
 

@@ -173,6 +173,10 @@ const rowColumns: Column<NewRow>[] = [
   { type: "bytea", of: ({ body }) => body },
   { type: "int4", of: ({ indexes }) => indexes.length },
 ];
+/** A process that stops between its statements holds the head's lock no longer: nobody else could append. */
+export const headHold = sql.fragment`
+  set_config('idle_in_transaction_session_timeout', '2s', true) as hold
+`;
 
 const appendedRow = z.object({ position: z.bigint(), applied: z.bigint() });
 
@@ -205,7 +209,7 @@ async function insertRows(
     select head.position - ${count} + row.ordinal, row.shard, 1, row.body, row.entries
     from head, ${unnestColumns(rows, rowColumns)}
       with ordinality as row (shard, body, entries, ordinal)
-    returning position, (select min(position) from projector_cursors) as applied
+    returning position, (select min(position) from projector_cursors) as applied, ${headHold}
   `);
   if (appended.length === 0) {
     return { places: [], applied: 0n };

@@ -48,19 +48,24 @@ export function lookUpMethods({
     async listEvents(req, ctx) {
       const { accountId } = requirePrincipal(ctx);
       const { size, ...range } = rangeOf(req, now());
+      const { startMicros } = range;
       const watermark = await readWatermark();
       const rows = await db.tenantRead(accountId, (tx) =>
         listEvents(tx, { accountId, ...range, limit: size + 1 }),
       );
-      const { page, nextPageToken } = splitPage(rows, { size, id: placeText });
+      const { page, nextPageToken } = splitPage(rows, {
+        size,
+        id: (row) => `${placeText(row)}:${startMicros}`,
+      });
       return { events: page.map(toEvent), nextPageToken, watermark };
     },
 
-    async getWatermark() {
+    async getWatermark(_req, ctx) {
+      const { accountId } = requirePrincipal(ctx);
       const { applied, durable, oldestWaiting, quarantined } = await db.systemTransaction(
         async (tx) => ({
           ...(await getWatermark(tx)),
-          quarantined: await countQuarantined(tx),
+          quarantined: await countQuarantined(tx, accountId),
         }),
       );
       return {
@@ -84,17 +89,24 @@ function rangeOf(
 ): Omit<EventRange, "accountId" | "limit"> & { size: number } {
   const { size, after } = pageOf(req);
   const end = req.endTime === undefined ? BigInt(now.getTime()) * 1_000n : toMicros(req.endTime);
-  const start = req.startTime === undefined ? end - dayMicros : toMicros(req.startTime);
-  if (start >= end) {
-    throw invalidArgument([{ field: "start_time", description: "must be before end_time" }]);
-  }
-  const before = after === "" ? null : readPlace(after);
-  if (before === undefined) {
+  const page = after === "" ? null : readPlace(after);
+  if (page === undefined) {
     const description = "must be the next_page_token of an earlier answer";
     throw invalidArgument([{ field: "page_token", description }]);
   }
+  // Without a start all pages begin where the first does: it moves with the time.
+  const unsaid = page === null ? end - dayMicros : page.startMicros;
+  const start = req.startTime === undefined ? unsaid : toMicros(req.startTime);
+  if (start >= end) {
+    throw invalidArgument([{ field: "start_time", description: "must be before end_time" }]);
+  }
   // No event is from before 1970.
-  return { size, startMicros: start > 0n ? start : 0n, endMicros: end > 0n ? end : 0n, before };
+  return {
+    size,
+    startMicros: start > 0n ? start : 0n,
+    endMicros: end > 0n ? end : 0n,
+    before: page,
+  };
 }
 
 function toMicros({ seconds, nanos }: Timestamp): bigint {
@@ -105,11 +117,17 @@ function placeText({ occurred_micros, position, ordinal }: EventRow): string {
   return `${occurred_micros}:${position}:${ordinal}`;
 }
 
-function readPlace(text: string): EventRange["before"] | undefined {
-  const [, micros, position, ordinal] = /^(\d{1,18}):(\d{1,18}):(\d{1,9})$/.exec(text) ?? [];
-  return micros === undefined || position === undefined || BigInt(micros) > microsMax
+function readPlace(text: string) {
+  const pattern = /^(\d{1,18}):(\d{1,18}):(\d{1,9}):(\d{1,18})$/;
+  const [, micros, position, ordinal, start] = pattern.exec(text) ?? [];
+  return micros === undefined ||
+    position === undefined ||
+    start === undefined ||
+    BigInt(micros) > microsMax ||
+    BigInt(start) > microsMax
     ? undefined
     : {
+        startMicros: BigInt(start),
         micros: BigInt(micros),
         place: { position: BigInt(position), ordinal: Number(ordinal) },
       };

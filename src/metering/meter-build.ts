@@ -5,11 +5,13 @@ import { addKept, readyMeter } from "./meter-rollup.ts";
 import {
   claimUnfinishedMeter,
   deleteGroups,
+  deleteRecounts,
   deleteRollups,
   deleteUniques,
   holdProjectors,
   removeMeter,
   startMeter,
+  touchEvents,
   type UnfinishedMeter,
   updateBuilt,
 } from "./meter-store.ts";
@@ -17,16 +19,26 @@ import {
 /** Rows that one round clears away of each table. */
 const clearedRowsMax = 10_000;
 
+/** Whose turn it was: the next is another meter's, also when the work on the last one failed. */
+export interface Turn {
+  /** The id of a meter. Empty before the first. */
+  after: string;
+}
+
 /**
  * Work on one meter that is new or deleted, as far as one transaction goes. True: there may be more to do.
  *
  * The lock on the meter's row makes it the only one for the meter, and holds off voids while it reads.
  */
-export async function buildNextMeter(tx: Tx): Promise<boolean> {
-  const meter = await claimUnfinishedMeter(tx);
+export async function buildNextMeter(tx: Tx, turn: Turn): Promise<boolean> {
+  // Whoever removes old events holds the meters after the events: in the other order they would wait in a ring.
+  await touchEvents(tx);
+  const meter =
+    (await claimUnfinishedMeter(tx, turn.after)) ?? (await claimUnfinishedMeter(tx, ""));
   if (meter === null) {
     return false;
   }
+  turn.after = meter.id;
   if (meter.state === "deleted") {
     await clearMeter(tx, meter);
   } else if (meter.start_positions === null) {
@@ -94,6 +106,7 @@ async function clearMeter(tx: Tx, meter: UnfinishedMeter): Promise<void> {
     (await deleteRollups(tx, key, clearedRowsMax));
   if (!isLeft) {
     await deleteGroups(tx, key);
+    await deleteRecounts(tx, key);
     await removeMeter(tx, key);
   }
 }

@@ -1,8 +1,9 @@
 import { sql } from "slonik";
 import { z } from "zod";
-import type { Queries } from "../db/pool.ts";
+import type { Queries, Tx } from "../db/pool.ts";
+import { readSnapshot } from "../db/snapshot.ts";
 import { parseDecimal } from "../lib/decimal.ts";
-import { readRange } from "./meter-events.ts";
+import { countCalls, readRange } from "./meter-events.ts";
 import {
   addReading,
   allGroupsKey,
@@ -13,6 +14,7 @@ import {
   type Sums,
 } from "./meter-fold.ts";
 import { compileMeter, dimensionText, openEvent } from "./meter-reading.ts";
+import { isRecounting } from "./meter-recount-store.ts";
 import { definitionOf, type MeterRow } from "./meter-store.ts";
 import { listGroups } from "./meter-sums.ts";
 import type { Window } from "./window.ts";
@@ -22,6 +24,14 @@ export const valuesMax = 10_000;
 
 /** Events that one answer may be counted from, when it is not made of sums. */
 export const rawEventsMax = 200_000;
+
+/** Sums, and different values in them, that one answer may be made of. */
+const sumsMax = 1_000_000;
+
+/** Thrown when sums of the range are being counted anew, after an event was taken back. */
+export class RecountingError extends Error {
+  override name = "RecountingError";
+}
 
 /** Thrown when an answer would have too many values, or be counted from too many events. */
 export class QueryTooLargeError extends Error {
@@ -60,12 +70,20 @@ interface Labels {
 
 type Result = Omit<Sums, "uniques"> & { uniques: number };
 
-/** Ask a meter's sums. The windows must start with quarters of an hour. Throws QueryTooLargeError. */
+/**
+ * Ask a meter's sums, as the first in a transaction. The windows must start with quarters of an hour. Throws
+ * QueryTooLargeError and RecountingError.
+ */
 export async function queryRollups(
-  tx: Queries,
+  tx: Tx,
   row: MeterRow,
   query: MeterQuery,
 ): Promise<MeterValue[]> {
+  await readSnapshot(tx);
+  const { account_id: accountId, id: meterId } = row;
+  if (await isRecounting(tx, { accountId, meterId, mode: query.mode, ...rangeOf(query) })) {
+    throw new RecountingError("Cannot ask the meter: it counts anew where an event was taken back");
+  }
   const labels = await labelsOf(tx, row, query);
   const sums = await sumRollups(tx, { row, query, labels });
   const uniques =
@@ -89,11 +107,11 @@ export async function queryEvents(
   const read = compileMeter(definitionOf(row));
   const { account_id: accountId, side, aggregation } = row;
   const { windows, mode } = query;
-  const startMs = windows[0]?.startMs ?? 0;
-  const endMs = windows.at(-1)?.endMs ?? 0;
+  const range = { accountId, side, mode, ...rangeOf(query) };
+  refuseMore(await countCalls(tx, range), rawEventsMax, "events");
   const sums = new Map<string, Sums>();
   let count = 0;
-  for await (const events of readRange(tx, { accountId, side, mode, startMs, endMs })) {
+  for await (const events of readRange(tx, range)) {
     count += events.length;
     refuseMore(count, rawEventsMax, "events");
     for (const event of events.filter(({ isVoided }) => !isVoided)) {
@@ -113,26 +131,39 @@ export async function queryEvents(
   return toValues({ row, query, texts: labels.texts }, results);
 }
 
+/** The time that a question is about. */
+export function rangeOf({ windows }: MeterQuery): Window {
+  return { startMs: windows[0]?.startMs ?? 0, endMs: windows.at(-1)?.endMs ?? 0 };
+}
+
 /** By window, then by label. A question without groups has a value for each window. */
 function toValues(
   of: { row: MeterRow; query: MeterQuery; texts: Labels["texts"] },
   results: ReadonlyMap<string, Result>,
 ): MeterValue[] {
   const { row, query, texts } = of;
-  refuseMore(query.groupBy.length === 0 ? query.windows.length : results.size, valuesMax, "values");
+  const isGrouped = query.groupBy.length > 0;
+  refuseMore(isGrouped ? results.size : query.windows.length, valuesMax, "values");
   const none = { ...noSums(), uniques: 0 };
-  return query.windows.flatMap((window, index) =>
-    texts.flatMap((ofLabel, label) => {
-      const found = results.get(`${index} ${label}`);
-      if (found === undefined && query.groupBy.length > 0) {
-        return [];
-      }
-      const result = found ?? none;
-      const value = resultOf(row.aggregation, result);
-      const { events, skipped } = result;
-      return [{ window, texts: ofLabel, value, events: BigInt(events), skipped: BigInt(skipped) }];
-    }),
-  );
+  const found = isGrouped
+    ? [...results].map(([key, result]) => ({ ...readKey(key), result })).sort(byPlace)
+    : query.windows.map((_, at) => ({ at, label: 0, result: results.get(`${at} 0`) ?? none }));
+  return found.flatMap(({ at, label, result }) => {
+    const window = query.windows[at];
+    const value = resultOf(row.aggregation, result);
+    const [events, skipped] = [BigInt(result.events), BigInt(result.skipped)];
+    const ofLabel = texts[label] ?? [];
+    return window === undefined ? [] : [{ window, texts: ofLabel, value, events, skipped }];
+  });
+}
+
+function readKey(key: string): { at: number; label: number } {
+  const [at, label] = key.split(" ");
+  return { at: Number(at), label: Number(label) };
+}
+
+function byPlace(a: { at: number; label: number }, b: { at: number; label: number }): number {
+  return a.at - b.at || a.label - b.label;
 }
 
 /** The groups of a question, in the order of their texts. */
@@ -187,6 +218,7 @@ const decimal = z
   .nullable();
 
 const sumRow = z.object({
+  sums: z.bigint(),
   window: z.number(),
   label: z.number(),
   events: z.bigint(),
@@ -206,17 +238,23 @@ interface Asked {
 async function sumRollups(tx: Queries, { row, query, labels }: Asked) {
   const { starts, first, end, wanted } = boundsOf(query, labels);
   const rows = await tx.any(sql.type(sumRow)`
-    select width_bucket(bucket, ${starts}) - 1 as window, label, sum(events)::int8 as events,
+    with asked as (
+      select rollup.*, label
+      from meter_rollups as rollup join ${wanted} as wanted (group_key, label) using (group_key)
+      where account_id = ${row.account_id} and meter_id = ${row.id} and mode = ${query.mode}
+        and bucket >= ${first} and bucket < ${end}
+      limit ${sumsMax + 1}
+    )
+    select (sum(count(*)) over ())::int8 as sums,
+      width_bucket(bucket, ${starts}) - 1 as window, label, sum(events)::int8 as events,
       sum(skipped)::int8 as skipped, sum(total)::text as total, min(least)::text as least,
       max(greatest)::text as greatest,
       (array_agg(latest order by latest_at desc, latest_position desc, latest_ordinal desc)
         filter (where latest is not null))[1] as latest
-    from meter_rollups join ${wanted} as wanted (group_key, label) using (group_key)
-    where account_id = ${row.account_id} and meter_id = ${row.id} and mode = ${query.mode}
-      and bucket >= ${first} and bucket < ${end}
-    group by 1, 2
+    from asked group by 2, 3
     limit ${valuesMax + 1}
   `);
+  refuseMore(Number(rows[0]?.sums ?? 0n), sumsMax, "sums");
   refuseMore(rows.length, valuesMax, "values");
   return rows.map(({ window, label, events, skipped, latest, ...sums }) => {
     const last = { timeMicros: 0n, position: 0n, ordinal: 0 };
@@ -232,19 +270,30 @@ async function sumRollups(tx: Queries, { row, query, labels }: Asked) {
   });
 }
 
-const uniqueRow = z.object({ window: z.number(), label: z.number(), count: z.number() });
+const uniqueRow = z.object({
+  values: z.bigint(),
+  window: z.number(),
+  label: z.number(),
+  count: z.number(),
+});
 
 async function countUniques(tx: Queries, { row, query, labels }: Asked) {
   const { starts, first, end, wanted } = boundsOf(query, labels);
   const rows = await tx.any(sql.type(uniqueRow)`
-    select width_bucket(bucket, ${starts}) - 1 as window, label,
+    with asked as (
+      select bucket, value_hash, label
+      from meter_uniques join ${wanted} as wanted (group_key, label) using (group_key)
+      where account_id = ${row.account_id} and meter_id = ${row.id} and mode = ${query.mode}
+        and bucket >= ${first} and bucket < ${end}
+      limit ${sumsMax + 1}
+    )
+    select (sum(count(*)) over ())::int8 as values,
+      width_bucket(bucket, ${starts}) - 1 as window, label,
       count(distinct value_hash)::int4 as count
-    from meter_uniques join ${wanted} as wanted (group_key, label) using (group_key)
-    where account_id = ${row.account_id} and meter_id = ${row.id} and mode = ${query.mode}
-      and bucket >= ${first} and bucket < ${end}
-    group by 1, 2
+    from asked group by 2, 3
     limit ${valuesMax}
   `);
+  refuseMore(Number(rows[0]?.values ?? 0n), sumsMax, "values");
   return new Map(rows.map(({ window, label, count }) => [`${window} ${label}`, count]));
 }
 

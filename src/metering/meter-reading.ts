@@ -81,7 +81,7 @@ export function isDimension(path: string): boolean {
   return isField(path) || compilePath(path) !== null;
 }
 
-/** Compile a definition. Throws when it has a path that is none. */
+/** Compile a definition. Throws RangeError when it has a path that is none. */
 export function compileMeter(definition: MeterDefinition): Meter {
   const { aggregation, valuePath } = definition;
   const groups = definition.groups.map(({ path }) => dimensionAt(path));
@@ -152,7 +152,8 @@ function compileFilter({ path, values, exclude }: Filter): (open: OpenEvent) => 
 function pathOf(path: string): JsonPath {
   const compiled = compilePath(path);
   if (compiled === null) {
-    throw new Error(`Cannot compile "${path}": it is no path`);
+    // It will be none however often it is tried.
+    throw new RangeError(`Cannot compile "${path}": it is no path`);
   }
   return compiled;
 }

@@ -23,8 +23,8 @@ const quarterMs = 15 * minuteMs;
 const dayMs = 24 * 60 * minuteMs;
 const rangeDaysMax = 400;
 
-/** From then on every zone is whole quarters of an hour from UTC, as the sums are. */
-const firstMs = Date.UTC(1980, 0);
+/** From then on the clocks of all zones are put at whole quarters of an hour of UTC, as the sums are. */
+const firstMs = Date.UTC(2012, 0);
 const lastMs = Date.UTC(9999, 0);
 
 const aggregations: Readonly<Record<number, Aggregation>> = {
@@ -142,7 +142,7 @@ function readWindows(req: QueryMeterRequest): Window[] {
 function readTime(time: Timestamp | undefined, field: string, grainMs: number): number {
   const ms = Number(time?.seconds ?? 0n) * 1_000;
   if (ms < firstMs || ms > lastMs) {
-    throw invalidArgument([{ field, description: "must be in the years 1980 to 9998" }]);
+    throw invalidArgument([{ field, description: "must be in the years 2012 to 9998" }]);
   }
   if (time?.nanos !== 0 || ms % grainMs !== 0) {
     const grain = grainMs === minuteMs ? "minute" : "quarter of an hour";

@@ -1,5 +1,6 @@
-import type { Tx } from "../db/pool.ts";
-import { type KeptEvent, readRange } from "./meter-events.ts";
+import { sql } from "slonik";
+import { nothing, type Tx } from "../db/pool.ts";
+import type { KeptEvent } from "./meter-events.ts";
 import { addReading, allGroupsKey, groupKeyOf, noSums, otherGroupsKey } from "./meter-fold.ts";
 import {
   compileMeter,
@@ -18,16 +19,17 @@ import {
 import {
   addSums,
   admitGroups,
+  findGroups,
   groupId,
-  holdSums,
   listGroups,
   type MeterGroup,
   type MeterSum,
-  replaceSums,
 } from "./meter-sums.ts";
+import { findRemovedMs, takeFromSums } from "./meter-void-store.ts";
 import { quarterOf } from "./window.ts";
 
-const quarterMs = 15 * 60_000;
+/** Readings between which a transaction of a meter's work shows that it is alive. */
+const readingsMax = 5_000;
 
 /** What meters need of an applied event. */
 export interface Metered {
@@ -47,7 +49,7 @@ export interface Metered {
 
 /** What meters need of a correction: an event that is taken back. */
 export interface Voided {
-  target: Metered;
+  target: Metered & { shard: number };
   isVoid: boolean;
 }
 
@@ -63,12 +65,15 @@ interface Count {
   mode: "live" | "test";
   event: MeteredEvent;
   reading: Reading;
+  /** Null: the meter has no groups. */
+  group: MeterGroup | null;
 }
 
 /**
- * Add applied events to the sums of the meters that see them, and count the sums of voided ones anew.
+ * Add applied events to the sums of the meters that see them, and take voided ones from theirs.
  *
- * Part of the projector's transaction, after the events and the corrections are written.
+ * Part of the projector's transaction, after the events and the corrections are written. It reads no events: where the
+ * least, greatest, latest or a different value goes, a loop finds what takes its place.
  */
 export async function addMeters(
   tx: Tx,
@@ -84,17 +89,53 @@ export async function addMeters(
   if (meters.size === 0) {
     return;
   }
-  const gone = new Set(targets.map(({ place }) => placeText(place)));
-  const kept = applied.filter(({ place }) => !gone.has(placeText(place)));
-  await addCounts(
-    tx,
-    kept.flatMap((event) => countsOf(meters, event)),
-  );
-  await recount(
-    tx,
-    targets.flatMap((event) => countsOf(meters, event)),
-    gone,
-  );
+  await addCounts(tx, await readCounts(tx, meters, applied));
+  await takeBack(tx, meters, targets);
+}
+
+/** The counts of events, however many meters see them: nobody waits long for the process or for the transaction. */
+async function readCounts(
+  tx: Tx,
+  meters: ReadonlyMap<string, ReadyMeter[]>,
+  applied: readonly Metered[],
+): Promise<Count[]> {
+  const counts: Count[] = [];
+  let readings = 0;
+  for (const event of applied) {
+    const seeing = seeingOf(meters, event);
+    readings += seeing.length;
+    if (readings > readingsMax) {
+      readings = 0;
+      // The database ends the session of a process that says nothing for long.
+      await tx.query(sql.type(nothing)`select`);
+    }
+    counts.push(...countsOf(seeing, event));
+  }
+  return counts;
+}
+
+/** Take events that meters have counted from their sums. */
+async function takeBack(
+  tx: Tx,
+  meters: ReadonlyMap<string, ReadyMeter[]>,
+  targets: readonly Voided["target"][],
+): Promise<void> {
+  const counts = targets.flatMap((target) => {
+    const seeing = seeingOf(meters, target).filter(({ row }) => isCounted(row, target));
+    return countsOf(seeing, target);
+  });
+  if (counts.length === 0) {
+    return;
+  }
+  const groups = counts.flatMap(({ group }) => (group === null ? [] : [group]));
+  const sums = sumsOf(counts, await findGroups(tx, groups));
+  await takeFromSums(tx, sums, await findRemovedMs(tx));
+}
+
+/** Whether a meter has counted an event: the projector, or the loop that builds it. */
+function isCounted(row: CountedMeter, { place, shard }: Voided["target"]): boolean {
+  const start = row.start_positions[shard] ?? 0n;
+  return row.state === "active" || place.position > start || place.position <= row.built_to;
 }
 
 /** Compile the paths of a meter. */
@@ -124,11 +165,18 @@ function byOwner(rows: readonly CountedMeter[]): ReadonlyMap<string, ReadyMeter[
   return meters;
 }
 
-function countsOf(meters: ReadonlyMap<string, ReadyMeter[]>, { place, entry }: Metered): Count[] {
-  const { account, price, mode, endpoint, keyId, data, timeMicros } = entry;
+/** The meters that see an event. */
+function seeingOf(
+  meters: ReadonlyMap<string, ReadyMeter[]>,
+  { entry: { account, price, mode } }: Metered,
+): ReadyMeter[] {
   // What developers see of others' use is live.
   const served = mode === "live" ? (meters.get(`developer ${price.developerId}`) ?? []) : [];
-  const seeing = [...(meters.get(`consumer ${account}`) ?? []), ...served];
+  return [...(meters.get(`consumer ${account}`) ?? []), ...served];
+}
+
+function countsOf(seeing: readonly ReadyMeter[], { place, entry }: Metered): Count[] {
+  const { price, mode, endpoint, keyId, data, timeMicros } = entry;
   const { apiId } = price;
   const statusCode = entry.status === 0 ? 200 : entry.status;
   const event = { apiId, endpoint, statusCode, keyId, data, timeMicros, ...place };
@@ -138,7 +186,9 @@ function countsOf(meters: ReadonlyMap<string, ReadyMeter[]>, { place, entry }: M
 
 function countOf(meter: ReadyMeter, of: { mode: "live" | "test"; open: OpenEvent }): Count[] {
   const reading = meter.read(of.open);
-  return reading === null ? [] : [{ meter, mode: of.mode, event: of.open.event, reading }];
+  return reading === null
+    ? []
+    : [{ meter, mode: of.mode, event: of.open.event, reading, group: groupOf(meter, reading) }];
 }
 
 async function addCounts(tx: Tx, counts: readonly Count[]): Promise<void> {
@@ -146,92 +196,39 @@ async function addCounts(tx: Tx, counts: readonly Count[]): Promise<void> {
     return;
   }
   const groups = new Map<string, MeterGroup>();
-  for (const { meter, reading } of counts) {
-    const group = groupOf(meter, reading);
+  for (const { group } of counts) {
     if (group !== null) {
       groups.set(groupId(group), group);
     }
   }
-  const admitted = await admitGroups(tx, [...groups.values()]);
+  await addSums(tx, sumsOf(counts, await admitGroups(tx, [...groups.values()])));
+}
+
+/** What kept events come to in the sums of a meter. */
+export async function sumKept(
+  tx: Tx,
+  meter: ReadyMeter,
+  events: readonly KeptEvent[],
+): Promise<MeterSum[]> {
+  const { account_id: accountId, id: meterId, groups } = meter.row;
+  const known = groups.length === 0 ? [] : await listGroups(tx, { accountId, meterId });
+  const admitted = known.map(({ group_key: groupKey }) =>
+    groupId({ accountId, meterId, groupKey }),
+  );
+  const counts = events.flatMap((event) =>
+    countOf(meter, { mode: event.mode, open: openEvent(event) }),
+  );
+  return sumsOf(counts, new Set(admitted));
+}
+
+function sumsOf(counts: readonly Count[], admitted: ReadonlySet<string>): MeterSum[] {
   const sums = new Map<string, MeterSum>();
   for (const count of counts) {
     for (const key of keysOf(count, admitted)) {
       addTo(sumAt(sums, key), count);
     }
   }
-  await addSums(tx, [...sums.values()]);
-}
-
-/**
- * Count sums anew from the events: without those that are voided, and, of a meter that is being built, without those
- * that it has yet to count.
- */
-async function recount(tx: Tx, targets: readonly Count[], gone: ReadonlySet<string>) {
-  for (const { meter, ranges } of rangesOf(targets)) {
-    const { account_id: accountId, id: meterId, side, groups } = meter.row;
-    const known = groups.length === 0 ? [] : await listGroups(tx, { accountId, meterId });
-    const admitted = new Set(
-      known.map(({ group_key: groupKey }) => groupId({ accountId, meterId, groupKey })),
-    );
-    for (const { mode, bucketMs, counts } of ranges) {
-      const sums = new Map<string, MeterSum>();
-      for (const key of counts.flatMap((count) => keysOf(count, admitted))) {
-        sumAt(sums, key);
-      }
-      await holdSums(tx, [...sums.values()]);
-      const range = { accountId, side, mode, startMs: bucketMs, endMs: bucketMs + quarterMs };
-      for await (const events of readRange(tx, range)) {
-        for (const event of events.filter((one) => isCounted(meter.row, one, gone))) {
-          for (const count of countOf(meter, { mode, open: openEvent(event) })) {
-            addWhere(sums, count, admitted);
-          }
-        }
-      }
-      await replaceSums(tx, [...sums.values()]);
-    }
-  }
-}
-
-function isCounted(row: CountedMeter, event: KeptEvent, gone: ReadonlySet<string>): boolean {
-  if (event.isVoided || gone.has(placeText(event))) {
-    return false;
-  }
-  const start = row.start_positions[event.shard] ?? 0n;
-  return row.state === "active" || event.position > start || event.position <= row.built_to;
-}
-
-function addWhere(sums: Map<string, MeterSum>, count: Count, admitted: ReadonlySet<string>) {
-  for (const key of keysOf(count, admitted)) {
-    const sum = sums.get(keyText(key));
-    if (sum !== undefined) {
-      addTo(sum, count);
-    }
-  }
-}
-
-/** The quarters of an hour in which a meter counted events, with these. */
-function rangesOf(counts: readonly Count[]) {
-  const meters = new Map<string, { meter: ReadyMeter; ranges: Map<string, Quarter> }>();
-  for (const count of counts) {
-    const { meter, mode, event } = count;
-    const { account_id: accountId, id } = meter.row;
-    const ofMeter = meters.get(`${accountId} ${id}`) ?? { meter, ranges: new Map() };
-    meters.set(`${accountId} ${id}`, ofMeter);
-    const bucketMs = bucketOf(event);
-    const quarter = ofMeter.ranges.get(`${mode} ${bucketMs}`) ?? { mode, bucketMs, counts: [] };
-    ofMeter.ranges.set(`${mode} ${bucketMs}`, quarter);
-    quarter.counts.push(count);
-  }
-  return [...meters.values()].map(({ meter, ranges }) => ({
-    meter,
-    ranges: [...ranges.values()],
-  }));
-}
-
-interface Quarter {
-  mode: "live" | "test";
-  bucketMs: number;
-  counts: Count[];
+  return [...sums.values()];
 }
 
 function groupOf({ row }: ReadyMeter, { groups: texts }: Reading): MeterGroup | null {
@@ -240,10 +237,9 @@ function groupOf({ row }: ReadyMeter, { groups: texts }: Reading): MeterGroup | 
 }
 
 /** The sums that an event counts in: those of all groups, and those of its own. */
-function keysOf({ meter, mode, event, reading }: Count, admitted: ReadonlySet<string>) {
+function keysOf({ meter, mode, event, group }: Count, admitted: ReadonlySet<string>) {
   const { account_id: accountId, id: meterId } = meter.row;
   const all = { accountId, meterId, mode, groupKey: allGroupsKey, bucketMs: bucketOf(event) };
-  const group = groupOf(meter, reading);
   if (group === null) {
     return [all];
   }
@@ -268,8 +264,4 @@ function keyText({ accountId, meterId, mode, groupKey, bucketMs }: Omit<MeterSum
 
 function bucketOf({ timeMicros }: MeteredEvent): number {
   return quarterOf(Number(timeMicros / 1_000n));
-}
-
-function placeText({ position, ordinal }: { position: bigint; ordinal: number }): string {
-  return `${position}:${ordinal}`;
 }

@@ -13,13 +13,12 @@ import { once } from "../db/once.ts";
 import type { Tx } from "../db/pool.ts";
 import { newId } from "../lib/id.ts";
 import { splitPage } from "../lib/page-token.ts";
-import { createSemaphore } from "../lib/semaphore.ts";
 import { alreadyExists, failedPrecondition, notFound } from "../rpc/errors.ts";
 import { pageOf } from "../rpc/page.ts";
 import { requirePrincipal, requireTenant } from "../rpc/principal.ts";
 import { retryOf } from "../rpc/retry.ts";
 import { getWatermark } from "./journal.ts";
-import { type MeterQuery, QueryTooLargeError, queryEvents, queryRollups } from "./meter-query.ts";
+import { createAsk } from "./meter-ask.ts";
 import { definitionFrom, queryFrom } from "./meter-request.ts";
 import {
   countMeters,
@@ -27,14 +26,12 @@ import {
   findMeter,
   insertMeter,
   listMeters,
+  lockMeters,
   type MeterRow,
 } from "./meter-store.ts";
 
 /** Meters that an account may have: each is counted with every event. */
 const metersMax = 50;
-
-/** Answers that are counted from the events at once: they take connections that others need. */
-const rawReadsMax = 2;
 
 interface Deps {
   db: Database;
@@ -45,7 +42,7 @@ interface Deps {
 
 /** The handlers of proto/callora/metering/v1/meter_service.proto. */
 export function meterService({ db, wakeBuilder, now }: Deps): ServiceImpl<typeof MeterService> {
-  const rawReads = createSemaphore({ permits: rawReadsMax, waitersMax: 100, waitMs: 5_000 });
+  const ask = createAsk(db);
   return {
     async createMeter(req, ctx) {
       const tenant = requireTenant(ctx);
@@ -56,6 +53,7 @@ export function meterService({ db, wakeBuilder, now }: Deps): ServiceImpl<typeof
         const scope = { accountId, retry, response: CreateMeterResponseSchema, audit };
         return once(tx, scope, async () => {
           const id = newId("mtr", now());
+          await lockMeters(tx, accountId);
           await refuseTooMany(tx, accountId);
           if (!(await insertMeter(tx, { ...definition, accountId, id, slug: req.slug }, now()))) {
             const message = `Cannot create the meter: slug "${req.slug}" is taken`;
@@ -108,8 +106,7 @@ export function meterService({ db, wakeBuilder, now }: Deps): ServiceImpl<typeof
       // Read before the sums, so that they hold at least what it says.
       const { applied } = await db.systemTransaction(getWatermark);
       const isRaw = req.windowSize === WindowSize.MINUTE;
-      const read = () => ask(db, { row, query, isRaw });
-      const values = await (isRaw ? rawReads.run(read) : read());
+      const values = await ask(row, query, isRaw);
       const names = req.groupBy;
       return {
         values: values.map(({ window, texts, ...value }) => ({
@@ -122,25 +119,6 @@ export function meterService({ db, wakeBuilder, now }: Deps): ServiceImpl<typeof
       };
     },
   };
-}
-
-/** Sums are the account's own. The events of the developer's side are their consumers': only the server sees both. */
-async function ask(
-  db: Database,
-  { row, query, isRaw }: { row: MeterRow; query: MeterQuery; isRaw: boolean },
-) {
-  const answer = isRaw ? queryEvents : queryRollups;
-  const read = (tx: Tx) => answer(tx, row, query);
-  try {
-    return isRaw && row.side === "developer"
-      ? await db.systemTransaction(read)
-      : await db.tenantRead(row.account_id, read);
-  } catch (error) {
-    if (error instanceof QueryTooLargeError) {
-      throw failedPrecondition("METER_ANSWER_TOO_LARGE", error.message);
-    }
-    throw error;
-  }
 }
 
 async function refuseTooMany(tx: Tx, accountId: string): Promise<void> {

@@ -27,8 +27,9 @@ export function definitionOf(row: MeterRow): MeterDefinition {
   return { aggregation, valuePath, groups, filters, side };
 }
 
-const meterColumns = sql.fragment`
-  account_id, id, slug, aggregation, value_path, groups, filters, side, state, created_at
+/** The columns of a meter. */
+export const meterColumns = sql.fragment`
+  meters.account_id, id, slug, aggregation, value_path, groups, filters, side, state, created_at
 `;
 
 const idRow = z.object({ id: z.string() });
@@ -51,6 +52,13 @@ export async function insertMeter(
     returning id
   `);
   return row !== null;
+}
+
+/** Keep others from making meters of the account until the transaction ends. */
+export async function lockMeters(tx: Tx, accountId: string): Promise<void> {
+  await tx.query(sql.type(z.unknown())`
+    select pg_advisory_xact_lock(hashtextextended(${`meters of ${accountId}`}, 0))
+  `);
 }
 
 const countRow = z.object({ count: z.number() });
@@ -96,7 +104,8 @@ export async function deleteMeter(tx: Tx, accountId: string, id: string): Promis
 
 const positions = z.array(z.string()).transform((list) => list.map((position) => BigInt(position)));
 
-const countedRow = meterRow.extend({ start_positions: positions, built_to: z.bigint() });
+/** The row of a meter that counts. */
+export const countedRow = meterRow.extend({ start_positions: positions, built_to: z.bigint() });
 
 /** A meter that counts, and how far what was before it is counted. */
 export type CountedMeter = z.infer<typeof countedRow>;
@@ -137,11 +146,11 @@ const unfinishedRow = meterRow.extend({
 /** A meter that is to be built, or to be cleared away. */
 export type UnfinishedMeter = z.infer<typeof unfinishedRow>;
 
-/** Claim a meter on which there is work to do. */
-export function claimUnfinishedMeter(tx: Tx): Promise<UnfinishedMeter | null> {
+/** Claim a meter on which there is work to do, behind the given id (empty: any). */
+export function claimUnfinishedMeter(tx: Tx, after: string): Promise<UnfinishedMeter | null> {
   return tx.maybeOne(sql.type(unfinishedRow)`
     select ${meterColumns}, start_positions::text[] as start_positions, built_to from meters
-    where state <> 'active'
+    where state <> 'active' and id > ${after}
     order by id limit 1
     for update skip locked
   `);
@@ -221,6 +230,18 @@ export async function deleteGroups(tx: Tx, { accountId, meterId }: MeterKey): Pr
   await tx.query(sql.type(nothing)`
     delete from meter_groups where account_id = ${accountId} and meter_id = ${meterId}
   `);
+}
+
+/** Forget what of a meter was to be counted anew. */
+export async function deleteRecounts(tx: Tx, { accountId, meterId }: MeterKey): Promise<void> {
+  await tx.query(sql.type(nothing)`
+    delete from meter_recounts where account_id = ${accountId} and meter_id = ${meterId}
+  `);
+}
+
+/** Keep the tables of events from being dropped until the transaction ends. */
+export async function touchEvents(tx: Tx): Promise<void> {
+  await tx.query(sql.type(nothing)`lock table usage_events in access share mode`);
 }
 
 /** Remove a deleted meter. */

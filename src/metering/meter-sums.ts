@@ -33,7 +33,8 @@ export interface MeterGroup {
   texts: readonly string[];
 }
 
-const keyTypes = ["text", "text", "text", "text", "timestamptz"];
+/** The types of what `sumKeyRow` makes. */
+export const sumKeyTypes = ["text", "text", "text", "text", "timestamptz"];
 const sumTypes = ["int8", "int8", "numeric", "numeric", "numeric", "text", "timestamptz", "int8"];
 
 /** Add to the sums that are there. */
@@ -44,7 +45,7 @@ export async function addSums(tx: Tx, all: readonly MeterSum[]): Promise<void> {
         account_id, meter_id, mode, group_key, bucket, events, skipped, total, least, greatest,
         latest, latest_at, latest_position, latest_ordinal
       )
-      select * from ${sql.unnest(sums.map(toRow), [...keyTypes, ...sumTypes, "int4"])}
+      select * from ${sql.unnest(sums.map(toRow), [...sumKeyTypes, ...sumTypes, "int4"])}
       on conflict (account_id, meter_id, mode, group_key, bucket) do update set
         events = rollup.events + excluded.events,
         skipped = rollup.skipped + excluded.skipped,
@@ -64,39 +65,6 @@ export async function addSums(tx: Tx, all: readonly MeterSum[]): Promise<void> {
   await insertUniques(tx, all);
 }
 
-/** Hold sums, those of no events too, so that nobody adds to them until the transaction ends. */
-export async function holdSums(tx: Tx, all: readonly SumKey[]): Promise<void> {
-  for (const keys of chunks(sorted(all))) {
-    await tx.query(sql.type(nothing)`
-      insert into meter_rollups as rollup (
-        account_id, meter_id, mode, group_key, bucket, events, skipped
-      )
-      select *, 0, 0 from ${sql.unnest(keys.map(toKey), keyTypes)}
-      on conflict (account_id, meter_id, mode, group_key, bucket) do update
-      set events = rollup.events
-    `);
-  }
-}
-
-/** Put sums in the place of those that are held. */
-export async function replaceSums(tx: Tx, all: readonly MeterSum[]): Promise<void> {
-  for (const sums of chunks(sorted(all))) {
-    const keys = sums.map(toKey);
-    await tx.query(sql.type(nothing)`
-      delete from meter_rollups where (account_id, meter_id, mode, group_key, bucket)
-        in (select * from ${sql.unnest(keys, keyTypes)})
-    `);
-    await tx.query(sql.type(nothing)`
-      delete from meter_uniques where (account_id, meter_id, mode, group_key, bucket)
-        in (select * from ${sql.unnest(keys, keyTypes)})
-    `);
-  }
-  await addSums(
-    tx,
-    all.filter(({ sums }) => sums.events > 0 || sums.skipped > 0),
-  );
-}
-
 async function insertUniques(tx: Tx, all: readonly MeterSum[]): Promise<void> {
   const rows = sorted(all).flatMap((sum) =>
     [...sum.sums.uniques].sort().map((hash) => [...toKey(sum), hash]),
@@ -105,7 +73,7 @@ async function insertUniques(tx: Tx, all: readonly MeterSum[]): Promise<void> {
     await tx.query(sql.type(nothing)`
       insert into meter_uniques (account_id, meter_id, mode, group_key, bucket, value_hash)
       select account_id, meter_id, mode, group_key, bucket, decode(hash, 'hex')
-      from ${sql.unnest(chunk, [...keyTypes, "text"])}
+      from ${sql.unnest(chunk, [...sumKeyTypes, "text"])}
         as value (account_id, meter_id, mode, group_key, bucket, hash)
       on conflict do nothing
     `);
@@ -137,7 +105,11 @@ export function groupId(group: Omit<MeterGroup, "texts">): string {
   return `${group.accountId} ${group.meterId} ${group.groupKey}`;
 }
 
-async function findGroups(tx: Tx, groups: readonly MeterGroup[]): Promise<ReadonlySet<string>> {
+/** Tell which groups their meters keep apart, by `groupId`. */
+export async function findGroups(
+  tx: Tx,
+  groups: readonly MeterGroup[],
+): Promise<ReadonlySet<string>> {
   const found = new Set<string>();
   for (const chunk of chunks(groups)) {
     const keys = chunk.map((group) => [group.accountId, group.meterId, group.groupKey]);
@@ -156,9 +128,14 @@ async function findGroups(tx: Tx, groups: readonly MeterGroup[]): Promise<Readon
 /** By the lock on the meter's row, nobody else adds groups between the count and the insert. */
 async function insertGroups(tx: Tx, groups: readonly [MeterGroup, ...MeterGroup[]]): Promise<void> {
   const [{ accountId, meterId, texts }] = groups;
-  await tx.query(sql.type(nothing)`
-    select from meters where account_id = ${accountId} and id = ${meterId} for no key update
+  const { rowCount } = await tx.query(sql.type(nothing)`
+    select from meters where account_id = ${accountId} and id = ${meterId} and state <> 'deleted'
+    for no key update
   `);
+  if (rowCount === 0) {
+    // Whoever clears it away waits for projectors: they must not wait for it.
+    return;
+  }
   const rows = groups.map((group, index) => [group.groupKey, JSON.stringify(group.texts), index]);
   await tx.query(sql.type(nothing)`
     insert into meter_groups (account_id, meter_id, group_key, texts)
@@ -212,7 +189,8 @@ function byMeter(groups: readonly MeterGroup[]): [MeterGroup, ...MeterGroup[]][]
   return [...meters].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, list]) => list);
 }
 
-function toKey({ accountId, meterId, mode, groupKey, bucketMs }: SumKey): string[] {
+/** The key of a sum, for lists of rows. */
+export function toKey({ accountId, meterId, mode, groupKey, bucketMs }: SumKey): string[] {
   return [accountId, meterId, mode, groupKey, new Date(bucketMs).toISOString()];
 }
 
@@ -232,19 +210,21 @@ function toRow(sum: MeterSum): (string | number | null)[] {
   ];
 }
 
-function decimalOf(value: bigint | null): string | null {
+/** A decimal times 10^18, for lists of rows. */
+export function decimalOf(value: bigint | null): string | null {
   return value === null ? null : formatDecimal(value);
 }
 
 /** In one order, so that transactions that add to the same sums wait for each other, and not in a ring. */
-function sorted<T extends SumKey>(sums: readonly T[]): T[] {
+export function sorted<T extends SumKey>(sums: readonly T[]): T[] {
   return sums
     .map((sum) => ({ sum, key: toKey(sum).join(" ") }))
     .sort((a, b) => (a.key < b.key ? -1 : 1))
     .map(({ sum }) => sum);
 }
 
-function* chunks<T>(list: readonly T[]): Iterable<T[]> {
+/** As many as one statement takes. */
+export function* chunks<T>(list: readonly T[]): Iterable<T[]> {
   for (let start = 0; start < list.length; start += rowsMax) {
     yield list.slice(start, start + rowsMax);
   }

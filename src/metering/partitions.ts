@@ -27,8 +27,9 @@ const droppedMax = 12;
  * Make the partitions of a year ahead, and remove the events of months that are over long since.
  *
  * Only the owner of the tables may. What removed events came to is kept, in the transaction that removes them. Nothing
- * is removed that is not in an archive of the journal, or that a meter is still being built from. Whoever does it at
- * the same time waits; nobody who records or reads usage waits for longer than two seconds.
+ * is removed that is not in an archive of the journal, whose rows there are still kept beside it, or that a meter is
+ * still being built from. Whoever does it at the same time waits; nobody who records or reads usage waits for longer
+ * than two seconds.
  */
 export async function maintainPartitions(options: PartitionOptions): Promise<PartitionChanges> {
   const client = new pg.Client({
@@ -114,6 +115,10 @@ async function dropMonth(client: pg.Client, month: string): Promise<string> {
        max(position) as last
      from ${part} group by mode`,
   );
+  // First, as everybody locks it before what is beside it: those who read events and then ask about meters must not be
+  // met the other way round. Who waits for more after that gives up before the database looks for a ring.
+  await client.query("lock table only usage_events in access exclusive mode");
+  await client.query("set local lock_timeout = '500ms'");
   // Policies hold for the owner, too. Undone in the same transaction: nobody sees the tables without.
   await force(client, "no force");
   const last = totals.rows.reduce(
@@ -122,21 +127,27 @@ async function dropMonth(client: pg.Client, month: string): Promise<string> {
   );
   const { rows } = await client.query(
     `select $1::int8 > (select coalesce(max(last_position), 0) from journal_archives) as is_alone,
-       exists (select from meters where state = 'building') as is_read`,
-    [last.toString()],
+       exists (
+         select from journal_archives where first_position <= $1 and trimmed_at is null
+       ) as is_journaled,
+       exists (select from meters where state = 'building') as is_read,
+       exists (select from meter_recounts where bucket < $2::date + interval '1 month 1 day')
+         as is_counted`,
+    [last.toString(), month],
   );
-  const reason = rows[0].is_alone
-    ? "not all of its events are in an archive of the journal"
-    : rows[0].is_read
-      ? "a meter is being built"
-      : "";
+  const reason = whyKept(rows[0]);
   if (reason === "") {
     for (const { mode, events, charged, fee, last: position } of totals.rows) {
       await client.query(
-        `insert into usage_partition_totals (
+        `insert into usage_partition_totals as kept (
            received_month, mode, events, charged_nanos, fee_nanos, last_position
          )
-         values ($1, $2, $3, $4, $5, $6)`,
+         values ($1, $2, $3, $4, $5, $6)
+         on conflict (received_month, mode) do update set
+           events = kept.events + excluded.events,
+           charged_nanos = kept.charged_nanos + excluded.charged_nanos,
+           fee_nanos = kept.fee_nanos + excluded.fee_nanos,
+           last_position = greatest(kept.last_position, excluded.last_position)`,
         [month, mode, events, charged, fee, position],
       );
     }
@@ -146,8 +157,24 @@ async function dropMonth(client: pg.Client, month: string): Promise<string> {
   return reason;
 }
 
+function whyKept(
+  month: Record<"is_alone" | "is_journaled" | "is_read" | "is_counted", boolean>,
+): string {
+  if (month.is_alone) {
+    return "not all of its events are in an archive of the journal";
+  }
+  // What the journal says is held against them.
+  if (month.is_journaled) {
+    return "rows of the journal that its events are from are still there";
+  }
+  if (month.is_read) {
+    return "a meter is being built";
+  }
+  return month.is_counted ? "a meter counts anew" : "";
+}
+
 async function force(client: pg.Client, word: "force" | "no force"): Promise<void> {
-  for (const table of ["usage_partition_totals", "journal_archives", "meters"]) {
+  for (const table of ["usage_partition_totals", "journal_archives", "meters", "meter_recounts"]) {
     await client.query(`alter table ${table} ${word} row level security`);
   }
 }

@@ -1,5 +1,6 @@
 import { sql } from "slonik";
 import { nothing, type Tx } from "../db/pool.ts";
+import { headHold } from "./journal.ts";
 
 /** Months before the last ended one that are closed when none was closed before: as late as an event may be. */
 const monthsBefore = 2;
@@ -16,7 +17,7 @@ export async function closePeriods(tx: Tx, settlementId: string, now: Date): Pro
       select (date_trunc('month', ${now.toISOString()}::timestamptz at time zone 'UTC')
         - interval '1 month')::date as month
     ), head as (
-      select position from journal_head for update
+      select position, ${headHold} from journal_head for update
     ), begin as (
       select coalesce(
         (select max(month) + interval '1 month' from periods),

@@ -22,6 +22,12 @@ export function createProjectorMetrics(registry: Registry): ProjectorMetrics {
     labelNames: ["shard"],
     registers,
   });
+  const stuck = new Gauge({
+    name: "callora_projector_stuck",
+    help: "1 while rounds of a single entry fail again and again: somebody has to look at the log",
+    labelNames: ["shard"],
+    registers,
+  });
   const position = new Gauge({
     name: "callora_projector_position",
     help: "Position of the journal up to which this process applied the shard",
@@ -48,6 +54,9 @@ export function createProjectorMetrics(registry: Registry): ProjectorMetrics {
     },
     failed(shard) {
       failures.inc({ shard });
+    },
+    stuck(shard, isStuck) {
+      stuck.set({ shard }, isStuck ? 1 : 0);
     },
   };
 }

@@ -1,14 +1,14 @@
 import { sql } from "slonik";
 import { z } from "zod";
-import { closeDrainedLeases } from "../credits/lease-end.ts";
+import { closeDrainedLeases, closeWithoutReturn } from "../credits/lease-end.ts";
 import { nothing, type Tx } from "../db/pool.ts";
 import { applyAround, tryUsage } from "./apply-around.ts";
+import { attempt } from "./attempt.ts";
 import type { Refusal } from "./bisect.ts";
 import { encodeRow } from "./codec.ts";
 import { applyCorrections } from "./corrections.ts";
 import type { Candidate, Decision } from "./decide.ts";
 import { type ReadRow, readEntries, readNext } from "./journal-rows.ts";
-import { addMeters } from "./meter-rollup.ts";
 import {
   type Batch,
   type Counts,
@@ -38,6 +38,10 @@ export interface Round {
   /** What is applied of the shard. */
   position: bigint;
   counts: Counts;
+  /** Whose events were applied. */
+  accounts: readonly string[];
+  /** What somebody has to look at, though it stops nothing. */
+  problem?: string | undefined;
 }
 
 const noCounts: Counts = { events: 0, duplicates: 0, conflicts: 0, quarantined: 0 };
@@ -68,22 +72,45 @@ export async function projectShard(
   const isDrained = fence !== null && fence <= cursor;
   const isPassing = next.rows.length === 0 && fence === null;
   if ((end <= cursor && !isDrained) || (isPassing && !options.passesBy)) {
-    return { outcome: "idle", position: cursor, counts: noCounts };
+    return { outcome: "idle", position: cursor, counts: noCounts, accounts: [] };
   }
   if (!(await lockCursor(tx, lease, cursor))) {
-    return { outcome: "fenced", position: cursor, counts: noCounts };
+    return { outcome: "fenced", position: cursor, counts: noCounts, accounts: [] };
   }
   if (isDrained) {
-    await closeDrainedLeases(tx, { shard, position: cursor }, options.now);
-    return { outcome: "more", position: cursor, counts: noCounts };
+    const problem = await closeLeases(tx, { shard, position: cursor }, options.now);
+    return { outcome: "more", position: cursor, counts: noCounts, accounts: [], problem };
   }
   const ready = next.rows.filter((row) => row.position <= end);
   const rows = sameKind(await readEntries(shard, ready));
-  const { taken, counts } = await applyRows(tx, lease, rows, options);
+  const { taken, counts, accounts } = await applyRows(tx, lease, rows, options);
   const isAll = taken === ready.length && (next.isWhole || ready.length < next.rows.length);
   const position = isAll ? end : (rows[taken - 1]?.position ?? cursor);
   await moveCursor(tx, lease, { position, now: options.now });
-  return { outcome: "more", position, counts };
+  return { outcome: "more", position, counts, accounts };
+}
+
+/**
+ * Give back what is left of drained leases. One whose account does not hold what is left of it ends without: the books
+ * tell, and nobody waits for it. Returns which.
+ */
+async function closeLeases(
+  tx: Tx,
+  drained: { shard: number; position: bigint },
+  now: Date,
+): Promise<string | undefined> {
+  const all = await attempt(tx, "leases", () => closeDrainedLeases(tx, drained, now));
+  if ("done" in all) {
+    return undefined;
+  }
+  const one = await attempt(tx, "lease", () =>
+    closeDrainedLeases(tx, { ...drained, limit: 1 }, now),
+  );
+  if ("done" in one) {
+    return undefined;
+  }
+  const id = await closeWithoutReturn(tx, drained);
+  return `Cannot give back what is left of lease ${id}: ${one.detail}`;
 }
 
 /**
@@ -123,10 +150,17 @@ async function moveCursor(
   `);
 }
 
-/** The rows up to the first that has corrections after usage, or usage after corrections. */
+/** Corrections are applied one after the other, while another shard may wait for what they lock. */
+const correctionsMax = 50;
+
+/** The rows up to the first that has corrections after usage, or usage after corrections, or too many of them. */
 function sameKind(rows: readonly ReadRow[]): ReadRow[] {
-  const kinds = rows.map((row) => row.corrections.length > 0);
-  const other = kinds.findIndex((kind) => kind !== kinds[0]);
+  let corrections = 0;
+  const other = rows.findIndex((row, index) => {
+    corrections += row.corrections.length;
+    const isOther = row.corrections.length > 0 !== (rows[0]?.corrections.length ?? 0) > 0;
+    return index > 0 && (isOther || corrections > correctionsMax);
+  });
   return other === -1 ? [...rows] : rows.slice(0, other);
 }
 
@@ -136,10 +170,10 @@ async function applyRows(
   lease: ShardLease,
   rows: readonly ReadRow[],
   options: RoundOptions,
-): Promise<{ taken: number; counts: Counts }> {
+): Promise<{ taken: number; counts: Counts; accounts: string[] }> {
   const whole = toBatch(lease, rows);
   if (whole === null) {
-    return { taken: 0, counts: noCounts };
+    return { taken: 0, counts: noCounts, accounts: [] };
   }
   const usage = rows.flatMap((row) => row.usage);
   const tried = await tryUsage(tx, whole, usage, options);
@@ -150,7 +184,7 @@ async function applyRows(
       { rows, decision: tried.decision, poisoned: [] },
       options,
     );
-    return { taken: rows.length, counts };
+    return { taken: rows.length, counts, accounts: accountsOf(tried.decision) };
   }
   const some = firstRows(rows);
   const batch = toBatch(lease, some) ?? whole;
@@ -160,7 +194,12 @@ async function applyRows(
     some.flatMap((row) => row.usage),
     options,
   );
-  return { taken: some.length, counts: await finish(tx, batch, { rows: some, ...found }, options) };
+  const counts = await finish(tx, batch, { rows: some, ...found }, options);
+  return { taken: some.length, counts, accounts: accountsOf(found.decision) };
+}
+
+function accountsOf({ applied }: Decision): string[] {
+  return [...new Set(applied.map(({ entry }) => entry.account))];
 }
 
 function toBatch({ shard, fence }: ShardLease, rows: readonly ReadRow[]): Batch | null {
@@ -199,8 +238,6 @@ async function finish(
   if (corrections.length > 0) {
     const closed = await findClosedMonths(tx, "1970-01-01");
     const result = await applyCorrections(tx, corrections, { shard, batchPosition, closed, now });
-    const voided = result.done.filter(({ isVoid }) => isVoid);
-    await addMeters(tx, { applied: [], voided });
     failed.push(...result.failed);
   }
   const quarantined = [
@@ -228,9 +265,19 @@ function toQuarantined(
   shard: number,
   { candidate, reason, detail }: Decision["refused"][number],
 ): Quarantined {
-  const { entry, place } = candidate;
+  const { entry, key, place } = candidate;
   const { account: accountId, mode, chargedNanos } = entry;
-  return { shard, place, accountId, mode, reason, detail, raw: encodeRow([entry]), chargedNanos };
+  return {
+    shard,
+    place,
+    accountId,
+    key,
+    mode,
+    reason,
+    detail,
+    raw: encodeRow([entry]),
+    chargedNanos,
+  };
 }
 
 /** Accounts are told what of theirs is kept aside, and what they came to owe: once a batch. */

@@ -23,13 +23,15 @@ const pollMsMin = 25;
 const pollMsMax = 250;
 const backOffMsMin = 50;
 const backOffMsMax = 2_000;
+/** So many rounds of a single entry, by when a fault that passes has passed. */
+const failuresOfStuck = 10;
 /** Entries of a round: few while there is little to do, so that it is soon over. */
 const entriesMin = 500;
 const entriesMost = 5_000;
 
 /** Where what is applied is told to those who wait for it. */
 export interface Applications {
-  note(shard: number, position: bigint): void;
+  note(shard: number, position: bigint, accounts: readonly string[]): void;
 }
 
 /** What is counted of the projectors. */
@@ -38,6 +40,8 @@ export interface ProjectorMetrics {
   held(shard: number, isHeld: boolean): void;
   applied(shard: number, round: { position: bigint; counts: Counts; seconds: number }): void;
   failed(shard: number): void;
+  /** A shard goes no further, though single entries were tried again and again; or it does again. */
+  stuck(shard: number, isStuck: boolean): void;
 }
 
 /** The projectors of a process. */
@@ -93,6 +97,8 @@ function startShard(deps: Deps, shard: number) {
     pollMs: pollMsMin,
     backOffMs: backOffMsMin,
     entries: entriesMin,
+    failures: 0,
+    position: null,
   };
 
   async function run() {
@@ -131,6 +137,10 @@ interface State {
   pollMs: number;
   backOffMs: number;
   entries: number;
+  /** In a row. */
+  failures: number;
+  /** The last one that was applied here. */
+  position: bigint | null;
 }
 
 interface Pause {
@@ -147,15 +157,28 @@ async function step(deps: Deps, shard: number, state: State): Promise<Pause> {
     const lease = state.lease ?? (await claim(deps, shard, state));
     const pause = lease === null ? unheld : await project(deps, lease, state);
     state.backOffMs = backOffMsMin;
+    if (state.failures > 0) {
+      state.failures = 0;
+      deps.metrics.stuck(shard, false);
+    }
     return pause;
   } catch (error) {
     deps.metrics.failed(shard);
-    deps.onError(error);
+    state.failures += 1;
+    const isStuck = state.entries === 1 && state.failures >= failuresOfStuck;
+    deps.metrics.stuck(shard, isStuck);
+    deps.onError(isStuck ? stuckError(shard, state, error) : error);
     const pauseMs = state.backOffMs;
     state.backOffMs = Math.min(pauseMs * 2, backOffMsMax);
     state.entries = Math.max(1, state.entries >>> 1);
     return { pauseMs, why: "failed" };
   }
+}
+
+function stuckError(shard: number, { failures, position }: State, cause: unknown): Error {
+  const after = position === null ? "" : ` after position ${position}`;
+  const message = `Cannot apply shard ${shard}${after}: ${failures} rounds in a row failed`;
+  return new Error(message, { cause });
 }
 
 async function claim(
@@ -179,13 +202,17 @@ async function project(deps: Deps, lease: ShardLease, state: State): Promise<Pau
   const passesBy = begun >= state.passAt;
   const options = { entriesMax: state.entries, debtLimitNanos, passesBy, now: deps.now() };
   const round = await db.systemTransaction((tx) => projectShard(tx, lease, options));
+  state.position = round.position;
+  if (round.problem !== undefined) {
+    deps.onError(new Error(round.problem));
+  }
   if (round.outcome === "more") {
     const seconds = (performance.now() - begun) / 1_000;
     state.beatAt = performance.now() + beatMs;
     state.passAt = performance.now() + passMs;
     state.pollMs = pollMsMin;
     metrics.applied(lease.shard, { ...round, seconds });
-    progress.note(lease.shard, round.position);
+    progress.note(lease.shard, round.position, round.accounts);
     const done = doneIn(round);
     if (done >= state.entries) {
       state.entries = Math.min(state.entries * 2, entriesMost);

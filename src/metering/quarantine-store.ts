@@ -34,6 +34,9 @@ function columns(bytesMax: number) {
   `;
 }
 
+/** A place is in one shard. Naming all of them lets it be looked up by the primary key. */
+const inShards = sql.fragment`shard in (select shard from projector_cursors)`;
+
 /** List entries in quarantine, newest first, before a place (null: from the newest). Empty filters mean any. */
 export function listQuarantined(
   db: Queries,
@@ -60,7 +63,7 @@ export function findQuarantined(
 ): Promise<QuarantinedRow | null> {
   return db.maybeOne(sql.type(quarantinedRow)`
     select ${columns(shownBytesMax)} from usage_quarantine
-    where position = ${position} and ordinal = ${ordinal}
+    where ${inShards} and position = ${position} and ordinal = ${ordinal}
   `);
 }
 
@@ -72,7 +75,7 @@ export function lockQuarantined(
   const rows = places.map(({ position, ordinal }) => [position.toString(), ordinal]);
   return tx.any(sql.type(quarantinedRow)`
     select ${columns(shownBytesMax)} from usage_quarantine
-    where (position, ordinal) in (select * from ${sql.unnest(rows, ["int8", "int4"])})
+    where ${inShards} and (position, ordinal) in (select * from ${sql.unnest(rows, ["int8", "int4"])})
     order by position, ordinal for update
   `);
 }
@@ -102,6 +105,6 @@ export async function closeQuarantined(
       closed_at = ${now.toISOString()}
     from ${sql.unnest(rows, ["int8", "int4", "int8"])}
       as closing (position, ordinal, replay_position)
-    where kept.position = closing.position and kept.ordinal = closing.ordinal
+    where ${inShards} and kept.position = closing.position and kept.ordinal = closing.ordinal
   `);
 }

@@ -137,9 +137,14 @@ export const emptyChain: Buffer = Buffer.alloc(32);
 
 /** The hash after more lines. It depends on all lines and their order, never on how they were batched. */
 export function chain(previous: Buffer, lines: readonly string[]): Buffer {
+  const longest = lines.reduce((max, { length }) => Math.max(max, length), 0);
+  // A unit of a string takes up to three bytes.
+  const bytes = Buffer.allocUnsafe(previous.length + 3 * longest);
   let last = previous;
   for (const line of lines) {
-    last = hash("sha256", Buffer.concat([last, Buffer.from(line)]), "buffer");
+    last.copy(bytes);
+    const end = last.length + bytes.write(line, last.length);
+    last = hash("sha256", bytes.subarray(0, end), "buffer");
   }
   return last;
 }

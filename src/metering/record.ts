@@ -6,7 +6,14 @@ import type {
   StreamUsageRequest,
   StreamUsageResponseSchema,
 } from "../../gen/callora/metering/v1/metering_service_pb.ts";
-import { type Candidate, type DoorDeps, recordEvents, type Taken, takeEvents } from "./door.ts";
+import {
+  type Candidate,
+  type DoorDeps,
+  readApplied,
+  recordEvents,
+  type Taken,
+  takeEvents,
+} from "./door.ts";
 
 /** What recording needs. */
 export type RecordDeps = DoorDeps;
@@ -56,7 +63,7 @@ async function recordStream(
     // Nothing of the stream is written after its answer.
     await Promise.allSettled(inFlight);
   }
-  return total.answer();
+  return { ...total.answer(), watermark: await readApplied(deps) };
 }
 
 /** Adds up what was taken of a stream. */

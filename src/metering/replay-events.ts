@@ -1,15 +1,17 @@
+import assert from "node:assert";
 import type { ReplayEventsRequest } from "../../gen/callora/metering/v1/correction_service_pb.ts";
 import type { UsageEvent } from "../../gen/callora/metering/v1/metering_service_pb.ts";
 import { listNewestPrices } from "../catalog/store.ts";
 import type { Audit } from "../db/database.ts";
 import type { Tx } from "../db/pool.ts";
-import { failedPrecondition, invalidArgument, notFound } from "../rpc/errors.ts";
+import { failedPrecondition, invalidArgument, notFound, type Violation } from "../rpc/errors.ts";
+import { checkKnown, checkShape, microsOf } from "./check.ts";
 import { toPinned } from "./door.ts";
-import type { Entry } from "./entry.ts";
+import { bodyHash, type Entry, type UsageEntry } from "./entry.ts";
 import type { Journal } from "./journal.ts";
 import { parsePlace, placeText } from "./quarantine-shown.ts";
 import { closeQuarantined, lockQuarantined, type QuarantinedRow } from "./quarantine-store.ts";
-import { asItCame, isStorable, putRight } from "./replay.ts";
+import { asItCame, keptUsage, putRight } from "./replay.ts";
 
 /** What replaying needs. */
 export interface ReplayDeps {
@@ -50,10 +52,17 @@ export async function replayEvents(
     replayPosition: places[index]?.position ?? position,
   }));
   await closeQuarantined(tx, closings, { reason, now });
-  for (const row of rows) {
-    audit.record(`quarantined_event:${placeText(row)}`, reason);
+  for (const [index, row] of rows.entries()) {
+    const detail = fixed === undefined ? reason : `${reason} (${nameOf(entries[index])})`;
+    audit.record(`quarantined_event:${placeText(row)}`, detail);
   }
   return position;
+}
+
+/** What an event was said to be instead, for the audit log. */
+function nameOf(entry: Entry | undefined): string {
+  assert(entry !== undefined && "price" in entry);
+  return `as of ${entry.account}, body ${bodyHash(entry).toString("hex")}`;
 }
 
 function unchanged(row: QuarantinedRow): Entry {
@@ -70,18 +79,33 @@ async function changed(
   row: QuarantinedRow,
   fixed: UsageEvent,
   { existingAccounts }: ReplayDeps,
-): Promise<Entry> {
-  if (!(await existingAccounts(tx, [fixed.accountId])).has(fixed.accountId)) {
-    throw invalidArgument([{ field: "fixed.account_id", description: "no such account" }]);
+): Promise<UsageEntry> {
+  const shape = checkShape(fixed);
+  refuse(shape);
+  const [newest] = await listNewestPrices(tx, [fixed.apiId]);
+  const isKnown = (await existingAccounts(tx, [fixed.accountId])).has(fixed.accountId);
+  const kept = keptUsage(row);
+  const price = kept?.price.apiId === fixed.apiId ? kept.price : newest && toPinned(newest);
+  const wrong = checkKnown(fixed, {
+    missingAccounts: new Set(isKnown ? [] : [fixed.accountId]),
+    prices: new Map(newest === undefined || price === undefined ? [] : [[newest.id, price]]),
+    now: new Date(row.created_at),
+  });
+  const isSame: Record<string, boolean> = {
+    source: fixed.source === kept?.source,
+    time: fixed.time !== undefined && microsOf(fixed.time) === kept?.timeMicros,
+  };
+  // What the event came with was right then.
+  refuse(wrong.filter(({ field }) => !isSame[field]));
+  assert(price !== undefined);
+  return putRight(row, fixed, price);
+}
+
+/** Throws INVALID_ARGUMENT, when something is wrong with what an event should have said. */
+function refuse(violations: readonly Violation[]): void {
+  if (violations.length > 0) {
+    throw invalidArgument(
+      violations.map(({ field, description }) => ({ field: `fixed.${field}`, description })),
+    );
   }
-  const [price] = await listNewestPrices(tx, [fixed.apiId]);
-  if (price === undefined) {
-    throw invalidArgument([{ field: "fixed.api_id", description: "no such API" }]);
-  }
-  const entry = putRight(row, fixed, toPinned(price));
-  if (!isStorable(entry)) {
-    const description = "has a time or a charge that the journal cannot hold";
-    throw invalidArgument([{ field: "fixed", description }]);
-  }
-  return entry;
 }

@@ -1,6 +1,6 @@
 import type { UsageEvent } from "../../gen/callora/metering/v1/metering_service_pb.ts";
 import type { Outcome } from "../catalog/price-rule.ts";
-import { decodeRow, encodeRow } from "./codec.ts";
+import { microsOf } from "./check.ts";
 import type { Entry, Pinned, UsageEntry } from "./entry.ts";
 import { entryOf } from "./quarantine-shown.ts";
 import type { QuarantinedRow } from "./quarantine-store.ts";
@@ -23,8 +23,6 @@ export function asItCame(row: QuarantinedRow): Entry | null {
 export function putRight(row: QuarantinedRow, fixed: UsageEvent, price: Pinned): UsageEntry {
   const kept = keptUsage(row);
   const isSame = kept?.price.apiId === fixed.apiId;
-  const { seconds, nanos } = fixed.time ?? { seconds: 0n, nanos: 0 };
-  const saidMicros = seconds * 1_000_000n + BigInt(Math.floor(nanos / 1_000));
   const timeMicros = kept?.timeMicros ?? BigInt(row.created_at) * 1_000n;
   const entry: UsageEntry = {
     kind: "replay",
@@ -34,7 +32,7 @@ export function putRight(row: QuarantinedRow, fixed: UsageEvent, price: Pinned):
     price: isSame ? kept.price : price,
     endpoint: fixed.endpoint,
     status: fixed.statusCode,
-    timeMicros: fixed.time === undefined ? timeMicros : saidMicros,
+    timeMicros: fixed.time === undefined ? timeMicros : microsOf(fixed.time),
     timeUnset: fixed.time === undefined,
     mode: fixed.test ? "test" : "live",
     data: fixed.data,
@@ -57,15 +55,10 @@ function outcomeOf(kept: UsageEntry | null, { units }: UsageEvent): Outcome {
   return outcome === "no_units" && units > 0n ? "whole" : outcome;
 }
 
-function keptUsage(row: QuarantinedRow): UsageEntry | null {
+/** The usage that is kept in a row of quarantine. Null when it is none, or cannot be read. */
+export function keptUsage(row: QuarantinedRow): UsageEntry | null {
   const entry = entryOf(row);
   return entry === null || "correctionId" in entry ? null : entry;
-}
-
-/** Whether the journal can hold an entry so that it can be read again. */
-export function isStorable(entry: Entry): boolean {
-  const [read] = decodeRow({ codec: 1, body: encodeRow([entry]) }).entries;
-  return read !== undefined && read.kind !== "malformed";
 }
 
 function placeOf({ position, ordinal }: QuarantinedRow) {

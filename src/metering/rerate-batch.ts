@@ -11,21 +11,32 @@ interface Batch {
   isExact: boolean;
   /** By account, mode, debit kind and credit kind. */
   sums: Map<string, bigint>;
+  /** Consumers, by account and mode, whose balance is spent. */
+  spent: Set<string>;
+  /** The smallest charge, by lease, that was more than what was left of it. */
+  tooMuch: Map<string, bigint>;
 }
 
 /** The batches whose transfers are not compared yet. */
 export type Batches = Map<string, Batch>;
 
-/** Add an event's shares to the transfers of its batch. */
+/**
+ * Add an event's shares to the transfers of its batch. Returns what cannot have paid for it, since leases pay for all
+ * of an event or nothing, and neither leases nor balances grow within a batch. Null: it may be so.
+ */
 export function addShares(
   batches: Batches,
   event: StoredEvent,
   { isExact }: Pick<Batch, "isExact">,
-): void {
+): Omit<Difference, "where"> | null {
   const { shard, batch_position: last, account_id, developer_account_id, mode } = event;
   const key = `${shard}:${last}`;
-  const { sums } = batches.get(key) ?? { sums: new Map<string, bigint>() };
-  batches.set(key, { shard, last, isExact, sums });
+  const batch = batches.get(key) ?? {
+    ...{ shard, last, isExact, sums: new Map<string, bigint>() },
+    ...{ spent: new Set<string>(), tooMuch: new Map<string, bigint>() },
+  };
+  batches.set(key, batch);
+  const { sums } = batch;
   const paid = event.charged_nanos - event.leased_nanos - event.owed_nanos;
   const earned = event.charged_nanos - event.fee_nanos;
   const shares: [string, bigint][] = [
@@ -39,6 +50,31 @@ export function addShares(
     const name = nameOf(transfer, isExact);
     sums.set(name, (sums.get(name) ?? 0n) + nanos);
   }
+  return isExact ? comparePayment(batch, event) : null;
+}
+
+function comparePayment(batch: Batch, event: StoredEvent): Omit<Difference, "where"> | null {
+  const { account_id, mode, lease_id, charged_nanos: charged, leased_nanos, owed_nanos } = event;
+  const purse = `${account_id} ${mode}`;
+  const lease = `${purse} ${lease_id}`;
+  const tooMuch = batch.tooMuch.get(lease);
+  if (leased_nanos > 0n) {
+    const mayLease = lease_id !== null && (tooMuch === undefined || charged < tooMuch);
+    const computed = mayLease ? charged : 0n;
+    return leased_nanos === computed
+      ? null
+      : { field: "leased_nanos", stored: `${leased_nanos}`, computed: `${computed}` };
+  }
+  if (charged > 0n && lease_id !== null && (tooMuch === undefined || charged < tooMuch)) {
+    batch.tooMuch.set(lease, charged);
+  }
+  if (batch.spent.has(purse) && owed_nanos !== charged) {
+    return { field: "owed_nanos", stored: `${owed_nanos}`, computed: `${charged}` };
+  }
+  if (owed_nanos > 0n) {
+    batch.spent.add(purse);
+  }
+  return null;
 }
 
 function nameOf(transfer: string, isExact: boolean): string {
@@ -54,12 +90,33 @@ export function accountsOf(batches: readonly Batch[]): { account: string; positi
   );
 }
 
+/** Batches and transfers without those of batches whose first rows are removed: what is left does not add up. */
+export function withoutCut(
+  batches: readonly Batch[],
+  rows: readonly UsageTransferRow[],
+  after: bigint,
+): { batches: Batch[]; rows: UsageTransferRow[] } {
+  const isCut = ({ source_id }: UsageTransferRow) => {
+    const [, first] = /:(\d+)-/.exec(source_id) ?? [];
+    return first !== undefined && BigInt(first) <= after;
+  };
+  const cut = new Set(rows.filter(isCut).map(batchOf));
+  return {
+    batches: batches.filter(({ shard, last }) => !cut.has(`${shard}:${last}`)),
+    rows: rows.filter((row) => !isCut(row)),
+  };
+}
+
+function batchOf({ source_id, position }: UsageTransferRow): string {
+  return `${source_id.split(":")[0]}:${position}`;
+}
+
 /** Compare batches with their transfers. Returns what differs, in the journal's order. */
 export function compareTransfers(
   batches: readonly Batch[],
   rows: readonly UsageTransferRow[],
 ): Difference[] {
-  const stored = Map.groupBy(rows, (row) => `${row.source_id.split(":")[0]}:${row.position}`);
+  const stored = Map.groupBy(rows, batchOf);
   return batches.flatMap(({ shard, last, isExact, sums }) => {
     const found = new Map<string, bigint>();
     for (const row of stored.get(`${shard}:${last}`) ?? []) {
@@ -79,6 +136,8 @@ export function compareTransfers(
 export interface Found {
   events: number;
   duplicates: number;
+  conflicts: number;
+  quarantined: number;
   chargedLive: bigint;
   chargedTest: bigint;
   fees: bigint;
@@ -87,8 +146,8 @@ export interface Found {
 
 /** Nothing found yet after a hash; without one after the shard's first. */
 export function nothingFound(hash: Buffer | undefined): Found {
-  const none = { events: 0, duplicates: 0, chargedLive: 0n, chargedTest: 0n, fees: 0n };
-  return { ...none, hash: hash ?? emptyChain };
+  const counts = { events: 0, duplicates: 0, conflicts: 0, quarantined: 0 };
+  return { ...counts, chargedLive: 0n, chargedTest: 0n, fees: 0n, hash: hash ?? emptyChain };
 }
 
 /** Add an applied event to what was found of its batch. */
@@ -118,6 +177,8 @@ export function compareProjection(row: ProjectionRow, found: Found): Difference 
   const fields: [string, unknown, unknown][] = [
     ["events", row.events, found.events],
     ["duplicates", row.duplicates, found.duplicates],
+    ["conflicts", row.conflicts, found.conflicts],
+    ["quarantined", row.quarantined, found.quarantined],
     ["charged_live_nanos", row.charged_live_nanos, found.chargedLive],
     ["charged_test_nanos", row.charged_test_nanos, found.chargedTest],
     ["fee_nanos", row.fee_nanos, found.fees],

@@ -73,11 +73,13 @@ export function compareEvent(
     placing,
     shard,
     month,
+    receivedAt,
   }: {
     entry: UsageEntry;
     placing: Placing;
     shard: number;
     month: string;
+    receivedAt: Date;
   },
 ): Omit<Difference, "where"> | null {
   const { price } = entry;
@@ -107,6 +109,7 @@ export function compareEvent(
     ["lease_id", stored.lease_id, entry.lease],
     ["shard", stored.shard, shard],
     ["received_month", stored.received_month, month],
+    ["received_at", new Date(stored.received_at).toISOString(), receivedAt.toISOString()],
     ["body_hash", stored.body_hash.toString("hex"), bodyHash(entry).toString("hex")],
     ["data", stored.data, entry.data],
     // What the door promised is what re-rating finds.

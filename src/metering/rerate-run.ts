@@ -15,7 +15,10 @@ export interface Rerated {
   charged: Record<Mode, bigint>;
   /** What corrections added to the charges. */
   corrected: Record<Mode, bigint>;
-  counts: { events: bigint; quarantined: bigint; corrections: bigint; transfers: bigint };
+  counts: Record<
+    "events" | "quarantined" | "corrections" | "transfers" | "duplicates" | "conflicts",
+    bigint
+  >;
   totals: Totals;
 }
 
@@ -27,6 +30,7 @@ export interface Placed {
   ordinal: number;
   /** The month that the journal received it in, as its first day. */
   month: string;
+  receivedAt: Date;
 }
 
 /** Where a re-rating is. */
@@ -36,8 +40,10 @@ export interface Run extends Rerated {
   batches: Batches;
   /** The batch of each shard that the run is in, and what it found of it. */
   open: Map<number, { row: ProjectionRow; found: Found }>;
+  /** What the chain of each shard's ratings came to. */
   hashes: Map<number, Buffer>;
-  isWhole: boolean;
+  /** Whether the chains begin with what is known of the rows that are removed. */
+  isChained: boolean;
   next: bigint;
 }
 
@@ -50,6 +56,8 @@ export function differ(run: Run, difference: Difference | null): void {
 export interface Stored {
   holders: ReadonlyMap<string, StoredEvent[]>;
   quarantined: ReadonlyMap<string, QuarantinedRow>;
+  /** Where entries that were kept aside came back, by their places. */
+  replayed: ReadonlyMap<string, bigint | null>;
   corrections: ReadonlyMap<string, CorrectionRow>;
   projections: ReadonlyMap<number, ProjectionRow[]>;
 }

@@ -3,7 +3,11 @@ import { z } from "zod";
 import type { Tx } from "../db/pool.ts";
 import { grossKey, type Totals } from "./rerate-event.ts";
 
-const startRow = z.object({ after: z.bigint(), archived: z.bigint() });
+const startRow = z.object({
+  after: z.bigint(),
+  archived: z.bigint(),
+  checkpoint: z.record(z.string(), z.object({ hash: z.string() })).nullable(),
+});
 
 const grossRow = z.object({
   shard: z.number(),
@@ -15,24 +19,47 @@ const grossRow = z.object({
 
 const chargedRow = z.object({ account_id: z.string(), mode: z.string(), charged: z.bigint() });
 
+/** Where re-rating begins. */
+export interface Start {
+  after: bigint;
+  /** Rows up to here are archived. */
+  archived: bigint;
+  totals: Totals;
+  /** What each shard's chain of ratings had come to. Null: nobody noted it. */
+  hashes: Map<number, Buffer> | null;
+}
+
 /**
- * Where re-rating begins: after the rows that are removed, with the totals that there were then.
+ * Where re-rating begins: after the archive of which rows are removed, with the totals that there were then.
  *
- * Those are the totals of today less the events after the removed rows. Rows are removed that are archived; those up
- * to `archived` are.
+ * Those are the totals of today less the events after it. The rows of an archive are removed some at a time: what is
+ * left of it is passed by, since the archive's sums hold it.
  */
-export async function loadStart(
-  tx: Tx,
-): Promise<{ after: bigint; archived: bigint; totals: Totals }> {
-  const { after, archived } = await tx.one(sql.type(startRow)`
-    select coalesce((select min(position) - 1 from usage_journal), position) as after,
-      coalesce((select max(last_position) from journal_archives), 0)::int8 as archived
-    from journal_head
+export async function loadStart(tx: Tx): Promise<Start> {
+  const { after, archived, checkpoint } = await tx.one(sql.type(startRow)`
+    select coalesce(archive.last_position, removed.position)::int8 as after,
+      coalesce((select max(last_position) from journal_archives), 0)::int8 as archived,
+      archive.checkpoint
+    from journal_head as head
+    cross join lateral (
+      select coalesce((select min(position) - 1 from usage_journal), head.position) as position
+    ) as removed
+    left join journal_archives as archive
+      on removed.position between archive.first_position and archive.last_position
   `);
   const totals: Totals = { gross: new Map(), charged: new Map() };
   if (after === 0n) {
-    return { after, archived, totals };
+    return { after, archived, totals, hashes: new Map() };
   }
+  const hashes =
+    checkpoint === null
+      ? null
+      : new Map(
+          Object.entries(checkpoint).map(([shard, { hash }]) => [
+            Number(shard),
+            Buffer.from(hash, "hex"),
+          ]),
+        );
   const gross = await tx.any(sql.type(grossRow)`
     select total.shard, total.account_id as developer, total.mode,
       total.fee_basis_points as basis_points,
@@ -57,5 +84,5 @@ export async function loadStart(
   for (const { account_id, mode, charged: nanos } of charged) {
     totals.charged.set(`${account_id} ${mode}`, nanos);
   }
-  return { after, archived, totals };
+  return { after, archived, totals, hashes };
 }

@@ -15,6 +15,7 @@ const journalRow = z.object({
   codec: z.number(),
   body: bytes,
   received_month: z.string(),
+  appended_at: z.number(),
 });
 
 /** A row of the journal, with the month that it was received in. */
@@ -26,7 +27,7 @@ export function readJournal(
   { after, upTo }: { after: bigint; upTo: bigint },
 ): Promise<readonly JournalRowRead[]> {
   return tx.any(sql.type(journalRow)`
-    select position, shard, codec, body,
+    select position, shard, codec, body, appended_at,
       date_trunc('month', appended_at at time zone 'UTC')::date::text as received_month
     from usage_journal
     where position in (
@@ -66,6 +67,7 @@ const storedRow = z.object({
   endpoint: z.string(),
   status_code: z.number(),
   occurred_micros: z.bigint(),
+  received_at: z.number(),
   booked_month: z.string(),
   price_version: z.number(),
   fee_basis_points: z.number(),
@@ -100,7 +102,7 @@ const storedColumns = sql.fragment`
   event.account_id, event.received_month::text, event.key, event.source, event.id, event.mode,
   event.api_id, event.developer_account_id, event.key_id, event.endpoint, event.status_code,
   (extract(epoch from event.occurred_at) * 1000000)::int8 as occurred_micros,
-  event.booked_month::text, event.price_version, event.fee_basis_points, event.units,
+  event.received_at, event.booked_month::text, event.price_version, event.fee_basis_points, event.units,
   event.outcome, event.units_before,
   event.charged_nanos, event.fee_nanos, event.leased_nanos, event.owed_nanos,
   event.charged_before_nanos, event.lease_id, event.shard, event.position, event.ordinal,
@@ -130,10 +132,30 @@ export function findHolders(
   `);
 }
 
+/** Find the events, of any month, that have one of the identities. */
+export function findHoldersEver(
+  tx: Tx,
+  identities: readonly Omit<Received, "month">[],
+): Promise<readonly StoredEvent[]> {
+  const rows = identities.map(({ account, key }) => [account, key]);
+  return tx.any(sql.type(storedRow)`
+    select ${storedColumns}
+    from (
+      select distinct account_id, key collate "C" as key
+      from ${sql.unnest(rows, ["text", "text"])} as asked (account_id, key)
+    ) as wanted
+    cross join lateral (
+      select * from usage_events where account_id = wanted.account_id and key = wanted.key limit 100
+    ) as event
+  `);
+}
+
 const quarantinedRow = z.object({
   position: z.bigint(),
   ordinal: z.number(),
   account_id: z.string(),
+  mode,
+  reason: z.string(),
   raw: bytes.nullable(),
   charged_nanos: z.bigint(),
 });
@@ -147,10 +169,32 @@ export function readQuarantined(
   { first, last }: { first: bigint; last: bigint },
 ): Promise<readonly QuarantinedRow[]> {
   return tx.any(sql.type(quarantinedRow)`
-    select position, ordinal, account_id, raw, charged_nanos from usage_quarantine
+    select position, ordinal, account_id, mode, reason, raw, charged_nanos from usage_quarantine
     where shard in (select shard from projector_cursors)
       and position >= ${first} and position <= ${last}
     order by position, ordinal
+  `);
+}
+
+const replayedRow = z.object({
+  position: z.bigint(),
+  ordinal: z.number(),
+  replay_position: z.bigint().nullable(),
+});
+
+/** An entry that was kept aside and came back. */
+export type ReplayedRow = z.infer<typeof replayedRow>;
+
+/** Find, of some places, the entries in quarantine that were replayed. */
+export function findReplayed(
+  tx: Tx,
+  places: readonly { position: bigint; ordinal: number }[],
+): Promise<readonly ReplayedRow[]> {
+  const rows = places.map(({ position, ordinal }) => [position.toString(), ordinal]);
+  return tx.any(sql.type(replayedRow)`
+    select position, ordinal, replay_position from usage_quarantine
+    where shard in (select shard from projector_cursors) and state = 'replayed'
+      and (position, ordinal) in (select * from ${sql.unnest(rows, ["int8", "int4"])})
   `);
 }
 
@@ -164,14 +208,17 @@ const correctionRow = z.object({
   position: z.bigint(),
   ordinal: z.number(),
   mode,
-  source: z.string(),
-  event_id: z.string(),
+  /** The event. Null once it is removed, and what follows of it, too. */
+  source: z.string().nullable(),
+  event_id: z.string().nullable(),
   /** What the event was charged, and the platform's share of it, with the corrections before this one. */
-  charged_then: z.bigint(),
-  fee_then: z.bigint(),
-  charged_first: z.bigint(),
-  fee_first: z.bigint(),
-  fee_basis_points: z.number(),
+  charged_then: z.bigint().nullable(),
+  fee_then: z.bigint().nullable(),
+  charged_first: z.bigint().nullable(),
+  fee_first: z.bigint().nullable(),
+  fee_basis_points: z.number().nullable(),
+  /** Whether an event of its place may be removed. */
+  is_old: z.boolean(),
 });
 
 /** A correction that was applied, with what it corrected. */
@@ -187,9 +234,12 @@ export function findCorrections(
     select done.account_id, done.id, done.is_void, done.reason, done.delta_nanos, done.delta_fee_nanos,
       done.position, done.ordinal, done.mode, event.source, event.id as event_id,
       event.charged_nanos + before.delta as charged_then, event.fee_nanos + before.fee as fee_then,
-      event.charged_nanos as charged_first, event.fee_nanos as fee_first, event.fee_basis_points
+      event.charged_nanos as charged_first, event.fee_nanos as fee_first, event.fee_basis_points,
+      done.event_position <= (
+        select coalesce(max(last_position), 0) from usage_partition_totals
+      ) as is_old
     from usage_corrections as done
-    join usage_events as event on event.account_id = done.account_id
+    left join usage_events as event on event.account_id = done.account_id
       and event.position = done.event_position and event.ordinal = done.event_ordinal
     cross join lateral (
       select coalesce(sum(earlier.delta_nanos), 0)::int8 as delta,

@@ -1,7 +1,13 @@
 import type { Tx } from "../db/pool.ts";
 import { decodeRow } from "./codec.ts";
 import { identityKey } from "./entry.ts";
-import { accountsOf, compareProjection, compareTransfers, nothingFound } from "./rerate-batch.ts";
+import {
+  accountsOf,
+  compareProjection,
+  compareTransfers,
+  nothingFound,
+  withoutCut,
+} from "./rerate-batch.ts";
 import { take } from "./rerate-entry.ts";
 import {
   differ,
@@ -17,11 +23,14 @@ import { loadStart } from "./rerate-start.ts";
 import {
   findCorrections,
   findHolders,
+  findHoldersEver,
+  findReplayed,
   findUsageTransfers,
   readCursors,
   readJournal,
   readProjections,
   readQuarantined,
+  type StoredEvent,
 } from "./rerate-store.ts";
 import { findClosedMonths } from "./totals.ts";
 
@@ -42,14 +51,21 @@ export async function rerate(tx: Tx): Promise<Rerated> {
     upTo,
     charged: { live: 0n, test: 0n },
     corrected: { live: 0n, test: 0n },
-    counts: { events: 0n, quarantined: 0n, corrections: 0n, transfers: 0n },
+    counts: {
+      events: 0n,
+      quarantined: 0n,
+      corrections: 0n,
+      transfers: 0n,
+      duplicates: 0n,
+      conflicts: 0n,
+    },
     totals: start.totals,
     cursors,
     closed: await findClosedMonths(tx, "0001-01-01"),
     batches: new Map(),
     open: new Map(),
-    hashes: new Map(),
-    isWhole: start.after === 0n,
+    hashes: new Map(start.hashes),
+    isChained: start.hashes !== null,
     next: start.after + 1n,
   };
   if (start.after > start.archived) {
@@ -85,6 +101,7 @@ async function takeRows(
       position: row.position,
       ordinal,
       month: row.received_month,
+      receivedAt: new Date(row.appended_at),
     })),
   }));
   const stored = await readStored(
@@ -125,22 +142,32 @@ async function readStored(
 ): Promise<Stored> {
   const usage = placed.flatMap(({ entry, month }) =>
     isUsage(entry)
-      ? [{ account: entry.account, key: identityKey(entry.source, entry.id), month }]
+      ? [{ entry, account: entry.account, key: identityKey(entry.source, entry.id), month }]
       : [],
   );
+  const replayed = usage.filter(({ entry }) => entry.kind === "replay");
   const corrections = placed.flatMap(({ entry }) =>
     isCorrection(entry) ? [{ account: entry.account, id: entry.correctionId }] : [],
   );
   const holders = usage.length === 0 ? [] : await findHolders(tx, usage);
+  const holdersEver = replayed.length === 0 ? [] : await findHoldersEver(tx, replayed);
   const quarantined = await readQuarantined(tx, range);
+  const places = replayed.flatMap(({ entry }) => entry.replays ?? []);
+  const cameBack = places.length === 0 ? [] : await findReplayed(tx, places);
   const corrected = corrections.length === 0 ? [] : await findCorrections(tx, corrections);
   const projections = await readProjections(tx, range);
   return {
-    holders: Map.groupBy(holders, (row) => `${row.account_id} ${row.key}`),
+    holders: new Map([...byIdentity(holders), ...byIdentity(holdersEver)]),
     quarantined: new Map(quarantined.map((row) => [placeOf(row), row])),
+    replayed: new Map(cameBack.map((row) => [placeOf(row), row.replay_position])),
     corrections: new Map(corrected.map((row) => [`${row.account_id} ${row.id}`, row])),
     projections: Map.groupBy(projections, (row) => row.shard),
   };
+}
+
+function byIdentity(rows: readonly StoredEvent[]): Map<string, StoredEvent[]> {
+  const latestFirst = rows.toSorted((a, b) => (a.received_month < b.received_month ? 1 : -1));
+  return Map.groupBy(latestFirst, (row) => `${row.account_id} ${row.key}`);
 }
 
 /** Find the batch that a row was applied in. Rows of earlier versions have none. */
@@ -184,8 +211,12 @@ function closeProjection(run: Run, shard: number): void {
   }
   const { row, found } = open;
   run.open.delete(shard);
-  // Where the journal's begin is removed, the chain is taken up from the first batch.
-  const isTakenUp = !run.isWhole && !run.hashes.has(shard);
+  if (row.first_position <= run.after) {
+    // Its first rows are removed: only the chain goes on from it.
+    run.hashes.set(shard, row.rating_hash);
+    return;
+  }
+  const isTakenUp = !run.isChained && !run.hashes.has(shard);
   const compared = isTakenUp ? { ...found, hash: row.rating_hash } : found;
   run.hashes.set(shard, compared.hash);
   differ(run, compareProjection(row, compared));
@@ -199,8 +230,9 @@ async function closeBatches(tx: Tx, run: Run, upTo: bigint | null): Promise<void
     return;
   }
   const rows = await findUsageTransfers(tx, accountsOf(batches));
-  run.counts.transfers += BigInt(rows.length);
-  const [first = null] = compareTransfers(batches, rows);
+  const whole = withoutCut(batches, rows, run.after);
+  run.counts.transfers += BigInt(whole.rows.length);
+  const [first = null] = compareTransfers(whole.batches, whole.rows);
   differ(run, first);
   for (const [key] of ended) {
     run.batches.delete(key);

@@ -1,7 +1,8 @@
 import { sql } from "slonik";
 import { z } from "zod";
 import type { Queries } from "../db/pool.ts";
-import { identityKey, monthOf, type Place, timeText } from "./entry.ts";
+import { eventByIdentity, type Identity } from "./by-identity.ts";
+import { monthOf, type Place, timeText } from "./entry.ts";
 
 /** The row of an applied event. */
 export const eventRow = z.object({
@@ -40,15 +41,10 @@ export const eventColumns = sql.fragment`
   ) as corrected_nanos, position, ordinal, duplicates, conflicts
 `;
 
-/** Find one of the account's applied events: the latest, when months lie between two of one identity. */
-export function findEvent(
-  db: Queries,
-  { accountId, source, id }: { accountId: string; source: string; id: string },
-): Promise<EventRow | null> {
+/** Find one of the account's applied events. */
+export function findEvent(db: Queries, identity: Identity): Promise<EventRow | null> {
   return db.maybeOne(sql.type(eventRow)`
-    select ${eventColumns} from usage_events as event
-    where account_id = ${accountId} and key = ${identityKey(source, id)}
-    order by received_month desc limit 1
+    select ${eventColumns} from ${eventByIdentity(identity)} as event
   `);
 }
 

@@ -1,5 +1,6 @@
 import { sql } from "slonik";
 import { z } from "zod";
+import { type Column, unnestColumns } from "../db/columns.ts";
 import { nothing, type Tx } from "../db/pool.ts";
 import type { Mode } from "../ledger/store.ts";
 import type { NewEvent } from "./decide.ts";
@@ -18,14 +19,11 @@ export async function findRevenueTotals(
   tx: Tx,
   { shard, keys }: { shard: number; keys: readonly ShareKey[] },
 ): Promise<(key: ShareKey) => bigint> {
-  const rows = distinct(
-    keys.map(({ developerId, mode, feeBasisPoints }) => [developerId, mode, feeBasisPoints]),
-  );
   const found = await tx.any(sql.type(revenueRow)`
     select account_id, mode, fee_basis_points, gross_nanos
     from revenue_totals
     where shard = ${shard} and (account_id, mode, fee_basis_points) in (
-      select * from ${sql.unnest(rows, ["text", "text", "int4"])}
+      select * from ${unnestColumns(keys, shareColumns)}
     )
   `);
   const gross = new Map(
@@ -35,31 +33,47 @@ export async function findRevenueTotals(
     gross.get(`${developerId} ${mode} ${feeBasisPoints}`) ?? 0n;
 }
 
+const shareColumns: Column<ShareKey>[] = [
+  { type: "text", of: ({ developerId }) => developerId },
+  { type: "text", of: ({ mode }) => mode },
+  { type: "int4", of: ({ feeBasisPoints }) => feeBasisPoints },
+];
+
+interface Share extends ShareKey {
+  gross: bigint;
+  fee: bigint;
+}
+
 /** Add what was applied to the developers' totals of a shard. */
 export async function addRevenueTotals(
   tx: Tx,
   events: readonly NewEvent[],
   shard: number,
 ): Promise<void> {
-  const sums = new Map<string, { row: (string | number)[]; gross: bigint; fee: bigint }>();
+  const shares = new Map<string, Share>();
   for (const { entry, feeNanos } of events) {
-    const row = [entry.price.developerId, entry.mode, entry.price.feeBasisPoints];
-    const sum = sums.get(row.join(" ")) ?? { row, gross: 0n, fee: 0n };
-    sum.gross += entry.chargedNanos;
-    sum.fee += feeNanos;
-    sums.set(row.join(" "), sum);
+    const { mode, price } = entry;
+    const { developerId, feeBasisPoints } = price;
+    const name = `${developerId} ${mode} ${feeBasisPoints}`;
+    let share = shares.get(name);
+    if (share === undefined) {
+      share = { developerId, mode, feeBasisPoints, gross: 0n, fee: 0n };
+      shares.set(name, share);
+    }
+    share.gross += entry.chargedNanos;
+    share.fee += feeNanos;
   }
-  const rows = [...sums.values()].map(({ row, gross, fee }) => [
-    ...row,
-    gross.toString(),
-    fee.toString(),
-  ]);
+  const columns: Column<Share>[] = [
+    ...shareColumns,
+    { type: "int8", of: ({ gross }) => gross },
+    { type: "int8", of: ({ fee }) => fee },
+  ];
   await tx.query(sql.type(nothing)`
     insert into revenue_totals as total (
       account_id, mode, fee_basis_points, shard, gross_nanos, fee_nanos
     )
     select account_id, mode, fee_basis_points, ${shard}::int4, gross_nanos, fee_nanos
-    from ${sql.unnest(rows, ["text", "text", "int4", "int8", "int8"])}
+    from ${unnestColumns([...shares.values()], columns)}
       as added (account_id, mode, fee_basis_points, gross_nanos, fee_nanos)
     on conflict (account_id, mode, fee_basis_points, shard) do update set
       gross_nanos = total.gross_nanos + excluded.gross_nanos,
@@ -120,9 +134,4 @@ export async function findClosedMonths(tx: Tx, from: string): Promise<ReadonlyMa
     select month::text as month, closed_position from periods where month >= ${from}::date
   `);
   return new Map(found.map((row) => [row.month, row.closed_position]));
-}
-
-/** Each row once. */
-function distinct<T extends (string | number)[]>(rows: readonly T[]): T[] {
-  return [...new Map(rows.map((row) => [row.join(" "), row])).values()];
 }

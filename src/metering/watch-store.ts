@@ -35,14 +35,30 @@ export async function findRemovedPosition(db: Queries): Promise<bigint> {
   return row.position;
 }
 
-/** List an account's applied events after a place, in the order of the journal. */
-export function listEventsAfter(
+const pagedRow = eventRow.extend({ found: z.number() });
+
+/**
+ * List an account's applied events after a place, in the order of the journal: up to so many, and so many bytes of data,
+ * but at least one. Says whether these are all.
+ */
+export async function listEventsAfter(
   db: Queries,
-  { accountId, after, limit }: { accountId: string; after: Place; limit: number },
-): Promise<readonly EventRow[]> {
-  return db.any(sql.type(eventRow)`
-    select ${eventColumns} from usage_events as event
-    where account_id = ${accountId} and (position, ordinal) > (${after.position}, ${after.ordinal})
-    order by position, ordinal limit ${limit}
+  of: { accountId: string; after: Place; limit: number; bytesMax: number },
+): Promise<{ rows: readonly EventRow[]; isAll: boolean }> {
+  const rows = await db.any(sql.type(pagedRow)`
+    with page as (
+      select ${eventColumns} from usage_events as event
+      where account_id = ${of.accountId}
+        and (position, ordinal) > (${of.after.position}, ${of.after.ordinal})
+      order by position, ordinal limit ${of.limit}
+    ), measured as (
+      select page.*, (count(*) over ())::int4 as found,
+        sum(octet_length(data)) over (order by position, ordinal) - octet_length(data) as bytes_before
+      from page
+    )
+    select * from measured where bytes_before < ${of.bytesMax}
+    order by position, ordinal
   `);
+  const found = rows[0]?.found ?? 0;
+  return { rows, isAll: rows.length === found && found < of.limit };
 }

@@ -15,16 +15,18 @@ export interface WatchDeps {
   shards: number;
   /** Calls back when the server begins to stop. Returns how to stop that. */
   onStop: (listener: () => void) => () => void;
-  /** Calls back when more of an account's events may be applied. Without it they are asked for twice a second. */
+  /** Calls back when more of an account's events are applied. Without it they are asked for twice a second. */
   onApplied?: (accountId: string, wake: () => void) => () => void;
 }
 
-/** Streams of one process. */
+/** Streams of one process, and of one account. */
 const streamsMax = 200;
-/** Events of one answer. */
+const accountStreamsMax = 10;
+/** Events of one answer, and the bytes of their data: clients take 4 MB. */
 const eventsMax = 500;
+const dataBytesMax = 1_000_000;
 const pollMs = 500;
-/** Streams share what was read of the cursors so long. */
+/** A stream asks no sooner again, and streams share what was read of the cursors so long. */
 const sharedMs = 100;
 const lifeMs = 15_000;
 /** A caller has to show a credential again after so long. */
@@ -37,15 +39,11 @@ export function watchMethods(
   deps: WatchDeps,
 ): Pick<ServiceImpl<typeof MeteringService>, "watchEvents"> {
   const readShared = shareReads(() => deps.db.systemTransaction(readReached));
-  let streams = 0;
+  const places = createPlaces();
   return {
     async *watchEvents({ resumeToken }, ctx) {
       const { accountId } = requirePrincipal(ctx);
-      if (streams >= streamsMax) {
-        const message = "Cannot watch events: too many streams are open";
-        throw unavailable("WATCH_BUSY", message);
-      }
-      streams += 1;
+      const leave = places.take(accountId);
       const stopping = new AbortController();
       const stopListening = deps.onStop(() => stopping.abort());
       try {
@@ -57,11 +55,40 @@ export function watchMethods(
         yield* follow(deps, { accountId, resumeToken, signal, readShared });
       } finally {
         stopListening();
-        streams -= 1;
+        leave();
       }
       if (stopping.signal.aborted) {
         throw unavailable("NOT_READY", "Cannot go on: the server stops");
       }
+    },
+  };
+}
+
+/** Who has how many streams open. */
+function createPlaces() {
+  const byAccount = new Map<string, number>();
+  let streams = 0;
+  function add(accountId: string, count: 1 | -1) {
+    const own = (byAccount.get(accountId) ?? 0) + count;
+    streams += count;
+    if (own === 0) {
+      byAccount.delete(accountId);
+    } else {
+      byAccount.set(accountId, own);
+    }
+  }
+  return {
+    /** Returns how to leave it. Throws when there is none. */
+    take(accountId: string): () => void {
+      if ((byAccount.get(accountId) ?? 0) >= accountStreamsMax) {
+        const message = `Cannot watch events: the account has ${accountStreamsMax} streams open`;
+        throw reasoned(Code.ResourceExhausted, { reason: "WATCHES_EXHAUSTED", message });
+      }
+      if (streams >= streamsMax) {
+        throw unavailable("WATCH_BUSY", "Cannot watch events: too many streams are open");
+      }
+      add(accountId, 1);
+      return () => add(accountId, -1);
     },
   };
 }
@@ -73,11 +100,12 @@ async function* follow(
     accountId: string;
     resumeToken: string;
     signal: AbortSignal;
-    readShared: () => Promise<Reached>;
+    readShared: (sinceMs: number) => Promise<Reached>;
   },
 ) {
   const { accountId, signal, readShared } = stream;
   const shard = shardOf(accountId, shards);
+  const page = { accountId, limit: eventsMax, bytesMax: dataBytesMax };
   const alarm = createAlarm(signal);
   const stopWaking = onApplied?.(accountId, alarm.wake);
   try {
@@ -85,17 +113,15 @@ async function* follow(
     let saidAt = Number.NEGATIVE_INFINITY;
     while (!signal.aborted) {
       // Before the events: what is applied up to there is among them.
-      const { watermark, shards: reached } = await readShared();
+      const { watermark, shards: reached } = await readShared(alarm.rangAt());
       const end = reached.get(shard) ?? 0n;
       const isBehind =
         end > place.position || (end === place.position && place.ordinal < lastOrdinal);
-      const rows = isBehind
-        ? await db.tenantRead(accountId, (tx) =>
-            listEventsAfter(tx, { accountId, after: place, limit: eventsMax }),
-          )
-        : [];
+      const readAt = performance.now();
+      const { rows, isAll } = isBehind
+        ? await db.tenantRead(accountId, (tx) => listEventsAfter(tx, { ...page, after: place }))
+        : { rows: [], isAll: true };
       const last = rows.at(-1);
-      const isAll = rows.length < eventsMax;
       place = nextPlace(place, { last, end, isAll });
       if (rows.length > 0 || performance.now() - saidAt >= lifeMs) {
         saidAt = performance.now();
@@ -103,6 +129,8 @@ async function* follow(
       }
       if (isAll) {
         await alarm.wait(pollMs);
+        const restMs = Math.max(0, readAt + sharedMs - performance.now());
+        await sleep(restMs, undefined, { signal }).catch(() => {});
       }
     }
   } finally {
@@ -142,12 +170,12 @@ async function startOf(db: Database, shard: number, resumeToken: string): Promis
   return place;
 }
 
-/** Let callers of about the same time share one read. */
-function shareReads<T>(read: () => Promise<T>): () => Promise<T> {
+/** Let callers of about the same time share one read, unless it began before what they were told of. */
+function shareReads<T>(read: () => Promise<T>): (sinceMs: number) => Promise<T> {
   let latest: { at: number; value: Promise<T> } | undefined;
-  return () => {
+  return (sinceMs) => {
     const at = performance.now();
-    if (latest === undefined || at - latest.at >= sharedMs) {
+    if (latest === undefined || at - latest.at >= sharedMs || latest.at < sinceMs) {
       latest = { at, value: read() };
     }
     return latest.value;
@@ -157,8 +185,14 @@ function shareReads<T>(read: () => Promise<T>): () => Promise<T> {
 /** Something to wait for that may come before the wait. */
 function createAlarm(signal: AbortSignal) {
   let rings = new AbortController();
+  let rangAt = Number.NEGATIVE_INFINITY;
   return {
-    wake: () => rings.abort(),
+    wake: () => {
+      rangAt = performance.now();
+      rings.abort();
+    },
+    /** When it rang last. */
+    rangAt: () => rangAt,
     async wait(ms: number): Promise<void> {
       const both = AbortSignal.any([signal, rings.signal]);
       await sleep(ms, undefined, { signal: both }).catch(() => {});

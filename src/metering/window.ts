@@ -34,8 +34,8 @@ export function zoneClock(zone: string): ZoneClock | null {
  * are cut by the range. Null when there are more than `windowsMax`.
  *
  * A day starts when its date is first shown, so it has 23 or 25 hours when the clock changes, and one that the zone
- * left out has no window. An hour starts with each full hour, and when the clock is put back. From 1980 on every zone
- * is whole quarters of an hour from UTC; starts of windows are whole quarters, too, except of minutes.
+ * left out has no window. An hour starts with each full hour, and when the clock is put back. From 2012 on clocks
+ * change at whole quarters of an hour of UTC; starts of windows are whole quarters, too, except of minutes.
  */
 export function windowsOf(range: Window, size: WindowSize, clock: ZoneClock): Window[] | null {
   switch (size) {

@@ -15,6 +15,8 @@ export interface Limit {
   readonly rate: Rate;
   /** How many calls it counts for: 1 unless set. More than the burst is never allowed. */
   readonly cost?: number;
+  /** Whether strangers choose its id, as that of an address: in memory such limits push out only each other. */
+  readonly isOfStranger?: boolean;
   /** Whether to refuse, by default, when processes share their counts and the shared ones cannot be had. */
   readonly isStrict?: boolean;
 }

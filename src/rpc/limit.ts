@@ -45,7 +45,9 @@ function count(
 ): void | Promise<void> {
   const caller = principal === undefined ? addressBlock(exchange.clientIp) : limitedId(principal);
   const id = `${policy.rateClass}:${caller}`;
-  const verdict = limiter.take([{ id, rate, isStrict: principal?.kind === "key" }], now());
+  const isStrict = principal?.kind === "key";
+  const isOfStranger = principal === undefined;
+  const verdict = limiter.take([{ id, rate, isStrict, isOfStranger }], now());
   return verdict instanceof Promise
     ? verdict.then((later) => applyVerdict(exchange, later))
     : applyVerdict(exchange, verdict);

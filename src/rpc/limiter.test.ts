@@ -133,6 +133,17 @@ test("the oldest limits are forgotten, so that strangers cannot fill the memory"
   expect(limiter.take([limit("c", { cost: 0 })], at(0)).remaining, "kept").toBe(2);
 });
 
+test("addresses push out no limit of a known caller", () => {
+  const limiter = createLimiter({ entriesMax: 2 });
+  limiter.take([limit("key_day:a", { cost: 3 })], at(0));
+
+  for (const id of ["b", "c", "d", "e"]) {
+    limiter.take([limit(id, { isOfStranger: true })], at(0));
+  }
+
+  expect(limiter.take([limit("key_day:a")], at(0)).allowed).toBe(false);
+});
+
 test.for([
   { name: "no limits", limits: [] },
   { name: "too many", limits: Array.from({ length: 9 }, (_, index) => limit(`${index}`)) },

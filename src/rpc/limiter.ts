@@ -19,13 +19,18 @@ export interface MemoryLimiter extends Limiter {
   take(limits: readonly Limit[], now: Date): Verdict;
 }
 
-/** Limits that are remembered. Past it those asked about longest ago are forgotten: that only lets more calls through. */
+/**
+ * Limits that are remembered of known callers, and as many of strangers. Past it those asked about longest ago are
+ * forgotten: that only lets more calls through.
+ */
 const entriesMaxDefault = 100_000;
 
 /** Count calls in memory: right for one process. */
 export function createLimiter({ entriesMax = entriesMaxDefault } = {}): MemoryLimiter {
-  // By the id of a limit, the time at which its whole budget is back.
-  const backAt = createLruMap<number>(entriesMax);
+  // By the id of a limit, the time at which its whole budget is back. Apart, since nobody can make up principals.
+  const known = createLruMap<number>(entriesMax);
+  const strangers = createLruMap<number>(entriesMax);
+  const mapOf = ({ isOfStranger }: Limit) => (isOfStranger === true ? strangers : known);
 
   return {
     take(limits, now) {
@@ -34,12 +39,12 @@ export function createLimiter({ entriesMax = entriesMaxDefault } = {}): MemoryLi
       const counted = limits.map((limit) => ({
         limit,
         charge: chargeOf(limit),
-        backAtUs: backAt.get(limit.id) ?? 0,
+        backAtUs: mapOf(limit).get(limit.id) ?? 0,
       }));
       const verdict = judge(counted, nowUs);
       if (verdict.allowed) {
         for (const { limit, charge, backAtUs } of counted) {
-          backAt.set(limit.id, backAfter(charge, backAtUs, nowUs));
+          mapOf(limit).set(limit.id, backAfter(charge, backAtUs, nowUs));
         }
       }
       return verdict;

@@ -58,8 +58,11 @@ export type Principal =
       mode: "live";
     };
 
-/** What a person showed: the cookie of a session, a signed token, an API token, or a wallet's session. */
-export type Credential = "session" | "jwt" | "token" | "wallet";
+/**
+ * What a person showed: the cookie of a session, a session's signed token, that of another issuer, an API token, or a
+ * wallet's session.
+ */
+export type Credential = "session" | "jwt" | "external" | "token" | "wallet";
 
 /** A person who calls. */
 export type UserPrincipal = Extract<Principal, { kind: "user" }>;

@@ -29,6 +29,7 @@ import { type LimitDeps, limitCall } from "./limit.ts";
 import { methodName, type Policy } from "./policy.ts";
 import { type Authenticator, checkAccess, type Principal } from "./principal.ts";
 import type { Strangers } from "./strangers.ts";
+import { untilRefused } from "./until-refused.ts";
 import { malformedFields } from "./well-formed.ts";
 
 /** What the steps need and may not import. */
@@ -54,6 +55,8 @@ export interface Steps {
   around<T>(call: Call, handler: () => T | Promise<T>): T | Promise<T>;
   /** The messages of a stream of requests, each of them valid. Throws INVALID_ARGUMENT at the first that is not. */
   validated<T extends Message>(desc: DescMessage, messages: AsyncIterable<T>): AsyncIterable<T>;
+  /** The messages of a stream, as long as its caller may call. Then throws what the caller is told. */
+  whileAdmitted<T>(call: Call, messages: AsyncIterable<T>): AsyncIterable<T>;
 }
 
 /** Make the steps. */
@@ -97,6 +100,10 @@ export function createSteps(deps: StepDeps): Steps {
         yield message;
       }
     },
+    whileAdmitted: (call, messages) =>
+      call.principal === undefined
+        ? messages
+        : untilRefused(messages, (onRefused) => watchCaller(deps, call, onRefused)),
   };
 }
 
@@ -129,10 +136,14 @@ export function stepsInterceptor(steps: Steps): Interceptor {
       return steps.around(call, () => next(req));
     }
     call.streams = req.method.methodKind !== "client_streaming";
-    const message = steps.validated(req.method.input, req.message);
+    const sent = steps.whileAdmitted(call, req.message);
+    const message = steps.validated(req.method.input, sent);
     const response = await steps.around(call, () => next({ ...req, message }));
     return response.stream
-      ? { ...response, message: untilAudited(call, response.message) }
+      ? {
+          ...response,
+          message: steps.whileAdmitted(call, untilAudited(call, response.message)),
+        }
       : response;
   };
 }
@@ -176,7 +187,10 @@ async function auditRefusal(deps: StepDeps, call: Call, error: ConnectError): Pr
     return;
   }
   const id = `refusal:${addressBlock(call.exchange.clientIp)}`;
-  const verdict = await deps.limiter.take([{ id, rate: refusalRate }], deps.now());
+  const verdict = await deps.limiter.take(
+    [{ id, rate: refusalRate, isOfStranger: true }],
+    deps.now(),
+  );
   if (!verdict.allowed) {
     throw rateLimited(verdict.retryAfterMs);
   }
@@ -222,7 +236,15 @@ function authenticateAgain(deps: StepDeps, call: Call): undefined | Promise<unde
   if (call.policy.auditAction === "" || call.principal === undefined) {
     return undefined;
   }
-  const { kind, id, accountId } = call.principal;
+  return meetAgain(deps, call, call.principal);
+}
+
+/** Throws what the caller is told who is not the one any more that was admitted. */
+function meetAgain(
+  deps: StepDeps,
+  call: Call,
+  { kind, id, accountId }: Principal,
+): undefined | Promise<undefined> {
   const found = findPrincipal(deps, call, 0);
   return found instanceof Promise ? found.then(check) : check(found);
 
@@ -234,6 +256,39 @@ function authenticateAgain(deps: StepDeps, call: Call): undefined | Promise<unde
     }
     return enter(call, principal);
   }
+}
+
+/** How often it is asked whether the caller of an open stream may still call: memory tells. */
+const streamCheckMs = 1_000;
+
+/** Calls back once, with what the caller is told, when the caller of a stream may not call any more. */
+function watchCaller(
+  deps: StepDeps,
+  call: Call,
+  onRefused: (error: ConnectError) => void,
+): () => void {
+  let timer: NodeJS.Timeout | undefined;
+  let isStopped = false;
+  async function check() {
+    try {
+      if (call.principal !== undefined) {
+        await meetAgain(deps, call, call.principal);
+      }
+      wait();
+    } catch (thrown) {
+      onRefused(await explain(deps, call, thrown));
+    }
+  }
+  function wait() {
+    if (!isStopped) {
+      timer = setTimeout(() => void check(), streamCheckMs).unref();
+    }
+  }
+  wait();
+  return () => {
+    isStopped = true;
+    clearTimeout(timer);
+  };
 }
 
 function enter(call: Call, principal: Principal | undefined): undefined {

@@ -61,6 +61,7 @@ export async function startTestApp(
   { now = () => new Date() }: { now?: () => Date } = {},
 ) {
   const mails: { to: string; subject: string; text: string }[] = [];
+  const mailFaults: Error[] = [];
   const database = await createDatabase(inject("cluster"));
   const directory = await mkdtemp(join(tmpdir(), "callora-app-"));
   const config = readConfig({ PORT: "0", CALLORA_DATA_DIR: directory, ...env });
@@ -87,6 +88,10 @@ export async function startTestApp(
     sealer: testSealer,
     mail: {
       async send(mail) {
+        const fault = mailFaults.shift();
+        if (fault !== undefined) {
+          throw fault;
+        }
         mails.push(mail);
         await outbox.send(mail);
       },
@@ -145,6 +150,8 @@ export async function startTestApp(
     lines,
     /** The mail that was sent so far. */
     mails,
+    /** Why the next mails cannot be sent, the first first. */
+    mailFaults,
     routes: app.routes(),
     client,
     signIn,

@@ -9,6 +9,8 @@ export interface BlackHole {
   swallow(): void;
   /** From now on everything arrives, what was swallowed first: TCP sends it again. */
   release(): void;
+  /** From now on everything of new connections arrives, and nothing more of those that there are: not even their end. */
+  forget(): void;
   /** How many connections there were. */
   readonly connections: number;
   [Symbol.asyncDispose](): Promise<void>;
@@ -24,8 +26,12 @@ export async function openBlackHole(
   let isSwallowing = false;
   let held: (() => void)[] = [];
   let connections = 0;
+  const forgotten = new WeakSet<Socket>();
 
-  function pass(step: () => void) {
+  function pass(from: Socket, step: () => void) {
+    if (forgotten.has(from)) {
+      return;
+    }
     if (isSwallowing) {
       held.push(step);
     } else {
@@ -35,11 +41,11 @@ export async function openBlackHole(
 
   function join(from: Socket, to: Socket, change: (chunk: Buffer) => Buffer) {
     sockets.add(from);
-    from.on("data", (chunk: Buffer) => pass(() => to.write(change(chunk))));
+    from.on("data", (chunk: Buffer) => pass(from, () => to.write(change(chunk))));
     from.on("error", () => {});
     from.on("close", () => {
       sockets.delete(from);
-      pass(() => to.destroy());
+      pass(from, () => to.destroy());
     });
   }
 
@@ -48,7 +54,7 @@ export async function openBlackHole(
     const upstream = new Socket();
     join(client, upstream, alter);
     join(upstream, client, (chunk) => chunk);
-    pass(() => upstream.connect(Number(port), hostname));
+    pass(client, () => upstream.connect(Number(port), hostname));
   });
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
@@ -64,6 +70,13 @@ export async function openBlackHole(
       held = [];
       for (const step of steps) {
         step();
+      }
+    },
+    forget() {
+      isSwallowing = false;
+      held = [];
+      for (const socket of sockets) {
+        forgotten.add(socket);
       }
     },
     get connections() {

@@ -95,6 +95,7 @@ export const noSteps: Steps = {
   admit: async () => {},
   around: (_call, handler) => handler(),
   validated: (_desc, messages) => messages,
+  whileAdmitted: (_call, messages) => messages,
 };
 
 /** A plain route, open to all, that answers "mounted" unless told otherwise. */

@@ -15,7 +15,7 @@ const projectors = startProjectors({
   debtLimitNanos: 100_000_000_000n,
   now: () => new Date(),
   onError: () => {},
-  metrics: { held: () => {}, applied: () => {}, failed: () => {} },
+  metrics: { held: () => {}, applied: () => {}, failed: () => {}, stuck: () => {} },
 });
 
 process.on("disconnect", async () => {

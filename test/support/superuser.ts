@@ -31,13 +31,17 @@ export async function changeAmid<T>(
       isAnswered = true;
     });
     answer.catch(() => {});
+    // Passwords are hashed before: on a busy machine that takes its time.
     await expect
-      .poll(async () => {
-        const { rows } = await client.query(
-          "select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()",
-        );
-        return isAnswered || rows.length > 0;
-      })
+      .poll(
+        async () => {
+          const { rows } = await client.query(
+            "select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()",
+          );
+          return isAnswered || rows.length > 0;
+        },
+        { timeout: 10_000 },
+      )
       .toBe(true);
     await client.query("commit");
     return answer;

@@ -245,6 +245,12 @@ export const tenantRows: Readonly<Record<string, (account_id: string) => Record<
     events: 1,
     skipped: 0,
   }),
+  meter_recounts: (account_id) => ({
+    account_id,
+    meter_id: id("mtr"),
+    mode: "test",
+    bucket: now,
+  }),
   meter_uniques: (account_id) => ({
     account_id,
     meter_id: id("mtr"),

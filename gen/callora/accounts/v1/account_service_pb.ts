@@ -668,7 +668,8 @@ export const AccountService: GenService<{
     output: typeof RemoveMemberResponseSchema;
   },
   /**
-   * Invite somebody by mail. An older invitation to the same address ends.
+   * Invite somebody by mail. An older invitation to the same address ends. When the mail cannot be sent (UNAVAILABLE,
+   * MAIL_UNAVAILABLE, or RESOURCE_EXHAUSTED, RATE_LIMITED after too many to the address), a call with the same key sends it.
    *
    * @generated from rpc callora.accounts.v1.AccountService.CreateInvitation
    */

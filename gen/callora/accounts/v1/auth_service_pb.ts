@@ -464,7 +464,7 @@ export type CreateTokenRequest = Message<"callora.accounts.v1.CreateTokenRequest
   name: string;
 
   /**
-   * When it ends. Not set: never. In the future.
+   * When it ends. Not set: never, or as late as the caller's credential allows. In the future.
    *
    * @generated from field: google.protobuf.Timestamp expire_time = 2 [json_name = "expires_at"];
    */
@@ -713,7 +713,9 @@ export const AuthService: GenService<{
     output: typeof RevokeSessionResponseSchema;
   },
   /**
-   * Make an API token, which acts as its maker until it ends. A retried call gets the answer without the token.
+   * Make an API token, which acts as its maker until it ends. A retried call gets the answer without the token. Takes a
+   * session: an API token makes no other (PERMISSION_DENIED, CREDENTIAL_CANNOT_MINT). What somebody makes with the token
+   * of another issuer ends a day later at the latest.
    *
    * @generated from rpc callora.accounts.v1.AuthService.CreateToken
    */

@@ -208,7 +208,8 @@ export type CreateKeyRequest = Message<"callora.keys.v1.CreateKeyRequest"> & {
   quota?: KeyQuota | undefined;
 
   /**
-   * What the account notes on the key. A verification shows it to whoever may see the key.
+   * What the account notes on the key. A verification shows it to whoever may see the key. With the scopes at most 2,048
+   * bytes.
    *
    * @generated from field: map<string, string> metadata = 11;
    */
@@ -317,7 +318,8 @@ export type UpdateKeyRequest = Message<"callora.keys.v1.UpdateKeyRequest"> & {
   quota?: KeyQuota | undefined;
 
   /**
-   * What the account notes on the key. A verification shows it to whoever may see the key.
+   * What the account notes on the key. A verification shows it to whoever may see the key. With the scopes at most 2,048
+   * bytes.
    *
    * @generated from field: map<string, string> metadata = 10;
    */

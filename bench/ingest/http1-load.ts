@@ -1,0 +1,99 @@
+import { once } from "node:events";
+import { connect, type Socket } from "node:net";
+
+/** What came of a run. */
+export interface Outcome {
+  calls: number;
+  seconds: number;
+  /** In milliseconds. */
+  p50Ms: number;
+  p99Ms: number;
+}
+
+/**
+ * Send requests over bare sockets, one at a time on each, as fast as they are answered: what loads the server must
+ * cost little beside it. Throws at an answer that is not 200.
+ */
+export async function runHttp1Calls(
+  {
+    port,
+    path,
+    headers,
+    bodies,
+  }: {
+    port: number;
+    path: string;
+    headers: readonly (readonly [name: string, value: string])[];
+    bodies: readonly Buffer[];
+  },
+  { seconds, connections }: { seconds: number; connections: number },
+): Promise<Outcome> {
+  const head = [
+    `POST ${path} HTTP/1.1`,
+    `host: 127.0.0.1:${port}`,
+    ...headers.map(([name, value]) => `${name}: ${value}`),
+    "content-length: ",
+  ].join("\r\n");
+  const sockets = await Promise.all(
+    Array.from({ length: connections }, async () => {
+      const socket = connect(port, "127.0.0.1").setNoDelay();
+      await once(socket, "connect");
+      return socket;
+    }),
+  );
+  const latencies: number[] = [];
+  const begun = performance.now();
+  let next = 0;
+  await Promise.all(
+    sockets.map(async (socket) => {
+      const answers = readAnswers(socket);
+      for (;;) {
+        const body = bodies[next++];
+        const sentMs = performance.now();
+        if (body === undefined || sentMs - begun >= seconds * 1_000) {
+          break;
+        }
+        socket.write(Buffer.concat([Buffer.from(`${head}${body.length}\r\n\r\n`), body]));
+        const status = await answers.next();
+        if (status !== 200) {
+          throw new Error(`Cannot measure: the answer is ${status}`);
+        }
+        latencies.push(performance.now() - sentMs);
+      }
+      socket.destroy();
+    }),
+  );
+  const sorted = Float64Array.from(latencies).sort();
+  const at = (part: number) => sorted[Math.floor(sorted.length * part)] ?? Number.NaN;
+  return {
+    calls: latencies.length,
+    seconds: (performance.now() - begun) / 1_000,
+    p50Ms: at(0.5),
+    p99Ms: at(0.99),
+  };
+}
+
+/** The statuses of answers whose length is said, one after the other. */
+function readAnswers(socket: Socket) {
+  let waiting: PromiseWithResolvers<number> | undefined;
+  let text = "";
+  socket.setEncoding("latin1");
+  socket.on("data", (chunk: string) => {
+    text += chunk;
+    const headEnd = text.indexOf("\r\n\r\n");
+    const length = Number(/\r\ncontent-length: (\d+)/i.exec(text)?.[1] ?? 0);
+    if (headEnd !== -1 && text.length >= headEnd + 4 + length) {
+      const status = Number(text.slice(9, 12));
+      text = text.slice(headEnd + 4 + length);
+      waiting?.resolve(status);
+    }
+  });
+  socket.on("error", (error) => waiting?.reject(error));
+  socket.on("close", () => waiting?.reject(new Error("Cannot measure: the server hung up")));
+  return {
+    next() {
+      waiting = Promise.withResolvers<number>();
+      return waiting.promise;
+    },
+  };
+}
