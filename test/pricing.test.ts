@@ -165,6 +165,8 @@ test("how a call ended decides what it costs, and rating the journal again gives
 
   expect(entries.map(({ chargedNanos }) => chargedNanos)).toEqual(ends.map(([, , nanos]) => nanos));
   expect(await books.sum("select sum(charged_nanos) as sum from usage_events")).toBe(490n);
+  // Those that failed or said no units are not counted.
+  expect(await books.sum("select sum(units) as sum from billing_lines")).toBe(40n);
   const { checks, difference } = await books.conservation();
   expect([difference, checks.filter(({ ok }) => !ok)]).toEqual([null, []]);
 
