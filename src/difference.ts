@@ -221,8 +221,8 @@ const billLines = sql.type(wrongRow)`
     select account_id, mode, booked_month, api_id, price_version, sum(calls) as calls,
       sum(units) as units, sum(charged) as charged, sum(corrected) as corrected
     from (
-      select account_id, mode, booked_month, api_id, price_version, 1 as calls, units,
-        charged_nanos as charged, 0 as corrected
+      select account_id, mode, booked_month, api_id, price_version, 1 as calls,
+        case when outcome in (1, 4) then 0 else units end as units, charged_nanos as charged, 0 as corrected
       from usage_events
       union all
       select done.account_id, done.mode, done.booked_month, done.api_id, event.price_version, 0, 0,

@@ -123,6 +123,42 @@ const plainPaths: Readonly<Record<string, PathItem>> = {
       "x-callora-rate-class": "V1",
     },
   },
+  "/v1/credits/invoices/{month}/page": {
+    get: {
+      tags: ["InvoiceService"],
+      summary: "Get an invoice as a page",
+      description: "What GetInvoice answers, to be read or printed. The page runs no script.",
+      operationId: "Invoices_Page",
+      parameters: [
+        {
+          name: "month",
+          in: "path",
+          required: true,
+          description: "The month, for example `2026-11`.",
+          schema: { type: "string" },
+        },
+        {
+          name: "test",
+          in: "query",
+          description: "That of test calls.",
+          schema: { type: "boolean" },
+        },
+      ],
+      responses: {
+        200: {
+          description: "OK",
+          headers: requestId,
+          content: { "text/html": { schema: { type: "string" } } },
+        },
+        404: { $ref: "#/components/responses/Error" },
+        429: { $ref: "#/components/responses/TooManyRequests" },
+        ...errors,
+      },
+      security: [{ bearerAuth: [] }],
+      "x-callora-access": "USER",
+      "x-callora-rate-class": "V1",
+    },
+  },
   "/api/metrics": {
     get: {
       tags: ["Metrics"],

@@ -61,6 +61,12 @@ const unaudited: Readonly<Record<string, string>> = {
 const mounts = [
   { method: "*", path: "/v1/call/{api}/{path=**}", access: "API_KEY", rateClass: "V1" },
   { method: "POST", path: "/v1/events", access: "SERVICE", rateClass: "INTERNAL" },
+  {
+    method: "GET",
+    path: "/v1/credits/invoices/{month}/page",
+    access: "USER",
+    rateClass: "V1",
+  },
   { method: "GET", path: "/api/metrics", access: "METRICS_KEY", rateClass: "NONE" },
 ];
 

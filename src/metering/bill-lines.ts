@@ -32,7 +32,7 @@ export function addBillLines(tx: Tx, events: readonly Applied[]): Promise<void> 
     events.map((event) => ({
       ...lineOf(event.entry, event.bookedMonth),
       calls: 1n,
-      units: unitsOf(event.entry),
+      units: countedUnits(event.entry),
       chargedNanos: event.entry.chargedNanos,
       correctedNanos: 0n,
     })),
@@ -51,6 +51,12 @@ export function addCorrectedLines(tx: Tx, done: readonly Corrected[]): Promise<v
       correctedNanos: deltaNanos,
     })),
   );
+}
+
+/** A call that failed used nothing, and one that said no units none: tiers of a month go on without them. */
+function countedUnits(entry: Applied["entry"]): bigint {
+  const { outcome } = entry;
+  return outcome === "failed" || outcome === "no_units" ? 0n : unitsOf(entry);
 }
 
 function lineOf({ account, mode, price }: Applied["entry"], bookedMonth: string) {

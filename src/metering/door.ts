@@ -12,6 +12,7 @@ import { invalidArgument, type Violation } from "../rpc/errors.ts";
 import { checkKnown, checkShape, type Known, toEntry } from "./check.ts";
 import type { Pinned, UsageEntry } from "./entry.ts";
 import { getWatermark, type Journal, type Receipt } from "./journal.ts";
+import { placeInMonths } from "./month-base.ts";
 import { type Outcome, type OutcomeDeps, waitForOutcomes } from "./outcomes.ts";
 
 /** An event that somebody sent, or what was wrong with it before it was one. */
@@ -44,7 +45,7 @@ export interface TakeOptions {
 
 /**
  * Check events, and append what is right to the journal: when this resolves, it is durable. It asks the database for
- * nothing else, once it knows the accounts and the prices.
+ * nothing else, once it knows the accounts and the prices, but for what was used in a month whose tiers it is in.
  *
  * Throws INVALID_ARGUMENT when one is wrong and the rest is not to be taken without it, and what the journal throws.
  */
@@ -79,6 +80,7 @@ export async function takeEvents(
   if (!partial) {
     refuseAll(violations);
   }
+  await placeInMonths(deps.db, entries);
   const receipt = entries.length === 0 ? nowhere : await deps.journal.append(entries);
   return { entries, receipt, violations };
 }

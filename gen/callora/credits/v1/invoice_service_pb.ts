@@ -171,7 +171,7 @@ export type InvoiceLine = Message<"callora.credits.v1.InvoiceLine"> & {
   calls: bigint;
 
   /**
-   * Units of them.
+   * Units of them: none of calls that failed, or said none.
    *
    * @generated from field: int64 units = 5;
    */
