@@ -162,15 +162,13 @@ test("a stream is cut at once when its key is revoked, and its work is paid", as
   const { raw, consumer, events } = await setUp(app, upstream.url);
   const response = await send(raw());
   await once(response, "data");
-  const ended = once(
-    response.on("error", () => {}),
-    "close",
-  );
+  const ended = Promise.withResolvers<void>();
+  response.on("error", () => {}).on("close", () => ended.resolve());
 
   const keys = app.client(KeyService, consumer.token);
   const { keys: listed } = await keys.listKeys({});
   await keys.revokeKey({ keyId: listed[0]?.id ?? "" });
-  await Promise.all([ended, closed.promise]);
+  await Promise.all([ended.promise, closed.promise]);
 
   expect(response.complete).toBe(false);
   expect(await events()).toEqual(paid(200));

@@ -2,11 +2,11 @@ import { randomUUID } from "node:crypto";
 import { type IncomingMessage, type RequestOptions, request } from "node:http";
 import type { Readable } from "node:stream";
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import { Mode } from "../../";
 import {
   CatalogService,
   type CreateApiRequestSchema,
 } from "../../gen/callora/catalog/v1/catalog_service_pb.ts";
+import { Mode } from "../../gen/callora/keys/v1/key_pb.ts";
 import { KeyService } from "../../gen/callora/keys/v1/key_service_pb.ts";
 import { must, type startTestApp, until } from "./app.ts";
 import { grant } from "./books.ts";
