@@ -27,6 +27,8 @@ export interface PolicyText {
   readonly rateText: string;
   /** 200 unless the policy says otherwise. */
   readonly successStatus: number;
+  /** Whether replies have an ETag. */
+  readonly isValidated: boolean;
 }
 
 /** What the options of the contract say. */
@@ -98,6 +100,7 @@ function policyText(registry: Registry, policy: MethodPolicy): PolicyText {
     rateClass: rate.name,
     rateText: rate.text,
     successStatus: policy.successStatus === 0 ? 200 : policy.successStatus,
+    isValidated: policy.validated,
   };
 }
 

@@ -19,6 +19,12 @@ export const headerComponents: JsonObject = {
     description: "Seconds until all of them are back.",
     schema: { type: "integer", minimum: 0 },
   },
+  ETag: {
+    description:
+      "Stands for the reply's content. Sent as `If-None-Match` it is answered 304, as long as " +
+      "that is the same.",
+    schema: { type: "string" },
+  },
   RetryAfter: {
     description: "Seconds after which to try again.",
     schema: { type: "integer", minimum: 0 },
@@ -37,6 +43,32 @@ const rateLimit: JsonObject = {
 export function replyHeaders(policy: PolicyText | undefined): JsonObject {
   return isLimited(policy) ? { ...requestId, ...rateLimit } : requestId;
 }
+
+/** The headers of an operation's successful replies. */
+export function successHeaders(policy: PolicyText | undefined): JsonObject {
+  const headers = replyHeaders(policy);
+  return policy?.isValidated === true ? { ...headers, ETag: referTo("ETag") } : headers;
+}
+
+/** The answer to whoever has the reply already. */
+export function notModifiedResponses(policy: PolicyText | undefined): JsonObject {
+  const description = "The reply is the one that `If-None-Match` names.";
+  return policy?.isValidated === true
+    ? { 304: { description, headers: successHeaders(policy) } }
+    : {};
+}
+
+/** The header by which a reader says which replies it has. */
+export function validatorParameters(policy: PolicyText | undefined): JsonObject[] {
+  return policy?.isValidated === true ? [ifNoneMatch] : [];
+}
+
+const ifNoneMatch: JsonObject = {
+  name: "If-None-Match",
+  in: "header",
+  description: "The `ETag` of a reply that the reader has, or several of them.",
+  schema: { type: "string" },
+};
 
 /** The error responses of an operation, by status. */
 export function errorResponses(policy: PolicyText | undefined): JsonObject {

@@ -3,7 +3,13 @@ import type { DescField, DescMessage, DescMethod, JsonObject } from "@bufbuild/p
 import type { RestRule } from "../../src/edge/rest/rules.ts";
 import { commentOf, joinTexts, splitSummary } from "./comments.ts";
 import type { AccessName, Contract, PolicyText } from "./contract.ts";
-import { errorResponses, idempotencyParameters, replyHeaders } from "./headers.ts";
+import {
+  errorResponses,
+  idempotencyParameters,
+  notModifiedResponses,
+  successHeaders,
+  validatorParameters,
+} from "./headers.ts";
 import { describePath, queryParameters } from "./parameters.ts";
 import { binarySchema, type SchemaWriter } from "./schema.ts";
 
@@ -28,6 +34,7 @@ export function describeOperation(
     ...inPath,
     ...queryParameters(rule, contract, schemas),
     ...idempotencyParameters(rpc, rule.method),
+    ...validatorParameters(policy),
   ];
   const suffix = number === 1 ? "" : `_${number}`;
   const value: JsonObject = {
@@ -39,6 +46,7 @@ export function describeOperation(
     ...requestBody(rule, contract, schemas),
     responses: {
       [policy?.successStatus ?? 200]: response(rule, policy, schemas),
+      ...notModifiedResponses(policy),
       ...errorResponses(policy),
     },
     ...(policy && {
@@ -120,7 +128,7 @@ function response(
   schemas: SchemaWriter,
 ): JsonObject {
   const description = STATUS_CODES[policy?.successStatus ?? 200] ?? "Success";
-  const headers = replyHeaders(policy);
+  const headers = successHeaders(policy);
   if (isHttpBody(responseBody?.message ?? rpc.output)) {
     return { description, headers, content: { "*/*": { schema: binarySchema } } };
   }

@@ -9,14 +9,8 @@ import { invalidArgument, notFound, type Violation } from "../rpc/errors.ts";
 import { ruleOf } from "./price-rule.ts";
 import { type AddressedRequest, checkAddresses, checkSettings, settingsText } from "./settings.ts";
 import { checkSheet, parseSheet, routeMessages, ruleMessage, sheetOf, sheetText } from "./sheet.ts";
-import {
-  type ApiRow,
-  findApi,
-  insertApi,
-  insertPrice,
-  updateApi,
-  updateUpstream,
-} from "./store.ts";
+import { type ApiRow, findApi, insertApi, updateApi, updateUpstream } from "./store.ts";
+import { insertPrice } from "./version-store.ts";
 
 /** Throws INVALID_ARGUMENT unless the gateway can call the upstreams, and treat calls as it is said. */
 export function checkRequest(req: AddressedRequest, addresses: AddressPolicy): void {

@@ -2,7 +2,8 @@ import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { ApiState } from "../../gen/callora/catalog/v1/catalog_service_pb.ts";
 import { parseSettings } from "./settings.ts";
 import { parseSheet, sheetMessages } from "./sheet.ts";
-import type { ApiRow, UpstreamRow, VersionRow } from "./store.ts";
+import type { ApiRow, UpstreamRow } from "./store.ts";
+import type { VersionRow } from "./version-store.ts";
 
 /** An API as its developer sees it, with its upstream, or as everybody does, without. */
 export function toApi(row: ApiRow, upstream: Partial<UpstreamRow> | null) {

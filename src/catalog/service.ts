@@ -25,11 +25,11 @@ import {
   findUpstream,
   listAccountApis,
   listPublishedApis,
-  listVersions,
   publishApi,
   type UpstreamRow,
   unpublishApi,
 } from "./store.ts";
+import { listVersions } from "./version-store.ts";
 
 interface Deps {
   db: Database;

@@ -12,11 +12,15 @@ const source = fc.option(
     fc.record({ path: fc.constantFrom("$.usage.total", "$.n"), missing: nanos }),
   ),
 );
+const ends = fc.uniqueArray(fc.bigInt({ min: 1n, max: 1_000_000n }), { maxLength: 4 });
+const tiers = fc.option(fc.tuple(ends, nanos)).map((found) => {
+  const [some, price] = found ?? [[], 0n];
+  const sorted = some.toSorted((a, b) => (a < b ? -1 : 1));
+  return found === null ? [] : [...sorted, null].map((lastUnit) => ({ lastUnit, nanos: price }));
+});
 const rule = fc.record({
   callNanos: nanos,
-  tiers: fc.array(fc.record({ lastUnit: fc.option(nanos.filter((n) => n > 0n)), nanos }), {
-    maxLength: 4,
-  }),
+  tiers,
   mode: fc.constantFrom("graduated" as const, "volume" as const),
   span: fc.constantFrom("call" as const, "month" as const),
   per: nanos.filter((n) => n > 0n),
@@ -85,7 +89,10 @@ test.for([
 
 test("a sheet that takes too many bytes is refused", () => {
   const price = create(PriceRuleSchema, {
-    tiers: Array.from({ length: 16 }, (_, index) => ({ lastUnit: BigInt(index), nanos: 1n })),
+    tiers: Array.from({ length: 16 }, (_, index) => ({
+      lastUnit: BigInt((index + 1) % 16),
+      nanos: 1n,
+    })),
   });
   const routes = Array.from({ length: 200 }, (_, index) =>
     create(RouteSchema, { path: `/${"x".repeat(190)}${index}`, price }),

@@ -223,7 +223,8 @@ export const UpstreamSchema: GenMessage<Upstream> = /*@__PURE__*/
   messageDesc(file_callora_catalog_v1_catalog_service, 2);
 
 /**
- * A secret of the developer, kept by SecretService, that is sent with each call.
+ * A secret of the developer, kept by SecretService, that is sent with each live call. While there is none that can be
+ * sent, calls are refused. Test calls go without it.
  *
  * @generated from message callora.catalog.v1.UpstreamCredential
  */
@@ -916,7 +917,7 @@ export const ApiStateSchema: GenEnum<ApiState> = /*@__PURE__*/
  */
 export const CatalogService: GenService<{
   /**
-   * List published APIs, newest first.
+   * List published APIs, newest first. Their prices are there without the routes.
    *
    * @generated from rpc callora.catalog.v1.CatalogService.ListApis
    */
@@ -939,7 +940,7 @@ export const CatalogService: GenService<{
    * Create a draft of an API.
    *
    * ALREADY_EXISTS, with reason SLUG_TAKEN, when another API has the slug. INVALID_ARGUMENT, with reason
-   * UPSTREAM_NOT_ALLOWED, when the upstream address is one that the gateway must not reach.
+   * UPSTREAM_NOT_ALLOWED, when an upstream's address is one that the gateway must not reach.
    *
    * @generated from rpc callora.catalog.v1.CatalogService.CreateApi
    */
@@ -951,7 +952,8 @@ export const CatalogService: GenService<{
   /**
    * Change the fields that are set; leave the others as they are.
    *
-   * A new price makes a new price version; calls already made keep theirs.
+   * A new price makes a new price version; calls already made keep theirs. Where there is a rule, `call_nanos` alone
+   * is its price of a call, too. Once this has answered, every call goes by what is set.
    *
    * @generated from rpc callora.catalog.v1.CatalogService.UpdateApi
    */
@@ -971,7 +973,8 @@ export const CatalogService: GenService<{
     output: typeof PublishApiResponseSchema;
   },
   /**
-   * Take an API out of the list. Once this has answered, no call of it begins. Unpublishing twice is not an error.
+   * Take an API out of the list. Once this has answered, no call of it begins. Unpublishing twice is not an error, and
+   * a draft stays one.
    *
    * @generated from rpc callora.catalog.v1.CatalogService.UnpublishApi
    */
@@ -981,7 +984,8 @@ export const CatalogService: GenService<{
     output: typeof UnpublishApiResponseSchema;
   },
   /**
-   * List the caller's own APIs, drafts and unpublished ones too, newest first.
+   * List the caller's own APIs, drafts and unpublished ones too, newest first. Their prices are there without the
+   * routes.
    *
    * @generated from rpc callora.catalog.v1.CatalogService.ListOwnApis
    */

@@ -170,7 +170,9 @@ export type Route = Message<"callora.catalog.v1.Route"> & {
   methods: string[];
 
   /**
-   * A path template: `/v1/users/{id}`, `/files/{rest=**}`. The most precise route that fits counts.
+   * A path template of up to 16 segments: `/v1/users/{id}`, `/files/{rest=**}`. The most precise route that fits the
+   * path and the method counts; HEAD is served by routes of GET. A path that servers read in different ways (an
+   * encoded or doubled slash, one at the end, `;`, another case) is refused.
    *
    * @generated from field: string path = 2;
    */
