@@ -11,7 +11,7 @@ import {
   type Transfer,
 } from "../src/ledger/store.ts";
 import { openDatabase } from "../src/server.ts";
-import { newAccountId, openBooks, seeded } from "./support/books.ts";
+import { newAccountId, openBooks, projectAll, seeded, usage } from "./support/books.ts";
 
 const now = new Date("2026-11-20T10:00:00Z");
 
@@ -247,3 +247,31 @@ async function deadlocks(books: Books): Promise<bigint> {
     "select deadlocks as sum from pg_stat_database where datname = current_database()",
   );
 }
+
+test("credit pays what the account owes first, and then may be owed again", async () => {
+  await using books = await openBooks();
+  const [account, developer] = [newAccountId(), newAccountId()];
+  const use = async (nanos: bigint) => {
+    const event = usage({ account, developer, charged: String(nanos) });
+    await books.journal.append([event]);
+    await projectAll(books.db, new Date(), { debtLimitNanos: 10n });
+  };
+  const held = async () => [
+    await books.held(account, "consumer"),
+    await books.held(account, "consumer_receivable"),
+  ];
+
+  await use(10n);
+  expect(await held()).toEqual([0n, -10n]);
+  await books.grant(account, 4n);
+  expect(await held()).toEqual([0n, -6n]);
+  await books.grant(account, 4n, "test");
+  await books.grant(account, 1_000n);
+  expect(await held()).toEqual([994n, 0n]);
+  await use(994n);
+  await use(10n);
+
+  expect(await held()).toEqual([0n, -10n]);
+  expect(await books.sum("select count(*) as sum from usage_quarantine")).toBe(0n);
+  expect(await books.held(account, "consumer", "test")).toBe(4n);
+});

@@ -8,7 +8,7 @@ import {
 import type { Database } from "../db/database.ts";
 import { once } from "../db/once.ts";
 import type { Tx } from "../db/pool.ts";
-import { between, type Mode, platformAccountId, postTransfers } from "../ledger/store.ts";
+import { postGrant } from "../ledger/grant.ts";
 import { newId } from "../lib/id.ts";
 import { splitPage } from "../lib/page-token.ts";
 import { notBuilt, notFound } from "../rpc/errors.ts";
@@ -62,7 +62,7 @@ export function creditService(deps: {
             throw notFound("the account");
           }
           const id = newId("grt", now());
-          await grant(
+          await postGrant(
             tx,
             { id, accountId: req.accountId, mode, amountNanos: req.amountNanos },
             now(),
@@ -102,28 +102,6 @@ export function creditService(deps: {
       throw notBuilt("CreditService/RefundPurchase");
     },
   };
-}
-
-/** Promotion is the platform's expense: developers are paid for what it buys. */
-async function grant(
-  tx: Tx,
-  {
-    id,
-    accountId,
-    mode,
-    amountNanos,
-  }: {
-    id: string;
-    accountId: string;
-    mode: Mode;
-    amountNanos: bigint;
-  },
-  now: Date,
-): Promise<void> {
-  const source = { type: "grant", id };
-  const from = { accountId: platformAccountId, kind: "promotion_expense" } as const;
-  const to = { accountId, kind: "consumer" } as const;
-  await postTransfers(tx, between(from, to, { mode, amountNanos, source }), now);
 }
 
 function toBalance(row: BalanceRow) {

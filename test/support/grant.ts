@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
 import type { Database } from "../../src/db/database.ts";
-import { between, type Mode, platformAccountId, postTransfers } from "../../src/ledger/store.ts";
+import { postGrant } from "../../src/ledger/grant.ts";
+import type { Mode } from "../../src/ledger/store.ts";
 
 /** Promotional credit for an account. */
 export async function grant(
@@ -9,10 +10,8 @@ export async function grant(
   amountNanos: bigint,
   mode: Mode = "live",
 ): Promise<void> {
-  const source = { type: "grant", id: randomUUID() };
-  const from = { accountId: platformAccountId, kind: "promotion_expense" } as const;
-  const to = { accountId, kind: "consumer" } as const;
+  const id = randomUUID();
   await db.systemTransaction((tx) =>
-    postTransfers(tx, between(from, to, { mode, amountNanos, source }), new Date()),
+    postGrant(tx, { id, accountId, mode, amountNanos }, new Date()),
   );
 }
