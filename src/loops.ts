@@ -1,3 +1,4 @@
+import { Counter } from "prom-client";
 import { deleteOldChallenges } from "./accounts/identity-store.ts";
 import type { LastUses } from "./accounts/last-uses.ts";
 import { updateServiceTokenUses } from "./accounts/service-token-store.ts";
@@ -10,12 +11,14 @@ import type { Sealer } from "./credentials/seal.ts";
 import { expireNext } from "./credits/expiry.ts";
 import { issueInvoices } from "./credits/invoice-loop.ts";
 import { drainLeases } from "./credits/leases.ts";
+import type { ConfirmedPayment } from "./credits/purchase.ts";
 import type { Database } from "./db/database.ts";
 import { deleteOldAnswers } from "./db/once.ts";
 import type { UseLog } from "./keys/use-log.ts";
 import { type Loop, startLoop } from "./lib/loop.ts";
 import type { Logger } from "./log.ts";
 import { archiveNext } from "./metering/archive.ts";
+import { getWatermark } from "./metering/journal.ts";
 import { buildNextMeter } from "./metering/meter-build.ts";
 import type { Metrics } from "./metrics.ts";
 import { takeDeposits } from "./settlement/deposits.ts";
@@ -85,6 +88,16 @@ export function createLoops(
     onUnreadable: (credentialId: string) =>
       log.error("Cannot open a credential: it was damaged", { credentialId }),
   };
+  const unmatched = new Counter({
+    name: "callora_deposits_unmatched_total",
+    help: "Deposits that this process took and that name no purchase",
+    registers: [metrics.registry],
+  });
+  function onUnmatched({ eventId, amountNanos, detail }: ConfirmedPayment) {
+    unmatched.inc();
+    const fields = { component: "deposits", eventId, amountNanos, reason: detail };
+    log.warn("Cannot tell what a deposit bought: it names no purchase", fields);
+  }
   function run(name: LoopName, intervalMs: number, tick: () => Promise<boolean>) {
     const onError = (err: unknown) =>
       log.warn("Cannot finish a round of a loop", { err, component: name });
@@ -107,8 +120,14 @@ export function createLoops(
       run("key uses", 5_000, () => useLog.flush());
       run("settlement", 500, () => settleNext({ db, network, now }));
       run("invoices", 60_000, () => issueInvoices({ db, now }));
-      run("grants", 1_000, () => db.systemTransaction((tx) => expireNext(tx, now())));
-      run("deposits", 1_000, () => takeDeposits({ db, network, now }));
+      run("grants", 1_000, () =>
+        db.systemTransaction(async (tx) => {
+          const time = now();
+          const { oldestWaiting } = await getWatermark(tx);
+          return expireNext(tx, { now: time, appliedUntil: oldestWaiting ?? time });
+        }),
+      );
+      run("deposits", 1_000, () => takeDeposits({ db, network, now, onUnmatched }));
       run("credentials", 5_000, () => resealNext(reseal, now()));
       run("housekeeping", 1_000, async () => {
         await db.systemTransaction((tx) => deleteExpiredSessions(tx, now()));

@@ -4,14 +4,6 @@ export const unbuilt: readonly string[] = [
   "catalog.v1.CatalogService/ListOwnApis",
   "catalog.v1.CatalogService/ListPrices",
 
-  "credits.v1.CreditService/ListGrants",
-  "credits.v1.CreditService/GrantTestCredits",
-  "credits.v1.CreditService/ListPlans",
-  "credits.v1.CreditService/PurchaseCredits",
-  "credits.v1.CreditService/GetPurchase",
-  "credits.v1.CreditService/AdjustCredits",
-  "credits.v1.CreditService/RefundPurchase",
-
   "credits.v1.BudgetService/ListBudgets",
   "credits.v1.BudgetService/PutBudget",
   "credits.v1.BudgetService/DeleteBudget",
