@@ -3,6 +3,7 @@ import { expect, test as plain } from "vitest";
 import {
   CreditService,
   GrantKind,
+  type Purchase,
   PurchaseState,
   TransactionType,
 } from "../gen/callora/credits/v1/credit_service_pb.ts";
@@ -278,9 +279,7 @@ async function unbalanced(books: Books) {
   return (await books.conservation()).checks.filter(({ ok }) => !ok);
 }
 
-async function confirmed(
-  get: () => Promise<{ purchase?: { state: PurchaseState; grantId: string } }>,
-) {
+async function confirmed(get: () => Promise<{ purchase?: Purchase | undefined }>) {
   await until(async () => (await get()).purchase?.state === PurchaseState.CONFIRMED);
   return must((await get()).purchase);
 }
