@@ -7,11 +7,13 @@ import {
 } from "../gen/callora/credits/v1/credit_service_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
 import { acquireLease } from "../src/credits/leases.ts";
-import { confirmPayment } from "../src/credits/purchase.ts";
 import { shardCount, shardOf } from "../src/metering/entry.ts";
-import { type App, must, until } from "./support/app.ts";
+import { type startTestApp, until } from "./support/app.ts";
+import { buyCredit } from "./support/payments.ts";
 import { newPerson } from "./support/people.ts";
 import { test } from "./support/test.ts";
+
+type App = Awaited<ReturnType<typeof startTestApp>>;
 
 const usdc = 1_000_000_000n;
 
@@ -59,7 +61,7 @@ test("what is taken of bought credit is the platform's, and no expense is made u
   app,
 }) => {
   const [me, admin] = [await newPerson(app.db), await newPerson(app.db, "admin")];
-  await buy(app, me, { amountNanos: usdc });
+  await buyCredit(app, me, { amountNanos: usdc });
   await app.grant(me.accountId, 5n);
   const client = app.client(CreditService, admin.token);
 
@@ -75,7 +77,7 @@ test("what is taken of bought credit is the platform's, and no expense is made u
 
 test("bought credit is taken back to be paid back, and what came with it ends", async ({ app }) => {
   const [me, admin] = [await newPerson(app.db), await newPerson(app.db, "admin")];
-  const purchaseId = await buy(app, me, { planId: "pro" });
+  const purchaseId = await buyCredit(app, me, { planId: "pro" });
   const refund = (amountNanos: bigint) =>
     app
       .client(CreditService, admin.token)
@@ -108,28 +110,6 @@ test("a purchase that is not there cannot be taken back", async ({ app }) => {
 
   await expect(outcome).rejects.toMatchObject({ code: Code.NotFound });
 });
-
-/** A purchase that is paid, past the chain: in the books as a payment that it will show. Returns its id. */
-async function buy(
-  app: App,
-  me: { token: string },
-  what: { planId: string } | { amountNanos: bigint },
-): Promise<string> {
-  const { purchase } = await app.client(CreditService, me.token).purchaseCredits(what);
-  const { id, priceNanos } = must(purchase);
-  const payment = {
-    source: "stellar",
-    eventId: id,
-    purchaseId: id,
-    amountNanos: priceNanos,
-    at: new Date(),
-    detail: "",
-  };
-  expect(await app.db.systemTransaction((tx) => confirmPayment(tx, payment, new Date()))).toBe(
-    "granted",
-  );
-  return id;
-}
 
 async function setAside(app: App, accountId: string, nanos: bigint): Promise<void> {
   const wanted = {

@@ -33,6 +33,7 @@ import { createWalletAuth, deriveSigningSecret, walletIssuer } from "../src/acco
 import { methodName, methodPolicy } from "../src/rpc/policy.ts";
 import { must, type Person, password, startTestApp, until } from "./support/app.ts";
 import { contractMethods } from "./support/contract.ts";
+import { buyCredit } from "./support/payments.ts";
 import { secretKey } from "./support/secret.ts";
 import { asSuperuser } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
@@ -318,6 +319,38 @@ const deeds: Deeds = {
     const row = { table: "ledger_transfers", where, value: accountId };
     return { actor, resource: `account:${accountId}`, row };
   },
+  "credits.v1.CreditService/GrantTestCredits": async (app, options) => {
+    const actor = await app.person();
+    const { accountId } = actor;
+    await app.client(CreditService, actor.token).grantTestCredits({ amountNanos: 5n }, options);
+    const row = { table: "credit_grants", where: "account_id = $1", value: accountId };
+    return { actor, resource: `account:${accountId}`, row };
+  },
+  "credits.v1.CreditService/PurchaseCredits": async (app, options) => {
+    const actor = await app.person();
+    const { purchase } = await app
+      .client(CreditService, actor.token)
+      .purchaseCredits({ planId: "pro" }, options);
+    const { id } = must(purchase);
+    const row = { table: "credit_purchases", where: "id = $1", value: id };
+    return { actor, resource: `purchase:${id}`, row };
+  },
+  "credits.v1.CreditService/AdjustCredits": async (app, options) => {
+    const actor = await app.admin();
+    const { accountId } = await app.person();
+    const adjustment = { accountId, amountNanos: 5n, note: "a bad day" };
+    await app.client(CreditService, actor.token).adjustCredits(adjustment, options);
+    const row = { table: "credit_grants", where: "account_id = $1", value: accountId };
+    return { actor, resource: `account:${accountId}`, row };
+  },
+  "credits.v1.CreditService/RefundPurchase": async (app, options) => {
+    const actor = await app.admin();
+    const purchaseId = await buyCredit(app, await app.person());
+    const refund = { purchaseId, amountNanos: 5n, note: "sorry" };
+    await app.client(CreditService, actor.token).refundPurchase(refund, options);
+    const row = { table: "credit_returns", where: "purchase_id = $1", value: purchaseId };
+    return { actor, resource: `purchase:${purchaseId}`, row };
+  },
   "limits.v1.LimitService/SetRateOverride": async (app, options) => {
     const actor = await app.admin();
     const { accountId, id: subjectId } = await app.person();
@@ -525,6 +558,12 @@ const failures: Readonly<Record<string, (app: App, options: Options) => Promise<
     const { token } = await app.admin();
     const grant = { accountId: "acc_00000000000000000000000001", amountNanos: 1n };
     return app.client(CreditService, token).grantCredits(grant, options);
+  },
+  "taking credit that is not there": async (app, options) => {
+    const { token } = await app.admin();
+    const { accountId } = await app.person();
+    const adjustment = { accountId, amountNanos: -1n, note: "x" };
+    return app.client(CreditService, token).adjustCredits(adjustment, options);
   },
 };
 

@@ -330,8 +330,9 @@ async function give(
   accountId: string,
   {
     name,
+    at = new Date(),
     ...of
-  }: { name: string; mode?: Mode } & Pick<NewCredit, "amountNanos"> & Partial<NewCredit>,
+  }: { name: string; at?: Date; mode?: Mode } & Pick<NewCredit, "amountNanos"> & Partial<NewCredit>,
 ): Promise<void> {
   const credit: NewCredit = {
     accountId,

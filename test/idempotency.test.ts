@@ -13,6 +13,7 @@ import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
 import { deleteOldAnswers } from "../src/db/once.ts";
 import { must, type startTestApp } from "./support/app.ts";
+import { buyCredit } from "./support/payments.ts";
 import { newPerson, type SignedIn } from "./support/people.ts";
 import { asSuperuser } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
@@ -143,6 +144,20 @@ const retryables: Readonly<Record<string, Retryable>> = {
         app
           .client(CreditService, me.token)
           .purchaseCredits({ requestId, planId: other ? "pro" : "starter" }, options(header));
+    },
+  },
+  RefundPurchase: {
+    role: "super_admin",
+    effects: "select count(*) from credit_returns",
+    async prepare(app, me) {
+      const purchaseId = await buyCredit(app, me);
+      return ({ requestId = "", header, other }) =>
+        app
+          .client(CreditService, me.token)
+          .refundPurchase(
+            { requestId, purchaseId, amountNanos: other ? 2n : 1n, note: "x" },
+            options(header),
+          );
     },
   },
   VoidEvent: {

@@ -39,10 +39,11 @@ export interface Taking {
  */
 export async function takeCredit(tx: Tx, taking: Taking, now: Date): Promise<void> {
   const { accountId, mode, amountNanos } = taking;
-  await lockAvailable(tx, taking, [
+  const available = await lockAvailable(tx, taking, [
     { ...promotionMoney, mode },
     { accountId: platformAccountId, kind: "treasury_equity", mode },
   ]);
+  checkAvailable(taking, available);
   const grants = await lockReturningGrants(tx, { accountId, mode });
   const changes = spread(grants, amountNanos);
   const isPromotion = new Set(grants.filter((one) => one.kind !== "purchase").map(({ id }) => id));
@@ -74,7 +75,8 @@ export async function refundCredit(
   now: Date,
 ): Promise<void> {
   const { accountId, mode, amountNanos, purchaseId } = refund;
-  await lockAvailable(tx, refund, [{ accountId, kind: "refund_payable", mode }]);
+  const refundable = { accountId, kind: "refund_payable", mode } as const;
+  const available = await lockAvailable(tx, refund, [refundable]);
   const grants = await lockPurchaseGrants(tx, { accountId, purchaseId });
   const bought = grants.filter(({ kind }) => kind === "purchase");
   const left = bought.reduce((sum, grant) => sum + leftOf(grant), 0n);
@@ -82,6 +84,7 @@ export async function refundCredit(
     const message = `Cannot refund ${amountNanos} nano-USDC: ${left} of the purchase are left`;
     throw failedPrecondition("CREDIT_USED", message);
   }
+  checkAvailable(refund, available);
   await changeGrants(tx, { changes: spread(bought, amountNanos), isOver: false });
   const added = grants.filter(({ kind }) => kind !== "purchase").map(({ id }) => id);
   await endGrants(tx, { accountId, ids: added, at: now });
@@ -91,16 +94,19 @@ export async function refundCredit(
   await insertReturn(tx, refund, now);
 }
 
-/** Lock what a taking moves, and what decides on it. Throws when less is available. */
+/** Lock what a taking moves, and what decides on it. Returns what is available. */
 async function lockAvailable(
   tx: Tx,
-  { accountId, mode, amountNanos }: Taking,
+  { accountId, mode }: Taking,
   others: readonly BalanceKey[],
-): Promise<void> {
+): Promise<bigint> {
   const consumer = { accountId, mode, kind: "consumer" } as const;
   const escrow = { accountId, mode, kind: "lease_escrow" } as const;
   const heldBy = await lockBalances(tx, [consumer, escrow, ...others]);
-  const available = heldBy(consumer);
+  return heldBy(consumer);
+}
+
+function checkAvailable({ amountNanos }: Taking, available: bigint): void {
   if (available < amountNanos) {
     const message = `Cannot take ${amountNanos} nano-USDC: ${available} are available`;
     throw failedPrecondition("CREDIT_RESERVED", message);
