@@ -150,7 +150,7 @@ const retryables: Readonly<Record<string, Retryable>> = {
     role: "super_admin",
     effects: "select count(*) from credit_returns",
     async prepare(app, me) {
-      const purchaseId = await buyCredit(app, me);
+      const purchaseId = await buyCredit(app, await newPerson(app.db));
       return ({ requestId = "", header, other }) =>
         app
           .client(CreditService, me.token)
