@@ -127,7 +127,9 @@ export function createLoops(
           return expireNext(tx, { now: time, appliedUntil: oldestWaiting ?? time });
         }),
       );
-      run("deposits", 1_000, () => takeDeposits({ db, network, now, onUnmatched }));
+      // A public Horizon answers 3,600 requests an hour of one address.
+      const depositsMs = network.name === "embedded" ? 1_000 : 5_000;
+      run("deposits", depositsMs, () => takeDeposits({ db, network, now, onUnmatched }));
       run("credentials", 5_000, () => resealNext(reseal, now()));
       run("housekeeping", 1_000, async () => {
         await db.systemTransaction((tx) => deleteExpiredSessions(tx, now()));

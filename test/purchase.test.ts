@@ -15,7 +15,7 @@ import { newId } from "../src/lib/id.ts";
 import { openDatabase } from "../src/server.ts";
 import { type DepositDeps, takeDeposits } from "../src/settlement/deposits.ts";
 import { must, until } from "./support/app.ts";
-import { newAccountId, openBooksAndNetwork } from "./support/books.ts";
+import { newAccountId, openBooksAndNetwork, usage } from "./support/books.ts";
 import { deposit, newPayer } from "./support/payers.ts";
 import { newPerson } from "./support/people.ts";
 import { test } from "./support/test.ts";
@@ -129,6 +129,30 @@ plain("another amount is granted as it is, and further deposits add", async () =
   expect(await books.held(accountId, "consumer")).toBe(20n * usdc - 100n);
   expect(await kinds(books, accountId)).toEqual(["purchase", "purchase"]);
   expect((await books.conservation()).checks.filter(({ ok }) => !ok)).toEqual([]);
+});
+
+plain("what is bought repays what is owed first, and what comes with it the rest", async () => {
+  await using books = await openBooksAndNetwork();
+  const purchase = { priceNanos: 10n * usdc, bonusNanos: usdc };
+  const { accountId: account, memo } = await begin(books, purchase);
+  const charged = String((21n * usdc) / 2n);
+  await books.journal.append([usage({ account, developer: newAccountId(), charged })]);
+  await books.project();
+
+  await deposit(books.network, await newPayer(books), { memo, amount: "10" });
+  await takeAll(books);
+
+  expect(await books.held(account, "consumer_receivable")).toBe(0n);
+  expect(await books.held(account, "consumer")).toBe(usdc / 2n);
+  const { rows } = await books.superuser.query(
+    "select kind, burned_nanos, state from credit_grants where account_id = $1 order by kind desc",
+    [account],
+  );
+  expect(rows).toEqual([
+    { kind: "purchase", burned_nanos: String(10n * usdc), state: "closed" },
+    { kind: "promotion", burned_nanos: String(usdc / 2n), state: "open" },
+  ]);
+  expect(await unbalanced(books)).toEqual([]);
 });
 
 plain("what is paid too late is granted without what the platform adds", async () => {

@@ -255,7 +255,7 @@ export async function changeGrants(
   `);
 }
 
-/** A part of an account's charges that burned a grant: from the first of its nanos up to another, on the line of all. */
+/** A part of an account's charges that burned a grant: from one nano up to another, on the line of all of them. */
 export interface Burn {
   accountId: string;
   mode: Mode;
@@ -264,7 +264,7 @@ export interface Burn {
   toNanos: bigint;
 }
 
-/** Insert burns, in order. One that goes on where the account's last one ended, with the same grant, makes it longer. */
+/** Add burns, in order. One that goes on with the same grant where the account's last one ended makes that longer. */
 export async function addBurns(tx: Tx, burns: readonly Burn[]): Promise<void> {
   const rows = burns.map(({ accountId, mode, fromNanos, toNanos, grantId }) => [
     accountId,
