@@ -110,7 +110,7 @@ plain(
     await give(books, account, { name: "ends", amountNanos: 100n, expireAt: end });
     await give(books, account, { name: "stays", amountNanos: 50n });
     await use(books, account, [10n]);
-    const lease = await leaseOf(books, account, 145n);
+    const lease = await leaseOf(books, account, 100n);
     const before = await books.held(platform, "promotion_expense");
 
     expect(await expire(books, new Date(end.getTime() - 1))).toBe(false);
