@@ -115,10 +115,12 @@ plain(
 
     expect(await expire(books, new Date(end.getTime() - 1))).toBe(false);
     expect(await left(books, account)).toEqual({ ends: 90n, stays: 50n });
-    expect(await books.held(account, "consumer")).toBe(0n);
-    // All is set aside.
+    // What is not set aside is taken at once.
     await expire(books, end);
-    expect(await left(books, account)).toEqual({ ends: 90n, stays: 50n });
+    expect(await books.held(account, "consumer")).toBe(0n);
+    expect(await left(books, account)).toEqual({ ends: 50n, stays: 50n });
+    await expire(books, end);
+    expect(await left(books, account)).toEqual({ ends: 50n, stays: 50n });
     // The lease pays for something that is received after the end: money is money, and the other grant burns.
     await setEnd(books, account, "ends", new Date(Date.now() - 1));
     await books.journal.append([{ ...charge(account, 20n), lease }]);
