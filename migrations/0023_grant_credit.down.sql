@@ -1,9 +1,10 @@
--- refuses-rows: credit_purchases, payment_events
+-- refuses-rows: credit_purchases, payment_events, credit_returns
 drop table payment_cursors;
 drop table payment_events;
 drop table purchase_directory;
 drop table credit_purchases;
 drop table credit_plans;
+drop table credit_returns;
 drop table grant_burns;
 drop table credit_grants;
 -- Fails while something is to be paid back.

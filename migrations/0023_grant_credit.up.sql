@@ -29,8 +29,6 @@ create table credit_grants (
   returned_nanos bigint not null default 0 check (returned_nanos >= 0),
   -- The lowest burns first.
   priority integer not null default 50 check (priority between 0 and 100),
-  -- The journal's position from which on it burns.
-  position bigint not null,
   expire_at timestamptz,
   state text not null default 'open' check (state in ('open', 'expiring', 'closed')),
   purchase_id text not null default '',
@@ -58,14 +56,14 @@ create table grant_burns (
 alter table ledger_transfers no force row level security;
 alter table charge_totals no force row level security;
 insert into credit_grants (
-  account_id, id, mode, kind, amount_nanos, burned_nanos, position, state, created_at
+  account_id, id, mode, kind, amount_nanos, burned_nanos, state, created_at
 )
-select account_id, source_id, mode, 'promotion', amount_nanos, burned, position,
+select account_id, source_id, mode, 'promotion', amount_nanos, burned,
   case when burned = amount_nanos then 'closed' else 'open' end, created_at
 from (
   select granted.*, least(amount_nanos, greatest(0, coalesce(charged_nanos, 0) - before)) as burned
   from (
-    select account_id, mode, source_id, amount_nanos, position, created_at,
+    select account_id, mode, source_id, amount_nanos, created_at,
       (sum(amount_nanos) over (
         partition by account_id, mode order by created_at, id
       ) - amount_nanos)::bigint as before
@@ -96,6 +94,22 @@ select callora_isolate('grant_burns');
 grant select on grant_burns to callora_app;
 grant select, insert, update on grant_burns to callora_worker;
 
+-- Credit that was taken back by an administrator, and why.
+create table credit_returns (
+  account_id text not null,
+  id text not null check (id ~ '^ret_[0-9a-v]{26}$'),
+  mode text not null check (mode in ('live', 'test')),
+  amount_nanos bigint not null check (amount_nanos > 0),
+  -- Empty unless it is a refund of one.
+  purchase_id text not null default '',
+  note text not null,
+  created_at timestamptz not null,
+  primary key (account_id, id)
+);
+select callora_isolate('credit_returns');
+grant select on credit_returns to callora_app;
+grant select, insert on credit_returns to callora_worker;
+
 create table credit_plans (
   id text primary key,
   name text not null,
@@ -104,7 +118,9 @@ create table credit_plans (
   credit_nanos bigint not null check (credit_nanos > 0),
   bonus_nanos bigint not null default 0 check (bonus_nanos >= 0),
   rank integer not null,
-  active boolean not null default true
+  active boolean not null default true,
+  -- What is paid is granted. The platform gives what a plan has beyond.
+  check (credit_nanos + bonus_nanos >= price_nanos)
 );
 insert into credit_plans (id, name, description, price_nanos, credit_nanos, bonus_nanos, rank) values
   ('starter', 'Starter', '10 USDC of credit', 10000000000, 10000000000, 0, 1),
@@ -132,7 +148,8 @@ create table credit_purchases (
   created_at timestamptz not null,
   expire_at timestamptz not null,
   confirmed_at timestamptz,
-  primary key (account_id, id)
+  primary key (account_id, id),
+  check (credit_nanos + bonus_nanos >= price_nanos)
 );
 select callora_isolate('credit_purchases');
 grant select, insert on credit_purchases to callora_app;

@@ -109,6 +109,7 @@ import type { Limiter } from "./rpc/limiter.ts";
 import { openPolicy } from "./rpc/policy.ts";
 import { createSteps } from "./rpc/steps.ts";
 import { createStrangers } from "./rpc/strangers.ts";
+import { stellarSource } from "./settlement/deposits.ts";
 import { settlementService } from "./settlement/service.ts";
 import type { StellarNetwork } from "./stellar/network.ts";
 import { usageMount } from "./usage-mount.ts";
@@ -368,7 +369,10 @@ function build(deps: AppDeps, parts: Parts) {
         now,
       }),
     ),
-    entry(CreditService, creditService({ db, existsAccount, watermark, now })),
+    entry(
+      CreditService,
+      creditService({ db, existsAccount, watermark, sources: [stellarSource(network)], now }),
+    ),
     entry(BudgetService, budgetService({ db, trust, findSubject: findBudgetSubject, now })),
     entry(InvoiceService, invoiceService(invoices)),
     entry(LedgerService, ledgerService({ db, balancesAt, watermark })),

@@ -1,3 +1,4 @@
+import { Counter } from "prom-client";
 import { deleteOldChallenges } from "./accounts/identity-store.ts";
 import type { LastUses } from "./accounts/last-uses.ts";
 import { updateServiceTokenUses } from "./accounts/service-token-store.ts";
@@ -12,6 +13,7 @@ import { type LowBalance, tellLowBalances } from "./credits/alert.ts";
 import { expireNext } from "./credits/expiry.ts";
 import { issueInvoices } from "./credits/invoice-loop.ts";
 import { drainedMax, drainLeases } from "./credits/lease-end.ts";
+import type { ConfirmedPayment } from "./credits/purchase.ts";
 import type { Database } from "./db/database.ts";
 import { deleteOldAnswers } from "./db/once.ts";
 import type { Tx } from "./db/pool.ts";
@@ -101,6 +103,16 @@ export function createLoops(
     onUnreadable: (credentialId: string) =>
       log.error("Cannot open a credential: it was damaged", { credentialId }),
   };
+  const unmatched = new Counter({
+    name: "callora_deposits_unmatched_total",
+    help: "Deposits that this process took and that name no purchase",
+    registers: [metrics.registry],
+  });
+  function onUnmatched({ eventId, amountNanos, detail }: ConfirmedPayment) {
+    unmatched.inc();
+    const fields = { component: "deposits", eventId, amountNanos, reason: detail };
+    log.warn("Cannot tell what a deposit bought: it names no purchase", fields);
+  }
   function run(name: LoopName, intervalMs: number, tick: () => Promise<boolean>) {
     const onError = (err: unknown) =>
       log.warn("Cannot finish a round of a loop", { err, component: name });
@@ -136,8 +148,16 @@ export function createLoops(
       run("settlement", 500, () => settleNext({ db, network, now }));
       run("alerts", 5_000, () => db.systemTransaction((tx) => tellLowBalances(tx, tellIn(tx))));
       run("invoices", 60_000, () => issueInvoices(invoices));
-      run("grants", 1_000, () => db.systemTransaction((tx) => expireNext(tx, now())));
-      run("deposits", 1_000, () => takeDeposits({ db, network, now }));
+      run("grants", 1_000, () =>
+        db.systemTransaction(async (tx) => {
+          const time = now();
+          const { oldestWaiting } = await getWatermark(tx);
+          return expireNext(tx, { now: time, appliedUntil: oldestWaiting ?? time });
+        }),
+      );
+      // A public Horizon answers 3,600 requests an hour of one address.
+      const depositsMs = network.name === "embedded" ? 1_000 : 5_000;
+      run("deposits", depositsMs, () => takeDeposits({ db, network, now, onUnmatched }));
       run("credentials", 5_000, () => resealNext(reseal, now()));
       run("housekeeping", 1_000, async () => {
         await db.systemTransaction((tx) => deleteExpiredSessions(tx, now()));

@@ -163,13 +163,14 @@ test("a charge is explained: price, lease, balance, debt, grants and entries add
     entries: [{ debitKind: "lease_escrow", creditKind: "clearing", shareNanos: 600n }],
     corrections: [],
   });
-  // 1,500 granted, 700 leased: 800 are left for it, and it goes on in the first grant where the one before ended.
+  // 1,500 granted, 700 leased: 800 are left for it, and it goes on in the first grant where the one before ended. The
+  // 100 that the lease has left are still there, so they are of the second grant.
   const second = await explain(cut);
   expect(second.funding).toMatchObject([
     { kind: FundingKind.BALANCE, amountNanos: 800n },
     { kind: FundingKind.RECEIVABLE, amountNanos: 300n },
     { kind: FundingKind.GRANT, amountNanos: 400n },
-    { kind: FundingKind.GRANT, amountNanos: 500n },
+    { kind: FundingKind.GRANT, amountNanos: 400n },
   ]);
   for (const { event, rating, funding, entries } of [first, second]) {
     const paid = funding.filter(({ kind }) => kind !== FundingKind.GRANT);

@@ -51,6 +51,7 @@ const covered: Kind[] = [
   "in_flight",
   "platform_fee",
   "treasury_equity",
+  "refund_payable",
 ];
 const owed: Kind[] = ["promotion_expense", "chain", "consumer_receivable", "developer_receivable"];
 

@@ -1,5 +1,8 @@
 import type { Tx } from "../db/pool.ts";
-import { notBuilt } from "../rpc/errors.ts";
+import { platformAccountId, postTransfers } from "../ledger/store.ts";
+import { newId } from "../lib/id.ts";
+import { addCredits, type NewCredit, priorityDefault, promotionMoney } from "./credit.ts";
+import { insertPayment, lockPurchase, notePaid, type PurchaseRow } from "./purchase-store.ts";
 
 /** A purchase as a source of payments needs it. */
 export interface OpenPurchase {
@@ -21,6 +24,8 @@ export interface DepositInstructions {
 /** What takes payments for purchases. */
 export interface PaymentSource {
   readonly name: string;
+  /** Prices are whole numbers of so many nano-USDC. */
+  readonly unitNanos: bigint;
   /** How to pay for a purchase. */
   open(purchase: OpenPurchase): DepositInstructions | { checkoutUrl: string };
 }
@@ -33,14 +38,78 @@ export interface ConfirmedPayment {
   /** Null: it names none. */
   purchaseId: string | null;
   amountNanos: bigint;
+  /** When it was made. */
+  at: Date;
   detail: string;
 }
 
-/** Grant what a confirmed payment bought, once however often it is confirmed. */
+/** Burns after what the platform gave: what was paid for can be paid back. */
+const purchasePriority = 70;
+
+/** What lies on the chain is the platform's to spend: it is owed to whoever paid it in. */
+const chainMoney = { accountId: platformAccountId, kind: "chain" } as const;
+
+/**
+ * Grant what a confirmed payment bought, once however often it is confirmed.
+ *
+ * The price, paid in time, gives the credit and what the platform adds. Any other amount, or one that comes later, is
+ * granted as it is. What names no purchase is the platform's until somebody says otherwise: `unmatched`.
+ */
 export async function confirmPayment(
-  _tx: Tx,
-  _payment: ConfirmedPayment,
-  _now: Date,
+  tx: Tx,
+  payment: ConfirmedPayment,
+  now: Date,
 ): Promise<"granted" | "seen" | "unmatched"> {
-  throw notBuilt("payments for credit");
+  const named = payment.purchaseId === null ? null : await lockPurchase(tx, payment.purchaseId);
+  const purchase = named?.source === payment.source ? named : null;
+  if (!(await insertPayment(tx, payment, purchase))) {
+    return "seen";
+  }
+  const { amountNanos } = payment;
+  if (purchase === null) {
+    const source = { type: "deposit", id: `${payment.source}:${payment.eventId}` };
+    const kept = { accountId: platformAccountId, mode: "live", amountNanos, source } as const;
+    await postTransfers(tx, [{ ...kept, debit: "chain", credit: "treasury_equity" }], now);
+    return "unmatched";
+  }
+  const credits = creditsOf(purchase, payment, now);
+  await addCredits(tx, credits, now);
+  const grantId = credits[0]?.grantId ?? "";
+  await notePaid(tx, purchase, { amountNanos, grantId, at: payment.at });
+  return "granted";
+}
+
+/** What a payment gives: what was paid, and what the platform adds when it is just the price. */
+function creditsOf(
+  purchase: PurchaseRow,
+  { amountNanos, at }: ConfirmedPayment,
+  now: Date,
+): NewCredit[] {
+  const { account_id: accountId, id: purchaseId, price_nanos: price } = purchase;
+  const base = { accountId, mode: "live", expireAt: null, purchaseId } as const;
+  const paid: NewCredit = {
+    ...base,
+    grantId: newId("grt", now),
+    kind: "purchase",
+    amountNanos,
+    from: chainMoney,
+    priority: purchasePriority,
+    note: "",
+  };
+  const isAsPromised =
+    purchase.state === "pending" && amountNanos === price && at.getTime() < purchase.expire_at;
+  const addedNanos = purchase.credit_nanos + purchase.bonus_nanos - price;
+  if (!isAsPromised || addedNanos === 0n) {
+    return [paid];
+  }
+  const added: NewCredit = {
+    ...base,
+    grantId: newId("grt", now),
+    kind: "promotion",
+    amountNanos: addedNanos,
+    from: promotionMoney,
+    priority: priorityDefault,
+    note: "Added to a purchase",
+  };
+  return [paid, added];
 }

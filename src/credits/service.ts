@@ -1,38 +1,35 @@
-import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { timestampDate } from "@bufbuild/protobuf/wkt";
 import type { ServiceImpl } from "@connectrpc/connect";
-import {
-  type CreditService,
-  GrantCreditsResponseSchema,
-  TransactionType,
-} from "../../gen/callora/credits/v1/credit_service_pb.ts";
-import type { Database } from "../db/database.ts";
-import { once } from "../db/once.ts";
+import type { CreditService } from "../../gen/callora/credits/v1/credit_service_pb.ts";
 import type { Tx } from "../db/pool.ts";
-import { postGrant } from "../ledger/grant.ts";
-import { newId } from "../lib/id.ts";
 import { splitPage } from "../lib/page-token.ts";
-import { notBuilt, notFound } from "../rpc/errors.ts";
 import { pageOf } from "../rpc/page.ts";
-import { requirePrincipal, requireTenant } from "../rpc/principal.ts";
-import { retryOf } from "../rpc/retry.ts";
-import { type BalanceRow, getBalance, listTransactions, type TransactionRow } from "./store.ts";
+import { requirePrincipal } from "../rpc/principal.ts";
+import { type GrantDeps, grantMethods } from "./grant-methods.ts";
+import { listGrants } from "./grant-store.ts";
+import { listPlans } from "./plan-store.ts";
+import { type PurchaseDeps, purchaseMethods } from "./purchase-methods.ts";
+import { showBalance, sourceTypeOf, toGrant, toPlan, toTransaction } from "./shown.ts";
+import { listTransactions } from "./store.ts";
 
-/** The handlers of proto/callora/credits/v1/credit_service.proto. */
-export function creditService(deps: {
-  db: Database;
-  existsAccount: (tx: Tx, accountId: string) => Promise<boolean>;
+interface Deps extends GrantDeps, PurchaseDeps {
   /** The journal is applied up to this position. */
   watermark: (tx: Tx) => Promise<bigint>;
-  now: () => Date;
-}): ServiceImpl<typeof CreditService> {
-  const { db, now } = deps;
+}
+
+/** The handlers of proto/callora/credits/v1/credit_service.proto. */
+export function creditService(deps: Deps): ServiceImpl<typeof CreditService> {
+  const { db } = deps;
   return {
+    ...grantMethods(deps),
+    ...purchaseMethods(deps),
+
     async getBalance(_req, ctx) {
       const { accountId, mode } = requirePrincipal(ctx);
       // Read before the balance, so that it holds at least what the watermark says.
       const watermark = await db.systemTransaction(deps.watermark);
-      const row = await db.tenantRead(accountId, (tx) => getBalance(tx, accountId, mode));
-      return { balance: toBalance(row), watermark };
+      const balance = await db.tenantRead(accountId, (tx) => showBalance(tx, accountId, mode));
+      return { balance, watermark };
     },
 
     async listTransactions(req, ctx) {
@@ -40,86 +37,36 @@ export function creditService(deps: {
       const { size, after } = pageOf(req);
       const watermark = await db.systemTransaction(deps.watermark);
       const rows = await db.tenantRead(accountId, (tx) =>
-        listTransactions(tx, { accountId, mode, after, limit: size + 1 }),
+        listTransactions(tx, {
+          accountId,
+          mode,
+          type: sourceTypeOf(req.type),
+          from: req.startTime === undefined ? null : timestampDate(req.startTime),
+          to: req.endTime === undefined ? null : timestampDate(req.endTime),
+          after,
+          limit: size + 1,
+        }),
       );
       const { page, nextPageToken } = splitPage(rows, { size, id: (row) => row.id });
       return { transactions: page.map(toTransaction), nextPageToken, watermark };
     },
 
-    async grantCredits(req, ctx) {
-      const tenant = requireTenant(ctx);
-      const retry = retryOf(ctx);
-      const mode = req.test ? "test" : "live";
-      return db.platformTransaction(tenant, async (tx, audit) => {
-        const scope = {
-          accountId: tenant.accountId,
-          retry,
-          response: GrantCreditsResponseSchema,
-          audit,
-        };
-        return once(tx, scope, async () => {
-          if (!(await deps.existsAccount(tx, req.accountId))) {
-            throw notFound("the account");
-          }
-          const id = newId("grt", now());
-          await postGrant(
-            tx,
-            { id, accountId: req.accountId, mode, amountNanos: req.amountNanos },
-            now(),
-          );
-          const detail = `${id}: ${req.amountNanos} nano-USDC (${mode}) ${req.note}`;
-          audit.record(`account:${req.accountId}`, detail.trimEnd());
-          return { balance: toBalance(await getBalance(tx, req.accountId, mode)) };
-        });
-      });
-    },
-
-    async listGrants() {
-      throw notBuilt("CreditService/ListGrants");
-    },
-
-    async grantTestCredits() {
-      throw notBuilt("CreditService/GrantTestCredits");
+    async listGrants(req, ctx) {
+      const { accountId, mode } = requirePrincipal(ctx);
+      const { size, after } = pageOf(req);
+      const { includeUsed: withUsed } = req;
+      const watermark = await db.systemTransaction(deps.watermark);
+      const rows = await db.tenantRead(accountId, (tx) =>
+        listGrants(tx, { accountId, mode, withUsed, after, limit: size + 1 }),
+      );
+      const { page, nextPageToken } = splitPage(rows, { size, id: (row) => row.id });
+      return { grants: page.map(toGrant), nextPageToken, watermark };
     },
 
     async listPlans() {
-      throw notBuilt("CreditService/ListPlans");
+      // Plans belong to no account: only the server's own role reads them.
+      const plans = await db.systemTransaction(listPlans);
+      return { plans: plans.map(toPlan) };
     },
-
-    async purchaseCredits() {
-      throw notBuilt("CreditService/PurchaseCredits");
-    },
-
-    async getPurchase() {
-      throw notBuilt("CreditService/GetPurchase");
-    },
-
-    async adjustCredits() {
-      throw notBuilt("CreditService/AdjustCredits");
-    },
-
-    async refundPurchase() {
-      throw notBuilt("CreditService/RefundPurchase");
-    },
-  };
-}
-
-function toBalance(row: BalanceRow) {
-  return {
-    availableNanos: row.available_nanos,
-    reservedNanos: row.reserved_nanos,
-    grantedNanos: row.granted_nanos,
-    chargedNanos: row.charged_nanos,
-  };
-}
-
-function toTransaction(row: TransactionRow) {
-  const incoming = row.credit_kind === "consumer";
-  return {
-    id: row.id,
-    createTime: timestampFromMs(row.created_at),
-    type: incoming ? TransactionType.GRANT : TransactionType.CHARGE,
-    amountNanos: incoming ? row.amount_nanos : -row.amount_nanos,
-    source: `${row.source_type}:${row.source_id}`,
   };
 }

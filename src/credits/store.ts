@@ -6,6 +6,7 @@ import type { Mode } from "../ledger/store.ts";
 const balanceRow = z.object({
   available_nanos: z.bigint(),
   reserved_nanos: z.bigint(),
+  owed_nanos: z.bigint(),
   granted_nanos: z.bigint(),
   charged_nanos: z.bigint(),
 });
@@ -16,49 +17,111 @@ export type BalanceRow = z.infer<typeof balanceRow>;
 /** Get an account's balance. All zero when nothing ever moved it. */
 export function getBalance(db: Queries, accountId: string, mode: Mode): Promise<BalanceRow> {
   return db.one(sql.type(balanceRow)`
+    with balance as (
+      select kind, credits_nanos - debits_nanos as nanos from ledger_accounts
+      where account_id = ${accountId} and mode = ${mode}
+    ), moved as (
+      select source_type, credit_kind, amount_nanos from ledger_transfers
+      where account_id = ${accountId} and mode = ${mode} and ${isShown}
+    )
     select
-      coalesce(max(balance.available_nanos), 0)::int8 as available_nanos,
-      coalesce(max(balance.reserved_nanos), 0)::int8 as reserved_nanos,
-      coalesce(sum(amount_nanos) filter (where credit_kind = 'consumer'), 0)::int8 as granted_nanos,
-      coalesce(sum(amount_nanos) filter (where credit_kind = 'clearing'), 0)::int8 as charged_nanos
-    from (values (${accountId}, ${mode})) as asked (account_id, mode)
-    left join credit_balances as balance using (account_id, mode)
-    left join ledger_transfers as transfer on transfer.account_id = asked.account_id
-      and transfer.mode = asked.mode and ${ofBalance}
+      coalesce((select nanos from balance where kind = 'consumer'), 0) as available_nanos,
+      coalesce((select nanos from balance where kind = 'lease_escrow'), 0) as reserved_nanos,
+      coalesce((select -nanos from balance where kind = 'consumer_receivable'), 0) as owed_nanos,
+      coalesce(sum(amount_nanos) filter (
+        where source_type in ('grant', 'purchase', 'adjustment') and credit_kind = 'consumer'
+      ), 0)::int8 as granted_nanos,
+      coalesce(sum(case credit_kind when 'clearing' then amount_nanos else -amount_nanos end) filter (
+        where source_type in ('usage', 'correction')
+      ), 0)::int8 as charged_nanos
+    from moved
   `);
 }
 
-/** The transfers that a consumer sees: what came in from others, and what was charged. */
-const ofBalance = sql.fragment`(
-  (transfer.debit_kind = 'clearing' and transfer.credit_kind = 'consumer')
-  or (
-    transfer.debit_kind in ('consumer', 'lease_escrow', 'consumer_receivable')
-    and transfer.credit_kind = 'clearing'
+/** What a transaction comes from. */
+export type SourceType =
+  | "grant"
+  | "usage"
+  | "purchase"
+  | "expiry"
+  | "refund"
+  | "adjustment"
+  | "debt_recovery"
+  | "correction";
+
+/** The transfers that a consumer sees. What leases set aside and give back is not among them. */
+const isShown = sql.fragment`(
+  source_type in (
+    'grant', 'usage', 'purchase', 'expiry', 'refund', 'adjustment', 'debt_recovery', 'correction'
+  ) and (
+    debit_kind in ('consumer', 'lease_escrow', 'consumer_receivable')
+    or credit_kind in ('consumer', 'consumer_receivable')
   )
 )`;
 
 const transactionRow = z.object({
   id: z.string(),
   created_at: z.number(),
-  credit_kind: z.string(),
+  debit_kind: z.string(),
   amount_nanos: z.bigint(),
+  balance_nanos: z.bigint(),
   source_type: z.string(),
   source_id: z.string(),
+  grant_id: z.string(),
+  description: z.string(),
 });
 
 /** A transfer that a consumer sees. */
 export type TransactionRow = z.infer<typeof transactionRow>;
 
-/** List what moved an account's balance, newest first, before the given id (empty: from the newest). */
+/** Which of an account's transfers to list: before the given id (empty: from the newest). Null: all. */
+export interface TransactionQuery {
+  accountId: string;
+  mode: Mode;
+  type: SourceType | null;
+  from: Date | null;
+  to: Date | null;
+  after: string;
+  limit: number;
+}
+
+/** List what moved an account's balance, newest first. */
 export function listTransactions(
   db: Queries,
-  query: { accountId: string; mode: Mode; after: string; limit: number },
+  { accountId, mode, type, ...query }: TransactionQuery,
 ): Promise<readonly TransactionRow[]> {
+  const [from, to] = [query.from?.toISOString() ?? null, query.to?.toISOString() ?? null];
   return db.any(sql.type(transactionRow)`
-    select id, created_at, credit_kind, amount_nanos, source_type, source_id
-    from ledger_transfers as transfer
-    where account_id = ${query.accountId} and mode = ${query.mode} and ${ofBalance}
-      and (${query.after} = '' or id < ${query.after})
-    order by id desc limit ${query.limit}
+    with shown as (
+      select id, created_at, debit_kind, credit_kind, amount_nanos, source_type, source_id
+      from ledger_transfers
+      where account_id = ${accountId} and mode = ${mode} and ${isShown}
+        and (${query.after} = '' or id < ${query.after})
+    ), page as (
+      select * from shown
+      where (${type}::text is null or source_type = ${type})
+        and (${from}::timestamptz is null or created_at >= ${from})
+        and (${to}::timestamptz is null or created_at < ${to})
+      order by id desc limit ${query.limit}
+    ), summed as (
+      select id, sum(
+        case
+          when credit_kind = 'consumer' then amount_nanos
+          when debit_kind in ('consumer', 'lease_escrow') then -amount_nanos
+          else 0
+        end
+      ) over (order by id)::int8 as balance_nanos
+      from shown where id <= (select max(id) from page)
+    )
+    select page.id, page.created_at, debit_kind, page.amount_nanos, balance_nanos, source_type,
+      source_id, coalesce(credit.id, '') as grant_id,
+      coalesce(taken.note, credit.note, '') as description
+    from page join summed using (id)
+    left join credit_grants as credit on credit.account_id = ${accountId}
+      and source_type in ('grant', 'purchase', 'expiry', 'adjustment', 'debt_recovery')
+      and credit.id = split_part(source_id, ':', 1)
+    left join credit_returns as taken on taken.account_id = ${accountId}
+      and source_type in ('refund', 'adjustment') and taken.id = source_id
+    order by page.id desc
   `);
 }

@@ -1,8 +1,10 @@
-import { chargeOf, freeBits, type Outcome, type PriceRule } from "../catalog/price-rule.ts";
+import type { Outcome } from "../catalog/price-rule.ts";
 import { newId } from "../lib/id.ts";
 import { gatewaySource, type UsageEntry } from "../metering/entry.ts";
+import { chargeOf } from "../metering/rate.ts";
 import type { KeyPrincipal } from "./admission.ts";
 import type { RoutePrice } from "./api.ts";
+import { usedUnits } from "./units.ts";
 
 /** How a call ended. */
 export interface Ending {
@@ -19,23 +21,14 @@ export interface Usage {
   chargedNanos: bigint;
 }
 
-/** What a call is charged. A price without a rule is for each call that ended below 500. */
+/** What a call is charged: what whoever rates its entry of the journal finds. */
 export function usageOf({ rule, pinned }: RoutePrice, unitsBefore: bigint, ending: Ending): Usage {
-  const { status, outcome } = ending;
-  if (rule === null) {
-    return { units: 1n, outcome, chargedNanos: status < 500 ? pinned.unitNanos : 0n };
-  }
-  const units = rule.source === null ? 1n : (ending.units ?? rule.source.missing);
-  const told = units === 0n && mayLackUnits(rule, outcome) ? "no_units" : outcome;
-  const { nanos } = chargeOf(rule, { units, unitsBefore, status, outcome: told });
-  return { units, outcome: told, chargedNanos: nanos };
-}
-
-/** Zero units are kept as one: the outcome says that none is charged, unless it says already that nothing is. */
-function mayLackUnits({ free }: PriceRule, outcome: Outcome): boolean {
-  return (
-    outcome === "whole" || (outcome === "consumer_left" && (free & freeBits.consumerLeft) === 0)
-  );
+  const { status } = ending;
+  const used =
+    rule === null
+      ? { units: 1n, outcome: ending.outcome }
+      : usedUnits(rule, ending.units, ending.outcome);
+  return { ...used, chargedNanos: chargeOf({ ...used, price: pinned, status, unitsBefore }) };
 }
 
 /** What is known of a call for its event. */

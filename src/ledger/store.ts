@@ -12,7 +12,7 @@ export const platformAccountId = "acc_00000000000000000000000000";
  * The kinds of money of one account.
  *
  * Held for somebody (credits cover debits): consumer, lease_escrow, payable, in_flight, platform_fee,
- * treasury_equity. Owed, spent, or on the chain (debits cover credits): promotion_expense, chain,
+ * treasury_equity, refund_payable. Owed, spent, or on the chain (debits cover credits): promotion_expense, chain,
  * consumer_receivable, developer_receivable. On its way to another account: clearing.
  */
 export type Kind =
@@ -22,6 +22,7 @@ export type Kind =
   | "in_flight"
   | "platform_fee"
   | "treasury_equity"
+  | "refund_payable"
   | "promotion_expense"
   | "chain"
   | "consumer_receivable"

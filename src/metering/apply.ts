@@ -98,14 +98,14 @@ async function store(
   await postTransfers(tx, transfers, now);
 }
 
-function burningOf({ entry, place, receivedAt, chargedBefore }: NewEvent): BurningCharge {
+/** What is owed burns nothing: the credit that repays it does. */
+function burningOf({ entry, receivedAt, chargedBefore, owedNanos }: NewEvent): BurningCharge {
   return {
     accountId: entry.account,
     mode: entry.mode,
-    position: place.position,
     at: receivedAt,
     fromNanos: chargedBefore,
-    nanos: entry.chargedNanos,
+    nanos: entry.chargedNanos - owedNanos,
   };
 }
 

@@ -82,12 +82,12 @@ export function identityKey(source: string, id: string): string {
 }
 
 /** The HTTP status of a use. */
-export function statusOf({ status }: UsageEntry): number {
+export function statusOf({ status }: Pick<UsageEntry, "status">): number {
   return status === 0 ? 200 : status;
 }
 
 /** The units of a use. */
-export function unitsOf({ units }: UsageEntry): bigint {
+export function unitsOf({ units }: Pick<UsageEntry, "units">): bigint {
   return units === 0n ? 1n : units;
 }
 

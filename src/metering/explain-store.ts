@@ -70,25 +70,21 @@ export function findPrice(
 
 const burnedRow = z.object({ source_id: z.string(), nanos: z.bigint() });
 
-/**
- * The grants that a part of an account's charges burned: the oldest grant is burned first, and each charge goes on
- * where the one before it ended. What no grant covers yet is in none.
- */
+/** The grants that a part of an account's charges burned, in that order. What no grant covers is in none. */
 export function findBurned(
   tx: Tx,
   of: { accountId: string; mode: Mode; from: bigint; to: bigint },
 ): Promise<readonly z.infer<typeof burnedRow>[]> {
+  const ofAccount = sql.fragment`account_id = ${of.accountId} and mode = ${of.mode}`;
   return tx.any(sql.type(burnedRow)`
-    select source_id,
-      (least(total, ${of.to}) - greatest(total - amount_nanos, ${of.from}))::int8 as nanos
-    from (
-      select source_id, amount_nanos, sum(amount_nanos) over (order by created_at, id) as total
-      from ledger_transfers
-      where account_id = ${of.accountId} and mode = ${of.mode}
-        and debit_kind = 'clearing' and credit_kind = 'consumer' and source_type = 'grant'
-    ) as grants
-    where total > ${of.from} and total - amount_nanos < ${of.to}
-    order by total
+    select grant_id as source_id,
+      (least(to_nanos, ${of.to}) - greatest(from_nanos, ${of.from}))::int8 as nanos
+    from grant_burns
+    where ${ofAccount} and to_nanos > ${of.from} and from_nanos < ${of.to}
+      and from_nanos >= coalesce((
+        select max(from_nanos) from grant_burns where ${ofAccount} and from_nanos <= ${of.from}
+      ), 0)
+    order by from_nanos
   `);
 }
 

@@ -59,8 +59,11 @@ function modelOf({ tiers, mode }: PriceRule): Rated["model"] {
   return tiers.length === 1 ? "per_unit" : mode;
 }
 
+/** What of an entry tells its charge. */
+export type RatedUse = Pick<UsageEntry, "price" | "units" | "unitsBefore" | "status" | "outcome">;
+
 /** What rate() charges, without the rest of it: the projector asks this of every event. */
-export function chargeOf(entry: UsageEntry): bigint {
+export function chargeOf(entry: RatedUse): bigint {
   const { price, outcome } = entry;
   if (price.rule !== "") {
     return chargeByRule(parseRule(price.rule), useOf(entry)).nanos;
@@ -74,7 +77,7 @@ export function rateEntry(entry: UsageEntry): Rated {
   return rate(entry.price, useOf(entry));
 }
 
-function useOf(entry: UsageEntry): Use {
+function useOf(entry: RatedUse): Use {
   const { outcome, unitsBefore } = entry;
   return { units: unitsOf(entry), status: statusOf(entry), outcome, unitsBefore };
 }

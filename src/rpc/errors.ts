@@ -108,12 +108,6 @@ function fitting(violations: readonly Violation[]): Violation[] {
     });
 }
 
-/** UNIMPLEMENTED: a part of the contract that is not built yet, for example "CreditService/ListPlans". */
-export function notBuilt(what: string): ConnectError {
-  const message = `Cannot serve ${what}: it is not built yet`;
-  return reasoned(Code.Unimplemented, { reason: "NOT_BUILT", message });
-}
-
 /** UNAVAILABLE: worth trying again after the given time. */
 export function unavailable(reason: string, message: string, retryAfterMs = 1000): ConnectError {
   return reasoned(Code.Unavailable, { reason, message, retryAfterMs });

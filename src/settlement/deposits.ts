@@ -1,14 +1,125 @@
+import type { DepositInstructions, PaymentSource } from "../credits/purchase.ts";
+import { type ConfirmedPayment, confirmPayment } from "../credits/purchase.ts";
 import type { Database } from "../db/database.ts";
+import { nanosPerStroop, stroopsText } from "../lib/money.ts";
+import type { ChainPayment } from "../stellar/horizon.ts";
 import type { StellarNetwork } from "../stellar/network.ts";
+import { claimCursor, findCursor, updateCursor } from "./cursor-store.ts";
 
 /** What takes deposits. */
 export interface DepositDeps {
   db: Database;
   network: StellarNetwork;
   now: () => Date;
+  /** Told of a deposit that names no purchase. The treasury keeps it until somebody says whose it is. */
+  onUnmatched: (payment: ConfirmedPayment) => void;
 }
 
-/** Take the next page of payments to the treasury. True: there may be more. */
-export async function takeDeposits(_deps: DepositDeps): Promise<boolean> {
-  return false;
+const sourceName = "stellar";
+const pageSize = 200;
+const purchasePrefix = "pur_";
+
+/** The source of payments that are deposits on the chain: the memo names the purchase. */
+export function stellarSource({
+  asset,
+  treasury,
+  passphrase,
+}: Pick<StellarNetwork, "asset" | "treasury" | "passphrase">): PaymentSource {
+  return {
+    name: sourceName,
+    unitNanos: nanosPerStroop,
+    open: ({ id, priceNanos }): DepositInstructions => ({
+      address: treasury.publicKey(),
+      memo: id.slice(purchasePrefix.length),
+      assetCode: asset.code,
+      assetIssuer: asset.issuer,
+      amount: stroopsText(priceNanos / nanosPerStroop),
+      network: passphrase,
+    }),
+  };
+}
+
+/**
+ * Take the next page of payments to the treasury. True: there may be more.
+ *
+ * A payment is taken in one transaction with the step of the cursor past it, so that each is taken once, however many
+ * processes do this and wherever one of them ends.
+ */
+export async function takeDeposits(deps: DepositDeps): Promise<boolean> {
+  const { db, network } = deps;
+  const treasury = network.treasury.publicKey();
+  const start = await db.systemTransaction((tx) => findCursor(tx, treasury));
+  if (start === null) {
+    // What the treasury held before is not entered yet.
+    return false;
+  }
+  const payments = await network.horizon.listPayments(treasury, {
+    cursor: start,
+    limit: pageSize,
+  });
+  let cursor = start;
+  for (const payment of payments.filter((one) => isDeposit(network, one))) {
+    if (!(await take(deps, { treasury, cursor, payment }))) {
+      return true;
+    }
+    cursor = payment.pagingToken;
+  }
+  const last = payments.at(-1);
+  if (last !== undefined && last.pagingToken !== cursor) {
+    await db.systemTransaction(async (tx) => {
+      if (await claimCursor(tx, treasury, cursor)) {
+        await updateCursor(tx, treasury, last.pagingToken);
+      }
+    });
+  }
+  return payments.length === pageSize;
+}
+
+/** Whether a payment brought money of ours. What the treasury pays itself moves nothing. */
+export function isDeposit(
+  { treasury, asset }: Pick<StellarNetwork, "treasury" | "asset">,
+  payment: ChainPayment,
+): boolean {
+  const address = treasury.publicKey();
+  return (
+    payment.successful &&
+    payment.to === address &&
+    payment.from !== address &&
+    payment.code === asset.code &&
+    payment.issuer === asset.issuer &&
+    payment.stroops > 0n
+  );
+}
+
+/** Take one deposit. False: another process was here meanwhile. */
+async function take(
+  { db, now, onUnmatched }: DepositDeps,
+  { treasury, cursor, payment }: { treasury: string; cursor: string; payment: ChainPayment },
+): Promise<boolean> {
+  const confirmed = toConfirmed(payment);
+  const outcome = await db.systemTransaction(async (tx) => {
+    if (!(await claimCursor(tx, treasury, cursor))) {
+      return null;
+    }
+    const result = await confirmPayment(tx, confirmed, now());
+    await updateCursor(tx, treasury, payment.pagingToken);
+    return result;
+  });
+  if (outcome === "unmatched") {
+    onUnmatched(confirmed);
+  }
+  return outcome !== null;
+}
+
+function toConfirmed(payment: ChainPayment): ConfirmedPayment {
+  const { memo, pagingToken, from, transactionHash } = payment;
+  const isName = memo !== null && /^[0-9a-v]{26}$/.test(memo);
+  return {
+    source: sourceName,
+    eventId: pagingToken,
+    purchaseId: isName ? `${purchasePrefix}${memo}` : null,
+    amountNanos: payment.stroops * nanosPerStroop,
+    at: payment.at,
+    detail: `${transactionHash} from ${from}`,
+  };
 }

@@ -39,6 +39,10 @@ export interface ChainPayment {
   code: string;
   issuer: string;
   stroops: bigint;
+  /** The text memo of its transaction. Null: it has none, or one of another type. */
+  memo: string | null;
+  /** When its ledger closed. */
+  at: Date;
 }
 
 /** The part of Horizon that settlement needs. Every call has a deadline; all but `submit` throw when unanswered. */
@@ -53,6 +57,8 @@ export interface Horizon {
   listTransactions(address: string, limit: number): Promise<ChainTransaction[]>;
   /** An account's payments after the cursor, oldest first. */
   listPayments(address: string, page: { cursor: string; limit: number }): Promise<ChainPayment[]>;
+  /** The paging token of an account's newest payment. "0" before the first. */
+  newestPayment(address: string): Promise<string>;
   submit(envelope: string): Promise<SubmitReply>;
   /** Make and fund an account, on networks that give away money. */
   fund(address: string): Promise<void>;
@@ -96,7 +102,10 @@ const paymentBody = z.object({
   amount: z.string().default("0"),
   asset_code: z.string().default("XLM"),
   asset_issuer: z.string().default(""),
+  created_at: z.string(),
+  transaction: z.object({ memo_type: z.string(), memo: z.string().default("") }).optional(),
 });
+const newestBody = z.object({ paging_token: z.string() });
 const problemBody = z.object({
   extras: z.object({
     result_codes: z.object({
@@ -157,9 +166,14 @@ export function createHorizon(url: string): Horizon {
       return body._embedded.records.map(toTransaction);
     },
     async listPayments(address, { cursor, limit }) {
-      const query = `order=asc&limit=${limit}&cursor=${cursor}`;
+      const query = `order=asc&limit=${limit}&cursor=${cursor}&join=transactions`;
       const body = await mustRead(`/accounts/${address}/payments?${query}`, page(paymentBody));
       return body._embedded.records.map(toPayment);
+    },
+    async newestPayment(address) {
+      const path = `/accounts/${address}/payments?order=desc&limit=1`;
+      const body = await mustRead(path, page(newestBody));
+      return body._embedded.records[0]?.paging_token ?? "0";
     },
     submit: (envelope) => submit(url, envelope),
     async fund(address) {
@@ -231,5 +245,7 @@ function toPayment(body: z.infer<typeof paymentBody>): ChainPayment {
     code: body.asset_code,
     issuer: body.asset_issuer,
     stroops: parseStroops(body.amount),
+    memo: body.transaction?.memo_type === "text" ? body.transaction.memo : null,
+    at: new Date(body.created_at),
   };
 }

@@ -88,6 +88,8 @@ export async function openBooksAndNetwork(
   return {
     ...books,
     network,
+    /** Where the network keeps its keys. */
+    directory,
     conservation: () => checkConservation({ db: books.db, network }),
     async [Symbol.asyncDispose]() {
       await network.close();

@@ -1,7 +1,7 @@
-import { randomUUID } from "node:crypto";
+import { addCredit, priorityDefault, promotionMoney } from "../../src/credits/credit.ts";
 import type { Database } from "../../src/db/database.ts";
-import { postGrant } from "../../src/ledger/grant.ts";
 import type { Mode } from "../../src/ledger/store.ts";
+import { newId } from "../../src/lib/id.ts";
 
 /** Promotional credit for an account. */
 export async function grant(
@@ -10,8 +10,19 @@ export async function grant(
   amountNanos: bigint,
   mode: Mode = "live",
 ): Promise<void> {
-  const id = randomUUID();
-  await db.systemTransaction((tx) =>
-    postGrant(tx, { id, accountId, mode, amountNanos }, new Date()),
-  );
+  const now = new Date();
+  const grantId = newId("grt", now);
+  const credit = {
+    accountId,
+    mode,
+    grantId,
+    kind: "promotion",
+    amountNanos,
+    from: promotionMoney,
+    priority: priorityDefault,
+    expireAt: null,
+    purchaseId: "",
+    note: "",
+  } as const;
+  await db.systemTransaction((tx) => addCredit(tx, credit, now));
 }

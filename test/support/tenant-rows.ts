@@ -136,7 +136,6 @@ export const tenantRows: Readonly<Record<string, (account_id: string) => Record<
     mode: "test",
     kind: "test",
     amount_nanos: 1,
-    position: 0,
     created_at: now,
   }),
   grant_burns: (account_id) => ({
@@ -145,6 +144,14 @@ export const tenantRows: Readonly<Record<string, (account_id: string) => Record<
     from_nanos: 0,
     to_nanos: 1,
     grant_id: id("grt"),
+  }),
+  credit_returns: (account_id) => ({
+    account_id,
+    id: id("ret"),
+    mode: "test",
+    amount_nanos: 1,
+    note: "x",
+    created_at: now,
   }),
   credit_purchases: (account_id) => ({
     account_id,

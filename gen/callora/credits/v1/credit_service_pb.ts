@@ -38,14 +38,14 @@ export type Balance = Message<"callora.credits.v1.Balance"> & {
   reservedNanos: bigint;
 
   /**
-   * Everything ever put in.
+   * Everything ever put in. What was taken back of it, or expired, stays in it.
    *
    * @generated from field: int64 granted_nanos = 3;
    */
   grantedNanos: bigint;
 
   /**
-   * Everything ever charged.
+   * Everything ever charged, as corrections left it.
    *
    * @generated from field: int64 charged_nanos = 4;
    */
@@ -136,7 +136,7 @@ export type Transaction = Message<"callora.credits.v1.Transaction"> & {
   description: string;
 
   /**
-   * What was there after it: available and set aside.
+   * What was there after it: available and set aside. What is owed is not in it, so a charge that is owed leaves it.
    *
    * @generated from field: int64 balance_nanos = 7;
    */
