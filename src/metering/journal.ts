@@ -2,6 +2,7 @@ import { sql } from "slonik";
 import { z } from "zod";
 import { holdActiveLeases } from "../credits/leases.ts";
 import type { Database } from "../db/database.ts";
+import { type Column, unnestColumns } from "../db/columns.ts";
 import type { Queries, Tx } from "../db/pool.ts";
 import { createAppendQueue, lastOf, type QueueLimits } from "./append-queue.ts";
 import { encodeRow } from "./codec.ts";
@@ -102,6 +103,12 @@ export const headHold = sql.fragment`
   set_config('idle_in_transaction_session_timeout', '2s', true) as hold
 `;
 
+const rowColumns: Column<NewRow>[] = [
+  { type: "int4", of: ({ shard }) => shard },
+  { type: "bytea", of: ({ body }) => body },
+  { type: "int4", of: ({ indexes }) => indexes.length },
+];
+
 const appendedRow = z.object({ position: z.bigint(), applied: z.bigint() });
 
 /** Insert rows. The head's lock puts all of them in one order, without gaps. */
@@ -110,14 +117,13 @@ async function insertRows(db: Queries, rows: readonly NewRow[]): Promise<Receipt
     return { position: 0n, places: [], applied: 0n };
   }
   const count = rows.length;
-  const values = rows.map(({ shard, body, indexes }) => [shard, body, indexes.length]);
   const appended = await db.any(sql.type(appendedRow)`
     with head as (
       update journal_head set position = position + ${count} returning position
     )
     insert into usage_journal (position, shard, codec, body, entries)
     select head.position - ${count} + row.ordinal, row.shard, 1, row.body, row.entries
-    from head, ${sql.unnest(values, ["int4", "bytea", "int4"])}
+    from head, ${unnestColumns(rows, rowColumns)}
       with ordinality as row (shard, body, entries, ordinal)
     returning position, (select min(position) from projector_cursors) as applied, ${headHold}
   `);
