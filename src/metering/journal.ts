@@ -1,8 +1,8 @@
 import { sql } from "slonik";
 import { z } from "zod";
 import { holdActiveLeases } from "../credits/leases.ts";
-import type { Database } from "../db/database.ts";
 import { type Column, unnestColumns } from "../db/columns.ts";
+import type { Database } from "../db/database.ts";
 import type { Queries, Tx } from "../db/pool.ts";
 import { createAppendQueue, lastOf, type QueueLimits } from "./append-queue.ts";
 import { encodeRow } from "./codec.ts";

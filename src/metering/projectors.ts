@@ -17,7 +17,7 @@ const beatMs = 1_500;
 const passMs = 500;
 /** After a round that took all there was: so long as it took, times this, and at most so long. */
 const restFactor = 2;
-const restMsMax = 200;
+const restMsMax = 250;
 const pollMsMin = 25;
 const pollMsMax = 250;
 const backOffMsMin = 50;
