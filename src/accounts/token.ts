@@ -1,4 +1,4 @@
-import { createHash, randomBytes } from "node:crypto";
+import { hash, randomBytes } from "node:crypto";
 
 /** What an opaque token is for: a person's calls, a service's calls, or an invitation. */
 export type TokenFamily = "ora" | "svc" | "civ";
@@ -18,5 +18,5 @@ export function tokenHash(family: TokenFamily, text: string): Buffer | null {
 
 /** Hash a token for look-up. It is random, 190 bits and more, so no salt and no slow hash. */
 export function hashToken(token: string): Buffer {
-  return createHash("sha256").update(token).digest();
+  return hash("sha256", token, "buffer");
 }

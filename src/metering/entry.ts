@@ -1,4 +1,4 @@
-import { createHash, hash } from "node:crypto";
+import { hash } from "node:crypto";
 import type { Outcome } from "../catalog/price-rule.ts";
 import type { Mode } from "../ledger/store.ts";
 
@@ -73,7 +73,7 @@ export type Entry = UsageEntry | CorrectionEntry;
 
 /** The shard of an account's entries. */
 export function shardOf(accountId: string, shards: number): number {
-  return createHash("sha256").update(accountId).digest().readUInt32BE(0) % shards;
+  return hash("sha256", accountId, "buffer").readUInt32BE(0) % shards;
 }
 
 /** Source and id in one text. Unambiguous: source `a-b` with id `c` is not source `a` with id `b-c`. */

@@ -95,6 +95,9 @@ const columnList = sql.join(
   sql.fragment`, `,
 );
 
+/** Events of one statement: to write more of them would keep calls waiting that only want to be acknowledged. */
+const statementMax = 500;
+
 /** Insert events that are not there. In the order of their keys: neighbours of an index go into its same pages. */
 export async function insertEvents(
   tx: Tx,
@@ -105,11 +108,14 @@ export async function insertEvents(
     return;
   }
   const sorted = [...events].sort((a, b) => compare(a.identity, b.identity));
-  await tx.query(sql.type(nothing)`
-    insert into usage_events (${columnList}, shard, batch_position)
-    select event.*, ${shard}::int4, ${batchPosition}::int8
-    from ${unnestColumns(sorted, Object.values(columns))} as event (${columnList})
-  `);
+  for (let begin = 0; begin < sorted.length; begin += statementMax) {
+    const some = sorted.slice(begin, begin + statementMax);
+    await tx.query(sql.type(nothing)`
+      insert into usage_events (${columnList}, shard, batch_position)
+      select event.*, ${shard}::int4, ${batchPosition}::int8
+      from ${unnestColumns(some, Object.values(columns))} as event (${columnList})
+    `);
+  }
 }
 
 function compare(a: string, b: string): number {

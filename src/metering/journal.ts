@@ -168,15 +168,16 @@ function toRows(entries: readonly Entry[]): NewRow[] {
   });
 }
 
+/** A process that stops between its statements holds the head's lock no longer: nobody else could append. */
+export const headHold = sql.fragment`
+  set_config('idle_in_transaction_session_timeout', '2s', true) as hold
+`;
+
 const rowColumns: Column<NewRow>[] = [
   { type: "int4", of: ({ shard }) => shard },
   { type: "bytea", of: ({ body }) => body },
   { type: "int4", of: ({ indexes }) => indexes.length },
 ];
-/** A process that stops between its statements holds the head's lock no longer: nobody else could append. */
-export const headHold = sql.fragment`
-  set_config('idle_in_transaction_session_timeout', '2s', true) as hold
-`;
 
 const appendedRow = z.object({ position: z.bigint(), applied: z.bigint() });
 

@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from "node:timers/promises";
 import type { Database } from "../db/database.ts";
 import type { Counts } from "./projections.ts";
 import { projectShard, type Round } from "./projector.ts";
@@ -18,7 +17,7 @@ const beatMs = 1_500;
 const passMs = 500;
 /** After a round that took all there was: so long as it took, times this, and at most so long. */
 const restFactor = 2;
-const restMsMax = 200;
+const restMsMax = 250;
 const pollMsMin = 25;
 const pollMsMax = 250;
 const backOffMsMin = 50;
@@ -260,16 +259,21 @@ async function release({ db, metrics, onError }: Deps, { lease }: State): Promis
 /** A pause that can be ended. A ring while nobody waits ends the next one. */
 function createBell() {
   let isRung = false;
-  let ending = new AbortController();
+  let wake: (() => void) | undefined;
+  let timer: NodeJS.Timeout | undefined;
   return {
     ring() {
       isRung = true;
-      ending.abort();
+      wake?.();
     },
     async wait(ms: number): Promise<void> {
       if (!isRung) {
-        ending = new AbortController();
-        await sleep(ms, undefined, { signal: ending.signal }).catch(() => {});
+        await new Promise<void>((resolve) => {
+          wake = resolve;
+          timer = setTimeout(resolve, ms);
+        });
+        clearTimeout(timer);
+        wake = undefined;
       }
       isRung = false;
     },
