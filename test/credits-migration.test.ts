@@ -25,7 +25,7 @@ test("grants and bills of before are taken over: each sum is the one that was sh
   await app.applied();
   const { owner } = app.urls;
 
-  await migrateDown(owner, { directory, to: 21 });
+  await migrateDown(owner, { directory, to: 22 });
   await migrateUp(owner, { directory });
 
   const found = await asSuperuser(app, async (client) => {
