@@ -381,7 +381,6 @@ async function leaseOf(books: Books, accountId: string, nanos: bigint): Promise<
     wantNanos: nanos,
     leastNanos: 1n,
     shard: shardOf(accountId, shardCount),
-    expireAt: new Date(Date.now() + 60_000),
   } as const;
   const outcome = await books.db.systemTransaction((tx) => acquireLease(tx, wanted, new Date()));
   if (!("lease" in outcome)) {
