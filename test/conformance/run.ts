@@ -23,7 +23,7 @@ export interface Summary {
   readonly skipped: ReadonlyMap<string, number>;
 }
 
-const caseMsMax = 20_000;
+const caseMsMax = 60_000;
 const casesAtOnce = 8;
 
 /** Replay cases against a server. */
