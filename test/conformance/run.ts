@@ -24,8 +24,6 @@ export interface Summary {
 }
 
 const caseMsMax = 20_000;
-/** How often a case is tried whose client gave up waiting, each time over connections of its own. */
-const triesMax = 3;
 const casesAtOnce = 8;
 
 /** Replay cases against a server. */
@@ -38,20 +36,9 @@ export async function runCases(
   const skipped = new Map<string, number>();
   let passed = 0;
 
-  /** A client that is refused amid its body may miss the answer when the connection is closed. It is told of. */
-  async function tryCase(one: Case): Promise<string[]> {
-    let problems = await problemsOf(one, baseUrl, clients);
-    for (let tries = 1; tries < triesMax && problems.some(isTimeout); tries++) {
-      console.log(`again ${one.name}: ${problems.join("; ")}`);
-      const own = createRpcClients(baseUrl, tls);
-      problems = await problemsOf(one, baseUrl, own).finally(() => own.close());
-    }
-    return problems;
-  }
-
   async function runOne(one: Case): Promise<void> {
     const excuse = known.find((entry) => one.name.startsWith(entry.cases));
-    const problems = excuse?.run === false ? ["not run"] : await tryCase(one);
+    const problems = excuse?.run === false ? ["not run"] : await problemsOf(one, baseUrl, clients);
     if (excuse !== undefined && problems.length > 0) {
       skipped.set(excuse.reason, (skipped.get(excuse.reason) ?? 0) + 1);
     } else if (excuse !== undefined) {
@@ -75,10 +62,6 @@ export async function runCases(
     clients.close();
   }
   return { passed, failed, skipped };
-}
-
-function isTimeout(problem: string): boolean {
-  return problem.includes("aborted due to timeout");
 }
 
 async function problemsOf(
