@@ -448,42 +448,6 @@ const tampers: { what: string; sql: string; where: RegExp; field: RegExp }[] = [
     field: /^fee_nanos$/,
   },
   {
-    what: "usage_events.leased_nanos, a part of the charge",
-    sql: "update usage_events set leased_nanos = 1 where ordinal = 0",
-    where: /^1\.0$/,
-    field: /^leased_nanos$/,
-  },
-  ...["duplicates", "conflicts"].map((column) => ({
-    what: `usage_events.${column}`,
-    sql: `update usage_events set ${column} = ${column} + 1 where ordinal = 0`,
-    where: new RegExp(`^usage_events, ${column}$`),
-    field: /^rows$/,
-  })),
-  {
-    what: "usage_quarantine.reason",
-    sql: "update usage_quarantine set reason = 'OVER_LIMIT' where ordinal = 3",
-    where: /^1\.3$/,
-    field: /^quarantine.reason$/,
-  },
-  {
-    what: "usage_quarantine.mode",
-    sql: "update usage_quarantine set mode = 'test' where ordinal = 3",
-    where: /^1\.3$/,
-    field: /^quarantine.mode$/,
-  },
-  {
-    what: "usage_quarantine.state",
-    sql: "update usage_quarantine set state = 'dismissed' where ordinal = 3",
-    where: /^1\.3$/,
-    field: /^quarantine.state$/,
-  },
-  {
-    what: "revenue_totals.fee_nanos",
-    sql: "update revenue_totals set fee_nanos = fee_nanos + 1 where mode = 'live'",
-    where: /^revenue_totals acc_\w+ live 1000 0$/,
-    field: /^fee_nanos$/,
-  },
-  {
     what: "usage_events.key",
     sql: "update usage_events set key = 'other' where ordinal = 1",
     where: /^1\.1$/,

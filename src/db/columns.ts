@@ -47,18 +47,11 @@ const oids = {
 const headBytes = 20;
 const sizeOfNull = -1;
 
-/** The bytes of an array of one dimension: whether any is null, the type, how many, and each with its size before it. */
+/** The bytes of an array of one dimension: whether any may be null, the type, how many, each with its size before it. */
 function writeArray<T>(things: readonly T[], column: Column<T>): Buffer {
   const writer = createWriter(headBytes + things.length * 40);
-  let hasNull = false;
-  for (const thing of things) {
-    if (column.of(thing) === null) {
-      hasNull = true;
-      break;
-    }
-  }
   writer.int4(things.length === 0 ? 0 : 1);
-  writer.int4(hasNull ? 1 : 0);
+  writer.int4(1);
   writer.int4(oids[column.type]);
   if (things.length > 0) {
     writer.int4(things.length);

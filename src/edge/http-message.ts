@@ -1,5 +1,6 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Http2ServerRequest, Http2ServerResponse } from "node:http2";
+import type { Readable } from "node:stream";
 import type { Arrival } from "./arrival.ts";
 
 /** A request over HTTP/1.1 or HTTP/2. */
@@ -121,14 +122,22 @@ const noError = 0x0;
 const discardedBytesMax = 16 * 1024 * 1024;
 
 /**
- * Have no more of the body once the reply has ended: what still comes is dropped.
+ * Have no more of the body once the reply has ended: what still comes is dropped, up to a limit.
  *
- * Over HTTP/1.1 Node does so itself, up to the request's timeout: closing at once would make the
- * kernel reset the connection before the client has read the reply. Over HTTP/2 a reset would
- * overtake the trailers, and bytes that nobody reads would count against the session for ever.
+ * Over HTTP/1.1 Node does so itself where nothing of the body was read. To close at once would make the kernel reset
+ * the connection before the client has read the reply. Over HTTP/2 a reset would overtake the trailers, and bytes that
+ * nobody reads would count against the session for ever.
  */
-export function discardBody(request: HttpRequest): void {
-  if (!("stream" in request) || request.complete || request.stream.destroyed) {
+export function discardBody(request: HttpRequest, response: HttpResponse): void {
+  if (!("stream" in request)) {
+    response.once("finish", () => {
+      // A reader that stopped in the middle would keep it from flowing.
+      request.removeAllListeners("readable");
+      drop(request, () => request.socket.destroySoon());
+    });
+    return;
+  }
+  if (request.complete || request.stream.destroyed) {
     return;
   }
   const { stream } = request;
@@ -136,15 +145,20 @@ export function discardBody(request: HttpRequest): void {
     if (request.complete && !request.destroyed) {
       return;
     }
-    let left = discardedBytesMax;
     // Node's own listener would pause the stream, since nobody reads the request.
     stream.removeAllListeners("data");
-    stream.on("data", (chunk: Buffer) => {
-      left -= chunk.length;
-      if (left < 0) {
-        stream.close(noError);
-      }
-    });
-    stream.resume();
+    drop(stream, () => stream.close(noError));
   });
+}
+
+/** Read and forget. */
+function drop(body: Readable, onTooMuch: () => void): void {
+  let left = discardedBytesMax;
+  body.on("data", (chunk: Buffer) => {
+    left -= chunk.length;
+    if (left < 0) {
+      onTooMuch();
+    }
+  });
+  body.resume();
 }

@@ -137,7 +137,7 @@ async function serve(handler: UniversalHandler, hit: Hit): Promise<void> {
     throw wrongType();
   }
   // An RPC may answer before it has read everything, for example when a message is too large.
-  discardBody(request);
+  discardBody(request, response);
   // Not awaited: the promise of connect-node 2.2.0 stays pending after a whole reply.
   universalResponseToNodeResponse(reply, response).catch(() => breakOff(response));
 }
@@ -157,8 +157,12 @@ function clampTimeout(request: HttpRequest): void {
 function toUniversal(request: HttpRequest, response: HttpResponse, values: ContextValues) {
   try {
     const universal = universalRequestFromNodeRequest(request, response, undefined, values);
-    // With no parsed body handed in, the body is never a JSON value.
-    const body = universal.body as AsyncIterable<Uint8Array>;
+    // With no parsed body handed in, the body is never a JSON value. Over HTTP/1.1 its own iterator would destroy a request
+    // that is not read to its end, and nobody would take what still comes from the connection.
+    const body: AsyncIterable<Uint8Array> =
+      "stream" in request
+        ? (universal.body as AsyncIterable<Uint8Array>)
+        : request.iterator({ destroyOnReturn: false });
     return { ...universal, body: untilCutOff(request, body) };
   } catch {
     throw new HttpError(400, "Cannot read request: its host is missing or malformed");

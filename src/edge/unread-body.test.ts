@@ -1,5 +1,6 @@
 import { once } from "node:events";
 import { connect } from "node:http2";
+import { connect as connectTcp } from "node:net";
 import { expect, test } from "vitest";
 import { startEdge } from "../../test/support/edge.ts";
 
@@ -35,3 +36,44 @@ test.each([
   expect(stream.rstCode).toBe(0);
   expect(told).toMatch(/^8|grpc-status: 8|resource_exhausted/);
 });
+
+/** A request of one message that is too large, all of it. */
+function tooLarge(method: string, contentType: string): Buffer {
+  const size = 4 * 1024 * 1024 + 10;
+  const head = Buffer.alloc(5);
+  head.writeUInt32BE(size, 1);
+  const lines = [
+    `POST /callora.test.v1.LibraryService/${method} HTTP/1.1`,
+    "host: localhost",
+    `content-type: ${contentType}`,
+    `content-length: ${size + 5}`,
+  ];
+  return Buffer.concat([Buffer.from(`${lines.join("\r\n")}\r\n\r\n`), head, Buffer.alloc(size)]);
+}
+
+test.each([
+  ["GetBook", "application/grpc-web+proto"],
+  ["ImportBooks", "application/grpc-web+proto"],
+  ["ImportBooks", "application/connect+proto"],
+])(
+  "%s refuses a message too large over HTTP/1.1, %s, and serves the next request",
+  async (method, contentType) => {
+    await using edge = await startEdge();
+    const socket = connectTcp({ port: edge.port, host: "127.0.0.1" });
+    let text = "";
+    socket.setEncoding("latin1").on("data", (chunk: string) => {
+      text += chunk;
+    });
+
+    for (let sent = 0; sent < 3; sent++) {
+      socket.write(tooLarge(method, contentType));
+    }
+    socket.write("GET /nowhere HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    await once(socket, "close");
+
+    expect(text.match(/HTTP\/1\.1 \d+/g)).toEqual([
+      ...Array(3).fill("HTTP/1.1 200"),
+      "HTTP/1.1 404",
+    ]);
+  },
+);

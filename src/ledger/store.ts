@@ -79,12 +79,8 @@ export async function postTransfers(tx: Tx, transfers: Transfer[], now: Date): P
   }
   const posted = await insertTransfers(tx, moving, now);
   const moves = sumMoves(posted);
-  const isMoved = await moveBalances(tx, moves);
-  const missing = moves.filter((move) => !isMoved(move));
-  if (missing.length > 0) {
-    await insertMissingAccounts(tx, missing);
-    await moveBalances(tx, missing);
-  }
+  await insertMissingAccounts(tx, moves);
+  await moveBalances(tx, moves);
   return posted.length;
 }
 
@@ -113,33 +109,24 @@ export async function lockBalances(
   tx: Tx,
   keys: BalanceKey[],
 ): Promise<(key: BalanceKey) => bigint> {
-  let held = await lockThere(tx, keys);
-  const missing = keys.filter((key) => !held.has(nameOf(key)));
-  if (missing.length > 0) {
-    await insertMissingAccounts(tx, missing);
-    held = await lockThere(tx, keys);
-  }
-  return (key) => held.get(nameOf(key)) ?? 0n;
-}
-
-function nameOf({ accountId, kind, mode }: MoneyKey): string {
-  return `${accountId} ${kind} ${mode}`;
-}
-
-/** Lock the balances that have a row. Returns credits less debits, by name. */
-async function lockThere(tx: Tx, keys: readonly BalanceKey[]): Promise<Map<string, bigint>> {
+  await insertMissingAccounts(tx, keys);
   const locked = await tx.any(sql.type(lockedRow)`
     select account_id, kind, mode, credits_nanos - debits_nanos as held_nanos
     from ledger_accounts
     where (account_id, kind, mode) in (select * from ${unnestColumns(keys, keyColumns)})
     order by ${lockOrder} for update
   `);
-  return new Map(
+  const held = new Map(
     locked.map(({ account_id: accountId, kind, mode, held_nanos }) => [
       nameOf({ accountId, kind, mode }),
       held_nanos,
     ]),
   );
+  return (key) => held.get(nameOf(key)) ?? 0n;
+}
+
+function nameOf({ accountId, kind, mode }: MoneyKey): string {
+  return `${accountId} ${kind} ${mode}`;
 }
 
 type MoneyKey = { accountId: string; kind: string; mode: Mode };
@@ -228,12 +215,16 @@ function sumMoves(posted: readonly Posted[]): Move[] {
   return [...moves.values()];
 }
 
-/** In the order in which they are locked. */
+/** In the order in which they are locked. Most are there: to look costs less than to try and insert them. */
 async function insertMissingAccounts(tx: Tx, keys: readonly MoneyKey[]): Promise<void> {
   await tx.query(sql.type(nothing)`
     insert into ledger_accounts (account_id, kind, mode)
     select account_id, kind, mode
     from ${unnestColumns(keys, keyColumns)} as key (account_id, kind, mode)
+    where not exists (
+      select from ledger_accounts as there
+      where there.account_id = key.account_id and there.kind = key.kind and there.mode = key.mode
+    )
     order by ${lockOrder}
     on conflict do nothing
   `);
@@ -245,18 +236,9 @@ const moveColumns: Column<Move>[] = [
   { type: "int8", of: ({ credits }) => credits },
 ];
 
-const movedRow = z.object({
-  account_id: z.string(),
-  kind: z.string(),
-  mode: z.enum(["live", "test"]),
-});
-
-/**
- * Move the balances that have a row, and tell which. They are locked in one order, so that two postings cannot wait
- * for each other.
- */
-async function moveBalances(tx: Tx, moves: readonly Move[]): Promise<(key: MoneyKey) => boolean> {
-  const moved = await tx.any(sql.type(movedRow)`
+/** Lock in one order, so that two postings cannot wait for each other. */
+async function moveBalances(tx: Tx, moves: readonly Move[]): Promise<void> {
+  await tx.query(sql.type(nothing)`
     with moved as (
       select * from ${unnestColumns(moves, moveColumns)}
         as moved (account_id, kind, mode, debits, credits)
@@ -271,12 +253,7 @@ async function moveBalances(tx: Tx, moves: readonly Move[]): Promise<(key: Money
     from locked
     where balance.account_id = locked.account_id
       and balance.kind = locked.kind and balance.mode = locked.mode
-    returning balance.account_id, balance.kind, balance.mode
   `);
-  const names = new Set(
-    moved.map(({ account_id: accountId, kind, mode }) => nameOf({ accountId, kind, mode })),
-  );
-  return (key) => names.has(nameOf(key));
 }
 
 const balanceRow = z.object({ debits_nanos: z.bigint(), credits_nanos: z.bigint() });

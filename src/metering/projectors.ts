@@ -1,3 +1,4 @@
+import { type EventLoopUtilization, performance } from "node:perf_hooks";
 import type { Database } from "../db/database.ts";
 import type { Counts } from "./projections.ts";
 import { projectShard, type Round } from "./projector.ts";
@@ -15,9 +16,14 @@ const claimMs = 1_000;
 const beatMs = 1_500;
 /** Positions of other shards are passed by this often. */
 const passMs = 500;
-/** After a round that took all there was: so long as it took, times this, and at most so long. */
+/**
+ * After a round that took all there was: so long as it took, times this, and at most so long, or longer while calls
+ * have the process busy.
+ */
 const restFactor = 2;
-const restMsMax = 250;
+const restMsMax = 50;
+const busyRestMsMax = 250;
+const busyFrom = 0.8;
 const pollMsMin = 25;
 const pollMsMax = 250;
 const backOffMsMin = 50;
@@ -98,6 +104,7 @@ function startShard(deps: Deps, shard: number) {
     entries: entriesMin,
     failures: 0,
     position: null,
+    load: performance.eventLoopUtilization(),
   };
 
   async function run() {
@@ -140,6 +147,8 @@ interface State {
   failures: number;
   /** The last one that was applied here. */
   position: bigint | null;
+  /** How busy the process was until the last round was done. */
+  load: EventLoopUtilization;
 }
 
 interface Pause {
@@ -217,7 +226,8 @@ async function project(deps: Deps, lease: ShardLease, state: State): Promise<Pau
       state.entries = Math.min(state.entries * 2, entriesMost);
       return { pauseMs: 0, why: "rest" };
     }
-    const restMs = done === 0 ? 0 : Math.min(restMsMax, seconds * 1_000 * restFactor);
+    const most = isBusy(state) ? busyRestMsMax : restMsMax;
+    const restMs = done === 0 ? 0 : Math.min(most, seconds * 1_000 * restFactor);
     return { pauseMs: restMs, why: "rest" };
   }
   const isHeld = round.outcome === "idle" && (await beat(deps, lease, state));
@@ -229,6 +239,14 @@ async function project(deps: Deps, lease: ShardLease, state: State): Promise<Pau
   state.entries = entriesMin;
   state.pollMs = Math.min(state.pollMs * 2, pollMsMax);
   return { pauseMs: state.pollMs, why: "idle" };
+}
+
+/** Whether the process had little time to spare since it was asked last. */
+function isBusy(state: State): boolean {
+  const now = performance.eventLoopUtilization();
+  const { utilization } = performance.eventLoopUtilization(now, state.load);
+  state.load = now;
+  return utilization > busyFrom;
 }
 
 function doneIn({ counts }: Round): number {
