@@ -27,11 +27,26 @@ export function unnestColumns<T>(
   things: readonly T[],
   columns: readonly Column<T>[],
 ): FragmentSqlToken {
-  const arrays = columns.map(
+  return sql.fragment`unnest(${sql.join(arraysOf(things, columns), sql.fragment`, `)})`;
+}
+
+/**
+ * The same for many columns: a row is made when it is asked for, while `unnest` of several arrays writes out and reads
+ * back all that is in them. It needs an alias, and cannot be numbered.
+ */
+export function selectColumns<T>(
+  things: readonly T[],
+  columns: readonly Column<T>[],
+): FragmentSqlToken {
+  const values = arraysOf(things, columns).map((array) => sql.fragment`unnest(${array})`);
+  return sql.fragment`(select ${sql.join(values, sql.fragment`, `)})`;
+}
+
+function arraysOf<T>(things: readonly T[], columns: readonly Column<T>[]): FragmentSqlToken[] {
+  return columns.map(
     (column) =>
       sql.fragment`${sql.binary(writeArray(things, column))}::${sql.identifier([column.type])}[]`,
   );
-  return sql.fragment`unnest(${sql.join(arrays, sql.fragment`, `)})`;
 }
 
 /** The types by the numbers that PostgreSQL knows them by. */

@@ -1,6 +1,6 @@
 import { sql } from "slonik";
 import { z } from "zod";
-import { type Column, unnestColumns } from "../db/columns.ts";
+import { type Column, selectColumns, unnestColumns } from "../db/columns.ts";
 import { nothing, type Queries, type Tx } from "../db/pool.ts";
 import type { Mode } from "../ledger/store.ts";
 import type { Applied, Corrected } from "./applied-event.ts";
@@ -85,7 +85,7 @@ async function addLines(tx: Tx, parts: readonly Sum[]): Promise<void> {
       account_id, mode, booked_month, api_id, price_version,
       calls, units, charged_nanos, corrected_nanos
     )
-    select * from ${unnestColumns(sumUp(parts), columns)}
+    select * from ${selectColumns(sumUp(parts), columns)} as sum
     on conflict (account_id, mode, booked_month, api_id, price_version) do update set
       calls = line.calls + excluded.calls,
       units = line.units + excluded.units,

@@ -1,7 +1,7 @@
 import { sql } from "slonik";
 import { z } from "zod";
 import { outcomes } from "../catalog/price-rule.ts";
-import { type Column, unnestColumns } from "../db/columns.ts";
+import { type Column, selectColumns } from "../db/columns.ts";
 import { nothing, type Tx } from "../db/pool.ts";
 import { identityOf, type NewEvent, type Repeats, type StoredEvent } from "./decide.ts";
 import { statusOf, unitsOf } from "./entry.ts";
@@ -25,7 +25,7 @@ export async function findStored(
   const rows = await tx.any(sql.type(storedRow)`
     select stored.account_id, stored.received_month::text as received_month, stored.key,
       stored.body_hash
-    from ${unnestColumns(identities, identityColumns)} as wanted (account_id, key)
+    from ${selectColumns(identities, identityColumns)} as wanted (account_id, key)
     cross join lateral (
       select account_id, received_month, key, body_hash from usage_events
       where account_id = wanted.account_id and key = wanted.key
@@ -113,7 +113,7 @@ export async function insertEvents(
     await tx.query(sql.type(nothing)`
       insert into usage_events (${columnList}, shard, batch_position)
       select event.*, ${shard}::int4, ${batchPosition}::int8
-      from ${unnestColumns(some, Object.values(columns))} as event (${columnList})
+      from ${selectColumns(some, Object.values(columns))} as event (${columnList})
     `);
   }
 }

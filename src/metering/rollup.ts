@@ -1,5 +1,5 @@
 import { sql } from "slonik";
-import { type Column, unnestColumns } from "../db/columns.ts";
+import { type Column, selectColumns } from "../db/columns.ts";
 import { nothing, type Tx } from "../db/pool.ts";
 import type { Applied } from "./applied-event.ts";
 import { bucketMicrosOf, statusOf } from "./entry.ts";
@@ -92,7 +92,7 @@ async function addUsage(tx: Tx, sums: Sum[]): Promise<void> {
     insert into usage_rollups as total (
       account_id, mode, api_id, bucket, booked_month, calls, errors, charged_nanos
     )
-    select * from ${unnestColumns(sums, columns)}
+    select * from ${selectColumns(sums, columns)} as sum
     on conflict (account_id, mode, api_id, bucket, booked_month) do update set
       calls = total.calls + excluded.calls,
       errors = total.errors + excluded.errors,
@@ -107,7 +107,7 @@ async function addRevenue(tx: Tx, sums: Sum[]): Promise<void> {
       account_id, mode, api_id, bucket, endpoint, consumer_account_id, booked_month, calls, errors,
       revenue_nanos
     )
-    select * from ${unnestColumns(sums, columns)}
+    select * from ${selectColumns(sums, columns)} as sum
     on conflict (
       account_id, mode, api_id, bucket, endpoint, consumer_account_id, booked_month
     ) do update set
