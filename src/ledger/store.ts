@@ -110,7 +110,7 @@ export async function lockBalances(
   keys: BalanceKey[],
 ): Promise<(key: BalanceKey) => bigint> {
   await insertMissingAccounts(tx, keys);
-  const locked = await tx.any(sql.type(lockedRow)`
+  const locked = await tx.any(sql.prepared("lock_balances", lockedRow)`
     select account_id, kind, mode, credits_nanos - debits_nanos as held_nanos
     from ledger_accounts
     where (account_id, kind, mode) in (select * from ${unnestColumns(keys, keyColumns)})
@@ -167,7 +167,7 @@ async function insertTransfers(
       position?.toString() ?? null,
     ],
   );
-  return tx.any(sql.type(postedRow)`
+  return tx.any(sql.prepared("insert_transfers", postedRow)`
     insert into ledger_transfers (
       account_id, id, mode, debit_kind, credit_kind, amount_nanos, source_type, source_id, created_at,
       position
@@ -217,7 +217,7 @@ function sumMoves(posted: readonly Posted[]): Move[] {
 
 /** In the order in which they are locked. Most are there: to look costs less than to try and insert them. */
 async function insertMissingAccounts(tx: Tx, keys: readonly MoneyKey[]): Promise<void> {
-  await tx.query(sql.type(nothing)`
+  await tx.query(sql.prepared("insert_missing_balances", nothing)`
     insert into ledger_accounts (account_id, kind, mode)
     select account_id, kind, mode
     from ${unnestColumns(keys, keyColumns)} as key (account_id, kind, mode)
@@ -238,7 +238,7 @@ const moveColumns: Column<Move>[] = [
 
 /** Lock in one order, so that two postings cannot wait for each other. */
 async function moveBalances(tx: Tx, moves: readonly Move[]): Promise<void> {
-  await tx.query(sql.type(nothing)`
+  await tx.query(sql.prepared("move_balances", nothing)`
     with moved as (
       select * from ${unnestColumns(moves, moveColumns)}
         as moved (account_id, kind, mode, debits, credits)

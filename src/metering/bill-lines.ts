@@ -80,7 +80,7 @@ async function addLines(tx: Tx, parts: readonly Sum[]): Promise<void> {
   if (parts.length === 0) {
     return;
   }
-  await tx.query(sql.type(nothing)`
+  await tx.query(sql.prepared("add_billing_lines", nothing)`
     insert into billing_lines as line (
       account_id, mode, booked_month, api_id, price_version,
       calls, units, charged_nanos, corrected_nanos

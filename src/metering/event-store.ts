@@ -110,7 +110,7 @@ export async function insertEvents(
   const sorted = [...events].sort((a, b) => compare(a.identity, b.identity));
   for (let begin = 0; begin < sorted.length; begin += statementMax) {
     const some = sorted.slice(begin, begin + statementMax);
-    await tx.query(sql.type(nothing)`
+    await tx.query(sql.prepared("insert_usage_events", nothing)`
       insert into usage_events (${columnList}, shard, batch_position)
       select event.*, ${shard}::int4, ${batchPosition}::int8
       from ${selectColumns(some, Object.values(columns))} as event (${columnList})

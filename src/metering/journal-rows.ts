@@ -52,7 +52,7 @@ const nextRow = z.object({
  * rows that the lease did not pay for.
  */
 export async function readNext(tx: Tx, shard: number, entriesMax: number): Promise<Next> {
-  const found = await tx.any(sql.type(nextRow)`
+  const found = await tx.any(sql.prepared("read_next_rows", nextRow)`
     select cursor.position as cursor, head.position as head,
       (
         select min(fence) from credit_leases where shard = ${shard} and state = 'draining'

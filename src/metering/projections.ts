@@ -29,14 +29,14 @@ export async function insertProjection(
   batch: Batch,
   { counts, applied, now }: { counts: Counts; applied: Decision["applied"]; now: Date },
 ): Promise<void> {
-  const before = await tx.maybeOne(sql.type(hashRow)`
+  const before = await tx.maybeOne(sql.prepared("find_rating_hash", hashRow)`
     select rating_hash from projections where shard = ${batch.shard}
     order by last_position desc limit 1
   `);
   const hash = chain(before?.rating_hash ?? emptyChain, applied.map(ratingLine));
   const sumOf = (mode: NewEvent["entry"]["mode"]) =>
     sum(applied.map(({ entry }) => (entry.mode === mode ? entry.chargedNanos : 0n)));
-  await tx.query(sql.type(nothing)`
+  await tx.query(sql.prepared("insert_projection", nothing)`
     insert into projections (
       shard, last_position, first_position, applied_at, fence, events, duplicates, conflicts,
       quarantined, charged_live_nanos, charged_test_nanos, fee_nanos, rating_hash

@@ -118,7 +118,7 @@ async function closeLeases(
  * middle, so that another one can go on.
  */
 async function limitWaits(tx: Tx): Promise<void> {
-  await tx.query(sql.type(z.unknown())`
+  await tx.query(sql.prepared("limit_projector_waits", z.unknown())`
     select set_config('idle_in_transaction_session_timeout', '2s', true),
       set_config('lock_timeout', '2s', true)
   `);
@@ -127,7 +127,7 @@ async function limitWaits(tx: Tx): Promise<void> {
 const cursorRow = z.object({ position: z.bigint() });
 
 async function lockCursor(tx: Tx, lease: ShardLease, position: bigint): Promise<boolean> {
-  const row = await tx.maybeOne(sql.type(cursorRow)`
+  const row = await tx.maybeOne(sql.prepared("lock_projector_cursor", cursorRow)`
     select position from projector_cursors
     where shard = ${lease.shard} and holder = ${lease.holder} and fence = ${lease.fence}
       and position = ${position}
@@ -142,7 +142,7 @@ async function moveCursor(
   { shard, fence }: ShardLease,
   { position, now }: { position: bigint; now: Date },
 ): Promise<void> {
-  await tx.query(sql.type(nothing)`
+  await tx.query(sql.prepared("move_projector_cursor", nothing)`
     update projector_cursors
     set position = ${position}, updated_at = ${now.toISOString()},
       lease_end = clock_timestamp() + ${shardLeaseMs}::int4 * interval '1 ms'

@@ -88,7 +88,7 @@ const numbers: Column<Sum>[] = [
 
 async function addUsage(tx: Tx, sums: Sum[]): Promise<void> {
   const columns = [account, mode, api, bucket, bookedMonth, ...numbers];
-  await tx.query(sql.type(nothing)`
+  await tx.query(sql.prepared("add_usage_rollups", nothing)`
     insert into usage_rollups as total (
       account_id, mode, api_id, bucket, booked_month, calls, errors, charged_nanos
     )
@@ -102,7 +102,7 @@ async function addUsage(tx: Tx, sums: Sum[]): Promise<void> {
 
 async function addRevenue(tx: Tx, sums: Sum[]): Promise<void> {
   const columns = [developer, mode, api, bucket, endpoint, account, bookedMonth, ...numbers];
-  await tx.query(sql.type(nothing)`
+  await tx.query(sql.prepared("add_revenue_rollups", nothing)`
     insert into revenue_rollups as total (
       account_id, mode, api_id, bucket, endpoint, consumer_account_id, booked_month, calls, errors,
       revenue_nanos

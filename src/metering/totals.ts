@@ -19,7 +19,7 @@ export async function findRevenueTotals(
   tx: Tx,
   { shard, keys }: { shard: number; keys: readonly ShareKey[] },
 ): Promise<(key: ShareKey) => bigint> {
-  const found = await tx.any(sql.type(revenueRow)`
+  const found = await tx.any(sql.prepared("find_revenue_totals", revenueRow)`
     select account_id, mode, fee_basis_points, gross_nanos
     from revenue_totals
     where shard = ${shard} and (account_id, mode, fee_basis_points) in (
@@ -68,7 +68,7 @@ export async function addRevenueTotals(
     { type: "int8", of: ({ gross }) => gross },
     { type: "int8", of: ({ fee }) => fee },
   ];
-  await tx.query(sql.type(nothing)`
+  await tx.query(sql.prepared("add_revenue_totals", nothing)`
     insert into revenue_totals as total (
       account_id, mode, fee_basis_points, shard, gross_nanos, fee_nanos
     )
@@ -88,7 +88,7 @@ export async function findChargeTotals(
   tx: Tx,
   accountIds: readonly string[],
 ): Promise<(accountId: string, mode: Mode) => bigint> {
-  const found = await tx.any(sql.type(chargeRow)`
+  const found = await tx.any(sql.prepared("find_charge_totals", chargeRow)`
     select account_id, mode, charged_nanos from charge_totals
     where account_id = any(${sql.array([...accountIds], "text")})
   `);
@@ -104,7 +104,7 @@ export async function addChargeTotals(tx: Tx, events: readonly NewEvent[]): Prom
     sums.set(key, (sums.get(key) ?? 0n) + entry.chargedNanos);
   }
   const rows = [...sums].map(([key, nanos]) => [...key.split(" "), nanos.toString()]);
-  await tx.query(sql.type(nothing)`
+  await tx.query(sql.prepared("add_charge_totals", nothing)`
     insert into charge_totals as total (account_id, mode, charged_nanos)
     select * from ${sql.unnest(rows, ["text", "text", "int8"])}
     on conflict (account_id, mode) do update
@@ -119,7 +119,7 @@ export async function findDebtLimits(
   tx: Tx,
   accountIds: readonly string[],
 ): Promise<ReadonlyMap<string, bigint>> {
-  const found = await tx.any(sql.type(limitRow)`
+  const found = await tx.any(sql.prepared("find_debt_limits", limitRow)`
     select account_id, limit_nanos from debt_limits
     where account_id = any(${sql.array([...accountIds], "text")})
   `);
@@ -130,7 +130,7 @@ const periodRow = z.object({ month: z.string(), closed_position: z.bigint() });
 
 /** Find the months that bills were made of, and the positions that they were closed at. */
 export async function findClosedMonths(tx: Tx, from: string): Promise<ReadonlyMap<string, bigint>> {
-  const found = await tx.any(sql.type(periodRow)`
+  const found = await tx.any(sql.prepared("find_closed_months", periodRow)`
     select month::text as month, closed_position from periods where month >= ${from}::date
   `);
   return new Map(found.map((row) => [row.month, row.closed_position]));
