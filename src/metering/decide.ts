@@ -1,3 +1,4 @@
+import { inTurns } from "../lib/turns.ts";
 import type { Applied } from "./applied-event.ts";
 import { addMonths, bookedMonth } from "./booked-month.ts";
 import { bodyHash, identityKey, monthOf, type Place, type UsageEntry } from "./entry.ts";
@@ -117,7 +118,7 @@ function isNear(candidate: Candidate, { receivedMonth }: { receivedMonth: string
  *
  * What is decided of an event depends on those before it, and not on which of them are in the same list.
  */
-export function decide(
+export async function decide(
   candidates: readonly Candidate[],
   known: {
     shard: number;
@@ -127,7 +128,7 @@ export function decide(
     running: Running;
     closed: ReadonlyMap<string, bigint>;
   },
-): Decision {
+): Promise<Decision> {
   const refused: Decision["refused"] = [];
   const applied: NewEvent[] = [];
   const fresh = new Map<string, NewEvent>();
@@ -142,7 +143,7 @@ export function decide(
     return again;
   }
 
-  for (const candidate of candidates) {
+  await inTurns(candidates, (candidate) => {
     const { identity } = candidate;
     const latest = fresh.get(identity);
     const first =
@@ -154,7 +155,7 @@ export function decide(
         first.conflicts += 1;
         refused.push({ candidate, reason: "CONFLICT", detail: "another event has its identity" });
       }
-      continue;
+      return;
     }
     const result = apply(candidate, known);
     if ("reason" in result) {
@@ -163,7 +164,7 @@ export function decide(
       applied.push(result);
       fresh.set(identity, result);
     }
-  }
+  });
   return { applied, repeated: [...repeated.values()], refused };
 }
 

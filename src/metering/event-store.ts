@@ -3,6 +3,7 @@ import { z } from "zod";
 import { outcomes } from "../catalog/price-rule.ts";
 import { type Column, selectColumns } from "../db/columns.ts";
 import { nothing, type Tx } from "../db/pool.ts";
+import { beginTurn, inTurns } from "../lib/turns.ts";
 import { identityOf, type NewEvent, type Repeats, type StoredEvent } from "./decide.ts";
 import { statusOf, unitsOf } from "./entry.ts";
 
@@ -98,7 +99,33 @@ const columnList = sql.join(
 /** Events of one statement: to write more of them would keep calls waiting that only want to be acknowledged. */
 const statementMax = 500;
 
-/** Insert events that are not there. In the order of their keys: neighbours of an index go into its same pages. */
+/** Things in the order of the index of identities: neighbours are in its same pages. */
+export async function sortByIdentity<T extends { key: string; entry: { account: string } }>(
+  things: readonly T[],
+): Promise<T[]> {
+  const byAccount = new Map<string, T[]>();
+  await inTurns(things, (thing) => {
+    const { account } = thing.entry;
+    const own = byAccount.get(account);
+    if (own === undefined) {
+      byAccount.set(account, [thing]);
+    } else {
+      own.push(thing);
+    }
+  });
+  const sorted: T[] = [];
+  const accounts = [...byAccount].sort(([a], [b]) => compare(a, b));
+  await inTurns(
+    accounts,
+    ([, own]) => {
+      sorted.push(...own.sort((a, b) => compare(a.key, b.key)));
+    },
+    beginTurn(1),
+  );
+  return sorted;
+}
+
+/** Insert events that are not there. In the order of the index: neighbours go into its same pages. */
 export async function insertEvents(
   tx: Tx,
   events: readonly NewEvent[],
@@ -107,7 +134,7 @@ export async function insertEvents(
   if (events.length === 0) {
     return;
   }
-  const sorted = [...events].sort((a, b) => compare(a.identity, b.identity));
+  const sorted = await sortByIdentity(events);
   for (let begin = 0; begin < sorted.length; begin += statementMax) {
     const some = sorted.slice(begin, begin + statementMax);
     await tx.query(sql.prepared("insert_usage_events", nothing)`

@@ -1,6 +1,7 @@
 import { sql } from "slonik";
 import { z } from "zod";
 import { nothing, type Tx } from "../db/pool.ts";
+import { beginTurn } from "../lib/turns.ts";
 import type { Decision, NewEvent } from "./decide.ts";
 import { chain, emptyChain, ratingLine } from "./rate.ts";
 
@@ -21,6 +22,9 @@ export interface Counts {
   quarantined: number;
 }
 
+/** Ratings that are chained before others may have their turn. */
+const linesAtOnce = 100;
+
 const hashRow = z.object({ rating_hash: z.instanceof(Buffer) });
 
 /** Note what came of a batch, and go on with the shard's chain of ratings. */
@@ -33,7 +37,14 @@ export async function insertProjection(
     select rating_hash from projections where shard = ${batch.shard}
     order by last_position desc limit 1
   `);
-  const hash = chain(before?.rating_hash ?? emptyChain, applied.map(ratingLine));
+  let hash = before?.rating_hash ?? emptyChain;
+  const turn = beginTurn(1);
+  for (let begin = 0; begin < applied.length; begin += linesAtOnce) {
+    hash = chain(hash, applied.slice(begin, begin + linesAtOnce).map(ratingLine));
+    if (turn.isOver()) {
+      await turn.next();
+    }
+  }
   const sumOf = (mode: NewEvent["entry"]["mode"]) =>
     sum(applied.map(({ entry }) => (entry.mode === mode ? entry.chargedNanos : 0n)));
   await tx.query(sql.prepared("insert_projection", nothing)`

@@ -1,6 +1,7 @@
 import { sql } from "slonik";
 import { type Column, selectColumns } from "../db/columns.ts";
 import { nothing, type Tx } from "../db/pool.ts";
+import { inTurns } from "../lib/turns.ts";
 import type { Applied } from "./applied-event.ts";
 import { bucketMicrosOf, statusOf } from "./entry.ts";
 
@@ -39,14 +40,14 @@ export async function changeRollups(tx: Tx, events: readonly RollupChange[]): Pr
   }
   await addUsage(
     tx,
-    sumBy(
+    await sumBy(
       events,
       ({ entry: e, bookedMonth }) => `${e.account} ${e.mode} ${e.price.apiId} ${bookedMonth}`,
     ),
   );
   await addRevenue(
     tx,
-    sumBy(
+    await sumBy(
       events,
       ({ entry: e, bookedMonth }) =>
         `${e.price.developerId} ${e.mode} ${e.price.apiId} ${e.account} ${bookedMonth} ${e.endpoint}`,
@@ -55,9 +56,12 @@ export async function changeRollups(tx: Tx, events: readonly RollupChange[]): Pr
 }
 
 /** Sums by key and quarter of an hour. Sorted, so that two projectors of different shards lock rows in one order. */
-function sumBy(events: readonly RollupChange[], keyOf: (event: RollupChange) => string): Sum[] {
+async function sumBy(
+  events: readonly RollupChange[],
+  keyOf: (event: RollupChange) => string,
+): Promise<Sum[]> {
   const sums = new Map<string, Sum>();
-  for (const event of events) {
+  await inTurns(events, (event) => {
     const { entry, calls, nanos } = event;
     const bucketMicros = bucketMicrosOf(entry.timeMicros);
     const key = `${bucketMicros} ${keyOf(event)}`;
@@ -69,7 +73,7 @@ function sumBy(events: readonly RollupChange[], keyOf: (event: RollupChange) => 
     sum.calls += calls;
     sum.errors += statusOf(entry) >= 400 ? calls : 0n;
     sum.nanos += nanos;
-  }
+  });
   return [...sums].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, sum]) => sum);
 }
 
