@@ -2,7 +2,7 @@ import { randomInt } from "node:crypto";
 import { sql } from "slonik";
 import { expect } from "vitest";
 import { z } from "zod";
-import { type Column, unnestColumns } from "../src/db/columns.ts";
+import { type Column, selectColumns, unnestColumns } from "../src/db/columns.ts";
 import { seeded } from "./support/books.ts";
 import { test } from "./support/test.ts";
 
@@ -48,14 +48,16 @@ test("rows come as they were given, whatever is in them", async ({ app }) => {
       }),
     );
 
-    const found = await app.db.systemTransaction((tx) =>
-      tx.any(sql.type(row)`
-        select text, date::text as date, int4, int8,
-          (extract(epoch from time) * 1000000)::int8 as micros, bytea
-        from ${unnestColumns(rows, columns)} as one (text, date, int4, int8, time, bytea)
-      `),
-    );
+    for (const toRows of [unnestColumns, selectColumns]) {
+      const found = await app.db.systemTransaction((tx) =>
+        tx.any(sql.type(row)`
+          select text, date::text as date, int4, int8,
+            (extract(epoch from time) * 1000000)::int8 as micros, bytea
+          from ${toRows(rows, columns)} as one (text, date, int4, int8, time, bytea)
+        `),
+      );
 
-    expect(found, `seed ${seed}`).toEqual(rows);
+      expect(found, `${toRows.name}, seed ${seed}`).toEqual(rows);
+    }
   }
 });

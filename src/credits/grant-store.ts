@@ -129,7 +129,7 @@ export function lockBurningGrants(
   { purses, seen, limit }: { purses: readonly Purse[]; seen: readonly string[]; limit: number },
 ): Promise<readonly GrantRow[]> {
   const rows = purses.map(({ accountId, mode, since }) => [accountId, mode, since.toISOString()]);
-  return tx.any(sql.type(grantRow)`
+  return tx.any(sql.prepared("lock_burning_grants", grantRow)`
     select found.*
     from ${sql.unnest(rows, ["text", "text", "timestamptz"])} as purse (account_id, mode, since)
     cross join lateral (
@@ -239,7 +239,7 @@ export async function changeGrants(
     burnedNanos.toString(),
     returnedNanos.toString(),
   ]);
-  await tx.query(sql.type(nothing)`
+  await tx.query(sql.prepared("change_grants", nothing)`
     update credit_grants as credit set
       burned_nanos = credit.burned_nanos + change.burned,
       returned_nanos = credit.returned_nanos + change.returned,
@@ -273,7 +273,7 @@ export async function addBurns(tx: Tx, burns: readonly Burn[]): Promise<void> {
     toNanos.toString(),
     grantId,
   ]);
-  await tx.query(sql.type(nothing)`
+  await tx.query(sql.prepared("add_grant_burns", nothing)`
     with added as (
       select * from ${sql.unnest(rows, ["text", "text", "int8", "int8", "text"])}
         as added (account_id, mode, from_nanos, to_nanos, grant_id)

@@ -171,7 +171,7 @@ export async function lockLeases(tx: Tx, named: readonly LeaseKey[]): Promise<Le
   if (named.length === 0) {
     return () => 0n;
   }
-  const open = await tx.any(sql.type(openRow)`
+  const open = await tx.any(sql.prepared("lock_leases", openRow)`
     select account_id, id, mode, amount_nanos - spent_nanos as remainder_nanos
     from credit_leases
     where (account_id, id) in (select * from ${unnestColumns(named, keyColumns)})
@@ -194,7 +194,7 @@ export async function spendLeases(tx: Tx, spent: readonly LeaseSpending[]): Prom
   if (spent.length === 0) {
     return;
   }
-  await tx.query(sql.type(nothing)`
+  await tx.query(sql.prepared("spend_leases", nothing)`
     update credit_leases set spent_nanos = spent_nanos + spent.nanos
     from ${unnestColumns(spent, spendingColumns)} as spent (account_id, id, nanos)
     where credit_leases.account_id = spent.account_id and credit_leases.id = spent.id

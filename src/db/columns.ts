@@ -27,11 +27,27 @@ export function unnestColumns<T>(
   things: readonly T[],
   columns: readonly Column<T>[],
 ): FragmentSqlToken {
-  const arrays = columns.map(
-    (column) =>
-      sql.fragment`${sql.binary(writeArray(things, column))}::${sql.identifier([column.type])}[]`,
-  );
-  return sql.fragment`unnest(${sql.join(arrays, sql.fragment`, `)})`;
+  return sql.fragment`unnest(${sql.join(arraysOf(things, columns), sql.fragment`, `)})`;
+}
+
+/**
+ * The same for many columns: a row is made when it is asked for, while `unnest` of several arrays writes out and reads
+ * back all that is in them. It needs an alias, and cannot be numbered.
+ */
+export function selectColumns<T>(
+  things: readonly T[],
+  columns: readonly Column<T>[],
+): FragmentSqlToken {
+  const values = arraysOf(things, columns).map((array) => sql.fragment`unnest(${array})`);
+  return sql.fragment`(select ${sql.join(values, sql.fragment`, `)})`;
+}
+
+function arraysOf<T>(things: readonly T[], columns: readonly Column<T>[]): FragmentSqlToken[] {
+  const writer = createWriter(columns.length * (headBytes + things.length * bytesGuess));
+  return columns.map((column) => {
+    writeArray(writer, things, column);
+    return sql.fragment`${sql.binary(writer.take())}::${sql.identifier([column.type])}[]`;
+  });
 }
 
 /** The types by the numbers that PostgreSQL knows them by. */
@@ -45,11 +61,12 @@ const oids = {
 } satisfies Record<keyof Values, number>;
 
 const headBytes = 20;
+/** Of a value with its size. */
+const bytesGuess = 20;
 const sizeOfNull = -1;
 
-/** The bytes of an array of one dimension: whether any may be null, the type, how many, each with its size before it. */
-function writeArray<T>(things: readonly T[], column: Column<T>): Buffer {
-  const writer = createWriter(headBytes + things.length * 40);
+/** An array of one dimension: whether any may be null, the type, how many, each with its size before it. */
+function writeArray<T>(writer: Writer, things: readonly T[], column: Column<T>): void {
   writer.int4(things.length === 0 ? 0 : 1);
   writer.int4(1);
   writer.int4(oids[column.type]);
@@ -59,12 +76,13 @@ function writeArray<T>(things: readonly T[], column: Column<T>): Buffer {
     writer.int4(1);
   }
   writeValues(writer, things, column);
-  return writer.finish();
 }
 
 type Writer = ReturnType<typeof createWriter>;
 
 function writeValues<T>(writer: Writer, things: readonly T[], { type, of }: Column<T>): void {
+  let date = "";
+  let days = 0;
   for (const thing of things) {
     const value = of(thing);
     if (value === null) {
@@ -83,8 +101,12 @@ function writeValues<T>(writer: Writer, things: readonly T[], { type, of }: Colu
         writer.int4(value as number);
         break;
       case "date":
+        if (value !== date) {
+          date = value as string;
+          days = daysOf(date);
+        }
         writer.int4(4);
-        writer.int4(daysOf(value as string));
+        writer.int4(days);
         break;
       case "int8":
         writer.int8(value as bigint);
@@ -105,43 +127,68 @@ function daysOf(date: string): number {
   return (Date.parse(date) - epochMs) / dayMs;
 }
 
-function createWriter(bytesGuess: number) {
-  let bytes = Buffer.allocUnsafe(bytesGuess);
+function createWriter(bytesAtFirst: number) {
+  let bytes = Buffer.allocUnsafe(bytesAtFirst);
+  let view = viewOf(bytes);
+  let from = 0;
   let at = 0;
+  let lastText = "";
+  let lastAt = 0;
 
   function reserve(count: number) {
     if (at + count > bytes.length) {
-      const grown = Buffer.allocUnsafe(Math.max(bytes.length * 2, at + count));
-      bytes.copy(grown, 0, 0, at);
+      const grown = Buffer.allocUnsafe(Math.max((at - from) * 2, bytes.length, at - from + count));
+      bytes.copy(grown, 0, from, at);
+      at -= from;
+      from = 0;
       bytes = grown;
+      view = viewOf(bytes);
+      lastText = "";
     }
   }
 
   return {
     int4(value: number) {
       reserve(4);
-      at = bytes.writeInt32BE(value, at);
+      view.setInt32(at, value);
+      at += 4;
     },
     /** With its size. */
     int8(value: bigint) {
       reserve(12);
-      at = bytes.writeInt32BE(8, at);
-      at = bytes.writeBigInt64BE(value, at);
+      view.setInt32(at, 8);
+      view.setBigInt64(at + 4, value);
+      at += 12;
     },
-    /** With its size. */
+    /** With its size. Neighbours are often the same. */
     text(value: string) {
       // A unit of a string takes up to three bytes.
       reserve(4 + 3 * value.length);
+      if (value === lastText && value !== "") {
+        at += bytes.copy(bytes, at, lastAt, lastAt + 4 + view.getInt32(lastAt));
+        return;
+      }
       const size = bytes.write(value, at + 4);
-      bytes.writeInt32BE(size, at);
+      view.setInt32(at, size);
+      lastText = value;
+      lastAt = at;
       at += 4 + size;
     },
     /** With their size. */
     bytes(value: Buffer) {
       reserve(4 + value.length);
-      at = bytes.writeInt32BE(value.length, at);
-      at += value.copy(bytes, at);
+      view.setInt32(at, value.length);
+      at += 4 + value.copy(bytes, at + 4);
     },
-    finish: () => bytes.subarray(0, at),
+    /** What was written since it was taken last. */
+    take(): Buffer {
+      const taken = bytes.subarray(from, at);
+      from = at;
+      return taken;
+    },
   };
+}
+
+function viewOf({ buffer, byteOffset, byteLength }: Buffer): DataView {
+  return new DataView(buffer, byteOffset, byteLength);
 }

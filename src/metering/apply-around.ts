@@ -36,7 +36,7 @@ export async function applyAround(
   options: Options,
 ): Promise<{ decision: Decision; poisoned: { item: Candidate; refusal: Refusal }[] }> {
   // All at once, before the groups lock theirs: in the order of everybody who locks balances.
-  const keys = [...payingBalances(candidates, () => 0n), ...earningBalances(candidates)];
+  const keys = [...(await payingBalances(candidates, () => 0n)), ...earningBalances(candidates)];
   if (keys.length > 0) {
     await lockBalances(tx, keys);
   }

@@ -2,6 +2,7 @@ import { type BurningCharge, burnGrants } from "../credits/burn.ts";
 import { type LeaseKey, type LeaseSpending, lockLeases, spendLeases } from "../credits/leases.ts";
 import type { Tx } from "../db/pool.ts";
 import { lockBalances, postTransfers } from "../ledger/store.ts";
+import { inTurns } from "../lib/turns.ts";
 import { addBillLines } from "./bill-lines.ts";
 import { payingBalances, transfersOf } from "./charge.ts";
 import {
@@ -15,20 +16,19 @@ import {
   type StoredEvent,
 } from "./decide.ts";
 import { monthOf } from "./entry.ts";
-import { addRepeats, findStored, type Identity, insertEvents } from "./event-store.ts";
+import {
+  addRepeats,
+  findStored,
+  type Identity,
+  insertEvents,
+  sortByIdentity,
+} from "./event-store.ts";
 import { createFunds, type Means } from "./funds.ts";
 import { addMeters } from "./meter-rollup.ts";
 import type { Batch } from "./projections.ts";
 import { addRollups } from "./rollup.ts";
 import { createRunning, type ShareKey } from "./running.ts";
-import {
-  addChargeTotals,
-  addRevenueTotals,
-  findChargeTotals,
-  findClosedMonths,
-  findDebtLimits,
-  findRevenueTotals,
-} from "./totals.ts";
+import { addTotals, findStanding, type Standing } from "./totals.ts";
 
 /** How usage is applied. */
 export interface ApplyOptions {
@@ -61,11 +61,11 @@ export async function applyUsage(
   const charged = candidates.filter(
     (one) => one.entry.chargedNanos > 0n && findFirst(one, stored) === undefined,
   );
-  const funds = createFunds(await lockMeans(tx, charged, options));
-  const running = createRunning(await findTotals(tx, candidates, shard));
-  const closed = await findClosedMonths(tx, firstMonth(candidates));
-  const known = { shard, batchPosition, stored, funds, running, closed };
-  const decision = decide(candidates, known);
+  const standing = await findStandingOf(tx, candidates, shard);
+  const funds = createFunds(await lockMeans(tx, charged, { ...options, standing }));
+  const running = createRunning(standing);
+  const known = { shard, batchPosition, stored, funds, running, closed: standing.closed };
+  const decision = await decide(candidates, known);
   await store(tx, batch, decision, options);
   return decision;
 }
@@ -89,24 +89,37 @@ async function store(
   if (charged.length === 0) {
     return;
   }
-  await addRevenueTotals(tx, charged, shard);
-  await addChargeTotals(tx, charged);
+  await addTotals(tx, charged, shard);
   await spendLeases(tx, spendingOf(charged));
-  await burnGrants(tx, charged.map(burningOf));
+  await burnGrants(tx, await burningsOf(charged));
   const source = { type: "usage", id: `${shard}:${first}-${last}${trial}` };
-  const transfers = transfersOf(charged).map((one) => ({ ...one, source, position: last }));
+  const transfers = (await transfersOf(charged)).map((one) => ({ ...one, source, position: last }));
   await postTransfers(tx, transfers, now);
 }
 
-/** What is owed burns nothing: the credit that repays it does. */
-function burningOf({ entry, receivedAt, chargedBefore, owedNanos }: NewEvent): BurningCharge {
-  return {
-    accountId: entry.account,
-    mode: entry.mode,
-    at: receivedAt,
-    fromNanos: chargedBefore,
-    nanos: entry.chargedNanos - owedNanos,
-  };
+/**
+ * What of the charges burns grants, those together that go on with each other and came at the same time. What is owed
+ * burns nothing: the credit that repays it does.
+ */
+async function burningsOf(charged: readonly NewEvent[]): Promise<BurningCharge[]> {
+  const burnings: BurningCharge[] = [];
+  const lastOf = new Map<string, BurningCharge>();
+  await inTurns(charged, ({ entry, receivedAt, chargedBefore, owedNanos }) => {
+    const { account: accountId, mode } = entry;
+    const nanos = entry.chargedNanos - owedNanos;
+    const purse = `${accountId} ${mode}`;
+    const last = lastOf.get(purse);
+    const goesOn =
+      last?.at.getTime() === receivedAt.getTime() && last.fromNanos + last.nanos === chargedBefore;
+    if (last !== undefined && goesOn) {
+      last.nanos += nanos;
+    } else {
+      const next = { accountId, mode, at: receivedAt, fromNanos: chargedBefore, nanos };
+      burnings.push(next);
+      lastOf.set(purse, next);
+    }
+  });
+  return burnings;
 }
 
 /** What is stored of the candidates' identities: of those that come back from quarantine of any month. */
@@ -115,40 +128,42 @@ async function findKnown(
   candidates: readonly Candidate[],
 ): Promise<ReadonlyMap<string, readonly StoredEvent[]>> {
   const months = monthsOf(candidates);
-  const stored = await findStored(tx, { identities: distinctIdentities(candidates), months });
+  const stored = await findStored(tx, { identities: await identitiesOf(candidates), months });
   const replays = candidates.filter(isReplay);
   if (replays.length === 0) {
     return stored;
   }
-  const ever = await findStored(tx, { identities: distinctIdentities(replays), months: null });
+  const ever = await findStored(tx, { identities: await identitiesOf(replays), months: null });
   return new Map([...stored, ...ever]);
 }
 
-function distinctIdentities(candidates: readonly Candidate[]): Identity[] {
-  const identities = new Map<string, Identity>();
-  for (const { entry, key, identity } of candidates) {
-    identities.set(identity, { accountId: entry.account, key });
+/** In the order of the index, each once. */
+async function identitiesOf(candidates: readonly Candidate[]): Promise<Identity[]> {
+  const identities: Identity[] = [];
+  for (const own of await sortByIdentity(candidates)) {
+    const last = identities.at(-1);
+    const accountId = own.entry.account;
+    if (last?.key !== own.key || last.accountId !== accountId) {
+      identities.push({ accountId, key: own.key });
+    }
   }
-  // In the order of the index.
-  return [...identities].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, identity]) => identity);
+  return identities;
 }
 
 /** Lock what pays for candidates. */
 async function lockMeans(
   tx: Tx,
   charged: readonly Candidate[],
-  { debtLimitNanos }: ApplyOptions,
+  { debtLimitNanos, standing }: Pick<ApplyOptions, "debtLimitNanos"> & { standing: Standing },
 ): Promise<Means> {
   const leftOf = await lockLeases(tx, leasesOf(charged));
-  const keys = payingBalances(charged, leftOf);
+  const keys = await payingBalances(charged, leftOf);
   const heldBy = keys.length === 0 ? () => 0n : await lockBalances(tx, keys);
-  const accounts = new Set(charged.map(({ entry }) => entry.account));
-  const limits = charged.length === 0 ? new Map() : await findDebtLimits(tx, [...accounts]);
   return {
     leftOf,
     balanceOf: (accountId, mode) => heldBy({ accountId, mode, kind: "consumer" }),
     debtOf: (accountId, mode) => -heldBy({ accountId, mode, kind: "consumer_receivable" }),
-    debtLimitOf: (accountId) => limits.get(accountId) ?? debtLimitNanos,
+    debtLimitOf: (accountId) => standing.debtLimits.get(accountId) ?? debtLimitNanos,
   };
 }
 
@@ -175,22 +190,24 @@ function spendingOf(events: readonly NewEvent[]): LeaseSpending[] {
   return [...spent.values()];
 }
 
-async function findTotals(tx: Tx, candidates: readonly Candidate[], shard: number) {
-  const keys = new Map<string, ShareKey>();
+async function findStandingOf(tx: Tx, candidates: readonly Candidate[], shard: number) {
+  const shares = new Map<string, ShareKey>();
   const accounts = new Set<string>();
-  for (const { entry } of candidates) {
+  await inTurns(candidates, ({ entry }) => {
     const { mode, price } = entry;
     const { developerId, feeBasisPoints } = price;
     const name = `${developerId} ${mode} ${feeBasisPoints}`;
-    if (!keys.has(name)) {
-      keys.set(name, { developerId, mode, feeBasisPoints });
+    if (!shares.has(name)) {
+      shares.set(name, { developerId, mode, feeBasisPoints });
     }
     accounts.add(entry.account);
-  }
-  return {
-    grossOf: await findRevenueTotals(tx, { shard, keys: [...keys.values()] }),
-    chargedOf: await findChargeTotals(tx, [...accounts]),
-  };
+  });
+  return findStanding(tx, {
+    shard,
+    shares: [...shares.values()],
+    accountIds: [...accounts],
+    firstMonth: firstMonth(candidates),
+  });
 }
 
 function firstMonth(candidates: readonly Candidate[]): string {

@@ -1,8 +1,9 @@
 import { sql } from "slonik";
 import { z } from "zod";
-import { type Column, unnestColumns } from "../db/columns.ts";
+import { type Column, selectColumns, unnestColumns } from "../db/columns.ts";
 import { nothing, type Queries, type Tx } from "../db/pool.ts";
 import type { Mode } from "../ledger/store.ts";
+import { inTurns } from "../lib/turns.ts";
 import type { Applied, Corrected } from "./applied-event.ts";
 import { unitsOf } from "./entry.ts";
 
@@ -27,30 +28,24 @@ interface Sum extends BillLineRow {
 
 /** Add applied events to the lines of bills. */
 export function addBillLines(tx: Tx, events: readonly Applied[]): Promise<void> {
-  return addLines(
-    tx,
-    events.map((event) => ({
-      ...lineOf(event.entry, event.bookedMonth),
-      calls: 1n,
-      units: countedUnits(event.entry),
-      chargedNanos: event.entry.chargedNanos,
-      correctedNanos: 0n,
-    })),
-  );
+  return addLines(tx, events, ({ entry, bookedMonth }) => ({
+    ...lineOf(entry, bookedMonth),
+    calls: 1n,
+    units: countedUnits(entry),
+    chargedNanos: entry.chargedNanos,
+    correctedNanos: 0n,
+  }));
 }
 
 /** Add applied corrections to the lines of bills: those of the months that they are booked in. */
 export function addCorrectedLines(tx: Tx, done: readonly Corrected[]): Promise<void> {
-  return addLines(
-    tx,
-    done.map(({ target, bookedMonth, deltaNanos }) => ({
-      ...lineOf(target.entry, bookedMonth),
-      calls: 0n,
-      units: 0n,
-      chargedNanos: 0n,
-      correctedNanos: deltaNanos,
-    })),
-  );
+  return addLines(tx, done, ({ target, bookedMonth, deltaNanos }) => ({
+    ...lineOf(target.entry, bookedMonth),
+    calls: 0n,
+    units: 0n,
+    chargedNanos: 0n,
+    correctedNanos: deltaNanos,
+  }));
 }
 
 /** A call that failed used nothing, and one that said no units none: tiers of a month go on without them. */
@@ -76,16 +71,17 @@ const columns: Column<Sum>[] = [
   { type: "int8", of: ({ correctedNanos }) => correctedNanos },
 ];
 
-async function addLines(tx: Tx, parts: readonly Sum[]): Promise<void> {
-  if (parts.length === 0) {
+async function addLines<T>(tx: Tx, things: readonly T[], partOf: (thing: T) => Sum): Promise<void> {
+  if (things.length === 0) {
     return;
   }
-  await tx.query(sql.type(nothing)`
+  const sums = await sumUp(things, partOf);
+  await tx.query(sql.prepared("add_billing_lines", nothing)`
     insert into billing_lines as line (
       account_id, mode, booked_month, api_id, price_version,
       calls, units, charged_nanos, corrected_nanos
     )
-    select * from ${unnestColumns(sumUp(parts), columns)}
+    select * from ${selectColumns(sums, columns)} as sum
     on conflict (account_id, mode, booked_month, api_id, price_version) do update set
       calls = line.calls + excluded.calls,
       units = line.units + excluded.units,
@@ -95,21 +91,22 @@ async function addLines(tx: Tx, parts: readonly Sum[]): Promise<void> {
 }
 
 /** Sums by line, in one order: two that add to the same lines cannot wait for each other. */
-function sumUp(parts: readonly Sum[]): Sum[] {
+async function sumUp<T>(things: readonly T[], partOf: (thing: T) => Sum): Promise<Sum[]> {
   const sums = new Map<string, Sum>();
-  for (const part of parts) {
+  await inTurns(things, (thing) => {
+    const part = partOf(thing);
     const { accountId, mode, bookedMonth, apiId, priceVersion } = part;
     const key = `${accountId} ${mode} ${bookedMonth} ${apiId} ${priceVersion}`;
     const sum = sums.get(key);
     if (sum === undefined) {
-      sums.set(key, { ...part });
+      sums.set(key, part);
     } else {
       sum.calls += part.calls;
       sum.units += part.units;
       sum.chargedNanos += part.chargedNanos;
       sum.correctedNanos += part.correctedNanos;
     }
-  }
+  });
   return [...sums].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, sum]) => sum);
 }
 

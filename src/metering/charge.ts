@@ -5,6 +5,7 @@ import {
   platformAccountId,
   type Transfer,
 } from "../ledger/store.ts";
+import { inTurns } from "../lib/turns.ts";
 import type { Candidate, NewEvent } from "./decide.ts";
 
 /** A transfer whose cause is the batch that it is posted with. */
@@ -15,20 +16,25 @@ export type ShareOfBatch = Omit<Transfer, "source">;
  *
  * A consumer's own balance is not among them while leases have enough for all: whoever wants a new lease would wait.
  */
-export function payingBalances(
+export async function payingBalances(
   candidates: readonly Candidate[],
   leftOf: (accountId: string, mode: Mode, leaseId: string) => bigint,
-): BalanceKey[] {
+): Promise<BalanceKey[]> {
   const keys = createKeys();
   const taken = new Map<string, bigint>();
-  for (const { entry } of candidates) {
+  const unleased = new Set<string>();
+  await inTurns(candidates, ({ entry }) => {
     const { account, mode, lease, chargedNanos } = entry;
     if (chargedNanos === 0n) {
-      continue;
+      return;
     }
     if (lease === null) {
-      keys.add(account, mode, "consumer", "consumer_receivable");
-      continue;
+      const purse = `${account} ${mode}`;
+      if (!unleased.has(purse)) {
+        unleased.add(purse);
+        keys.add(account, mode, "consumer", "consumer_receivable");
+      }
+      return;
     }
     keys.add(account, mode, "lease_escrow");
     const name = `${account} ${lease} ${mode}`;
@@ -37,7 +43,7 @@ export function payingBalances(
     if (sum > leftOf(account, mode, lease)) {
       keys.add(account, mode, "consumer", "consumer_receivable");
     }
-  }
+  });
   return keys.all();
 }
 
@@ -78,7 +84,7 @@ interface Sums {
 }
 
 /** The money of applied events: from leases, balances and debts to the developers and the platform. */
-export function transfersOf(events: readonly NewEvent[]): ShareOfBatch[] {
+export async function transfersOf(events: readonly NewEvent[]): Promise<ShareOfBatch[]> {
   const sums = new Map<string, Sums>();
   function sumsOf(accountId: string, mode: Mode): Sums {
     const key = `${accountId} ${mode}`;
@@ -90,7 +96,7 @@ export function transfersOf(events: readonly NewEvent[]): ShareOfBatch[] {
     }
     return known;
   }
-  for (const { entry, leasedNanos, owedNanos, feeNanos } of events) {
+  await inTurns(events, ({ entry, leasedNanos, owedNanos, feeNanos }) => {
     const { account, mode, price, chargedNanos } = entry;
     const consumer = sumsOf(account, mode);
     consumer.leasedNanos += leasedNanos;
@@ -98,7 +104,7 @@ export function transfersOf(events: readonly NewEvent[]): ShareOfBatch[] {
     consumer.chargedNanos += chargedNanos;
     sumsOf(price.developerId, mode).earnedNanos += chargedNanos - feeNanos;
     sumsOf(platformAccountId, mode).feeNanos += feeNanos;
-  }
+  });
   return [...sums.values()].flatMap(transfersOfSums).filter(({ amountNanos }) => amountNanos > 0n);
 }
 

@@ -1,4 +1,5 @@
 import { type RuleReader, rememberRules } from "../catalog/price-rule.ts";
+import { inTurns } from "../lib/turns.ts";
 import type { Applied } from "./applied-event.ts";
 import { addMonths, bookedMonth } from "./booked-month.ts";
 import { bodyHash, identityKey, monthOf, type Place, type UsageEntry } from "./entry.ts";
@@ -118,7 +119,7 @@ function isNear(candidate: Candidate, { receivedMonth }: { receivedMonth: string
  *
  * What is decided of an event depends on those before it, and not on which of them are in the same list.
  */
-export function decide(
+export async function decide(
   candidates: readonly Candidate[],
   known: {
     shard: number;
@@ -128,7 +129,7 @@ export function decide(
     running: Running;
     closed: ReadonlyMap<string, bigint>;
   },
-): Decision {
+): Promise<Decision> {
   const readRule = rememberRules();
   const refused: Decision["refused"] = [];
   const applied: NewEvent[] = [];
@@ -144,7 +145,7 @@ export function decide(
     return again;
   }
 
-  for (const candidate of candidates) {
+  await inTurns(candidates, (candidate) => {
     const { identity } = candidate;
     const latest = fresh.get(identity);
     const first =
@@ -156,7 +157,7 @@ export function decide(
         first.conflicts += 1;
         refused.push({ candidate, reason: "CONFLICT", detail: "another event has its identity" });
       }
-      continue;
+      return;
     }
     const result = apply(candidate, { ...known, readRule });
     if ("reason" in result) {
@@ -165,7 +166,7 @@ export function decide(
       applied.push(result);
       fresh.set(identity, result);
     }
-  }
+  });
   return { applied, repeated: [...repeated.values()], refused };
 }
 

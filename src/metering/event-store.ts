@@ -1,8 +1,9 @@
 import { sql } from "slonik";
 import { z } from "zod";
 import { outcomes } from "../catalog/price-rule.ts";
-import { type Column, unnestColumns } from "../db/columns.ts";
+import { type Column, selectColumns } from "../db/columns.ts";
 import { nothing, type Tx } from "../db/pool.ts";
+import { beginTurn, inTurns } from "../lib/turns.ts";
 import { identityOf, type NewEvent, type Repeats, type StoredEvent } from "./decide.ts";
 import { statusOf, unitsOf } from "./entry.ts";
 
@@ -25,7 +26,7 @@ export async function findStored(
   const rows = await tx.any(sql.type(storedRow)`
     select stored.account_id, stored.received_month::text as received_month, stored.key,
       stored.body_hash
-    from ${unnestColumns(identities, identityColumns)} as wanted (account_id, key)
+    from ${selectColumns(identities, identityColumns)} as wanted (account_id, key)
     cross join lateral (
       select account_id, received_month, key, body_hash from usage_events
       where account_id = wanted.account_id and key = wanted.key
@@ -98,7 +99,33 @@ const columnList = sql.join(
 /** Events of one statement: to write more of them would keep calls waiting that only want to be acknowledged. */
 const statementMax = 500;
 
-/** Insert events that are not there. In the order of their keys: neighbours of an index go into its same pages. */
+/** Things in the order of the index of identities: neighbours are in its same pages. */
+export async function sortByIdentity<T extends { key: string; entry: { account: string } }>(
+  things: readonly T[],
+): Promise<T[]> {
+  const byAccount = new Map<string, T[]>();
+  await inTurns(things, (thing) => {
+    const { account } = thing.entry;
+    const own = byAccount.get(account);
+    if (own === undefined) {
+      byAccount.set(account, [thing]);
+    } else {
+      own.push(thing);
+    }
+  });
+  const sorted: T[] = [];
+  const accounts = [...byAccount].sort(([a], [b]) => compare(a, b));
+  await inTurns(
+    accounts,
+    ([, own]) => {
+      sorted.push(...own.sort((a, b) => compare(a.key, b.key)));
+    },
+    beginTurn(1),
+  );
+  return sorted;
+}
+
+/** Insert events that are not there. In the order of the index: neighbours go into its same pages. */
 export async function insertEvents(
   tx: Tx,
   events: readonly NewEvent[],
@@ -107,13 +134,13 @@ export async function insertEvents(
   if (events.length === 0) {
     return;
   }
-  const sorted = [...events].sort((a, b) => compare(a.identity, b.identity));
+  const sorted = await sortByIdentity(events);
   for (let begin = 0; begin < sorted.length; begin += statementMax) {
     const some = sorted.slice(begin, begin + statementMax);
-    await tx.query(sql.type(nothing)`
+    await tx.query(sql.prepared("insert_usage_events", nothing)`
       insert into usage_events (${columnList}, shard, batch_position)
       select event.*, ${shard}::int4, ${batchPosition}::int8
-      from ${unnestColumns(some, Object.values(columns))} as event (${columnList})
+      from ${selectColumns(some, Object.values(columns))} as event (${columnList})
     `);
   }
 }

@@ -1,7 +1,7 @@
-import { setImmediate } from "node:timers/promises";
 import { sql } from "slonik";
 import { z } from "zod";
 import type { Tx } from "../db/pool.ts";
+import { beginTurn, inTurns, type Turn } from "../lib/turns.ts";
 import type { PlacedCorrection } from "./applied-event.ts";
 import { decodeRow, type Malformed } from "./codec.ts";
 import { type Candidate, toCandidate } from "./decide.ts";
@@ -52,7 +52,7 @@ const nextRow = z.object({
  * rows that the lease did not pay for.
  */
 export async function readNext(tx: Tx, shard: number, entriesMax: number): Promise<Next> {
-  const found = await tx.any(sql.type(nextRow)`
+  const found = await tx.any(sql.prepared("read_next_rows", nextRow)`
     select cursor.position as cursor, head.position as head,
       (
         select min(fence) from credit_leases where shard = ${shard} and state = 'draining'
@@ -95,29 +95,24 @@ export interface ReadRow {
   malformed: Quarantined[];
 }
 
-/** So many entries are decoded before others have their turn. */
-const turnEntries = 500;
-
 /** Read the entries of rows. What cannot be read never stops the rest. */
 export async function readEntries(shard: number, rows: readonly JournalRow[]): Promise<ReadRow[]> {
   const read: ReadRow[] = [];
-  let entries = 0;
+  const turn = beginTurn();
   for (const row of rows) {
-    const one = readRow(shard, row);
-    read.push(one);
-    entries += one.usage.length;
-    if (entries >= turnEntries) {
-      entries = 0;
-      await setImmediate();
-    }
+    read.push(await readRow(shard, row, turn));
   }
   return read;
 }
 
-function readRow(shard: number, { position, codec, body, receivedAt }: JournalRow): ReadRow {
+async function readRow(
+  shard: number,
+  { position, codec, body, receivedAt }: JournalRow,
+  turn: Turn,
+): Promise<ReadRow> {
   const read: ReadRow = { position, usage: [], corrections: [], malformed: [] };
   const receivedMonth = monthOf(BigInt(receivedAt.getTime()) * 1_000n);
-  for (const [ordinal, entry] of decode({ codec, body }).entries()) {
+  const visit = (entry: Entry | Malformed, ordinal: number) => {
     const place = { position, ordinal };
     if (entry.kind === "malformed") {
       const { raw, detail } = entry;
@@ -128,7 +123,8 @@ function readRow(shard: number, { position, codec, body, receivedAt }: JournalRo
     } else {
       read.usage.push(toCandidate({ entry, place, receivedAt, receivedMonth }));
     }
-  }
+  };
+  await inTurns(decode({ codec, body }), visit, turn);
   return read;
 }
 

@@ -115,7 +115,7 @@ export function listCountedMeters(
   tx: Tx,
   accountIds: readonly string[],
 ): Promise<readonly CountedMeter[]> {
-  return tx.any(sql.type(countedRow)`
+  return tx.any(sql.prepared("list_counted_meters", countedRow)`
     select ${meterColumns}, start_positions::text[] as start_positions, built_to from meters
     where account_id = any(${sql.array([...accountIds], "text")}) and state <> 'deleted'
       and start_positions is not null

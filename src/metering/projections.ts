@@ -1,9 +1,9 @@
 import { sql } from "slonik";
-import { z } from "zod";
 import { rememberRules } from "../catalog/price-rule.ts";
 import { nothing, type Tx } from "../db/pool.ts";
+import { beginTurn } from "../lib/turns.ts";
 import type { Decision, NewEvent } from "./decide.ts";
-import { chain, emptyChain, ratingLine } from "./rate.ts";
+import { chain, ratingLine } from "./rate.ts";
 
 /** What was applied together. */
 export interface Batch {
@@ -12,6 +12,8 @@ export interface Batch {
   /** The positions of its first and of its last row. */
   first: bigint;
   last: bigint;
+  /** What the shard's chain of ratings goes on from. */
+  ratingHash: Buffer;
 }
 
 /** What came of a batch. */
@@ -22,7 +24,8 @@ export interface Counts {
   quarantined: number;
 }
 
-const hashRow = z.object({ rating_hash: z.instanceof(Buffer) });
+/** Ratings that are chained before others may have their turn. */
+const linesAtOnce = 100;
 
 /** Note what came of a batch, and go on with the shard's chain of ratings. */
 export async function insertProjection(
@@ -30,16 +33,22 @@ export async function insertProjection(
   batch: Batch,
   { counts, applied, now }: { counts: Counts; applied: Decision["applied"]; now: Date },
 ): Promise<void> {
-  const before = await tx.maybeOne(sql.type(hashRow)`
-    select rating_hash from projections where shard = ${batch.shard}
-    order by last_position desc limit 1
-  `);
+  let hash = batch.ratingHash;
   const readRule = rememberRules();
-  const lines = applied.map((one) => ratingLine(one, readRule));
-  const hash = chain(before?.rating_hash ?? emptyChain, lines);
+  const turn = beginTurn(1);
+  for (let begin = 0; begin < applied.length; begin += linesAtOnce) {
+    const some = applied.slice(begin, begin + linesAtOnce);
+    hash = chain(
+      hash,
+      some.map((one) => ratingLine(one, readRule)),
+    );
+    if (turn.isOver()) {
+      await turn.next();
+    }
+  }
   const sumOf = (mode: NewEvent["entry"]["mode"]) =>
     sum(applied.map(({ entry }) => (entry.mode === mode ? entry.chargedNanos : 0n)));
-  await tx.query(sql.type(nothing)`
+  await tx.query(sql.prepared("insert_projection", nothing)`
     insert into projections (
       shard, last_position, first_position, applied_at, fence, events, duplicates, conflicts,
       quarantined, charged_live_nanos, charged_test_nanos, fee_nanos, rating_hash
