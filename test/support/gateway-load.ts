@@ -125,8 +125,9 @@ export function startGatewayLoad({
       const call = { id: `call-${seed}-${n}`, n, consumer, api, kind };
       const agent = pick(agents, server);
       calls.push(await see(pick(urls, server), { ...call, market, agent }));
-      const isRefused = calls.at(-1)?.isPassedOn !== true;
-      await sleep(random() * 2 * pauseMs + (isRefused ? 50 : 0));
+      // A server that is away is not asked so often.
+      const isAway = calls.at(-1)?.isPassedOn !== true;
+      await sleep(random() * 2 * pauseMs + (isAway ? 100 : 0));
     }
   }
 

@@ -50,19 +50,17 @@ export interface MarketPlace {
   urls: { superuser: string };
 }
 
-/** Publish an API whose calls go to the address. Its fee is odd. */
+/** Publish an API whose calls go to the address. */
 export async function sellApi(
-  { db, url, urls }: MarketPlace,
+  { db, url }: MarketPlace,
   upstreamUrl: string,
   {
     callNanos,
     unitNanos = 0n,
     isAsync = false,
-    feeBasisPoints = 1_000,
     settings = {},
   }: Pick<SoldApi, "callNanos"> &
     Partial<SoldApi> & {
-      feeBasisPoints?: number;
       settings?: MessageInitShape<typeof ApiSettingsSchema>;
     },
 ): Promise<SoldApi> {
@@ -77,12 +75,6 @@ export async function sellApi(
     settings: { ...settings, ...(isAsync ? { delivery: DeliveryMode.ASYNC } : {}) },
   });
   const apiId = must(api).id;
-  await asSuperuser({ urls }, (client) =>
-    client.query("update api_prices set fee_basis_points = $1 where api_id = $2", [
-      feeBasisPoints,
-      apiId,
-    ]),
-  );
   await catalog.publishApi({ apiId });
   return { slug, callNanos, unitNanos, isAsync };
 }

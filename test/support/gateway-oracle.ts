@@ -20,11 +20,15 @@ export interface GatewayVerdict {
 const problemsMax = 20;
 
 interface Event {
+  accountId: string;
   chargedNanos: bigint;
-  owedNanos: bigint;
 }
 
-/** Judge a database whose journal is applied to its end, and whose leases are closed. */
+/**
+ * Judge a database whose journal is applied to its end, and whose leases are closed.
+ *
+ * What consumers spent is looked at by consumer: what leases moved is in the same sums.
+ */
 export async function judgeGateway(
   client: pg.Client,
   {
@@ -62,7 +66,7 @@ export async function judgeGateway(
   if (lost > lostMax) {
     problems.push(`${lost} replies are not paid, more than ${lostMax}`);
   }
-  const sums = await readSums(client);
+  const { "spent and owed by consumers": _, ...sums } = await readSums(client);
   for (const [name, sum] of Object.entries(sums)) {
     if (sum !== sums.events) {
       problems.push(`${name} is ${sum}, but the events cost ${sums.events}`);
@@ -108,18 +112,31 @@ function findFaults(
   return problems;
 }
 
+/** The charged events of an account, by the request ids of their calls. */
+export async function readCharged(
+  client: pg.Client,
+  accountId: string,
+): Promise<Map<string, number>> {
+  const events = await readEvents(client);
+  const charged = new Map<string, number>();
+  for (const [requestId, own] of events) {
+    const count = own.filter((one) => one.accountId === accountId && one.chargedNanos > 0n).length;
+    if (count > 0) {
+      charged.set(requestId, count);
+    }
+  }
+  return charged;
+}
+
 /** The events of each call, by its request id. The journal has each once, or more often when its commit was in doubt. */
 async function readEvents(client: pg.Client): Promise<Map<string, Event[]>> {
-  const { rows: applied } = await client.query<
-    Record<"account_id" | "id" | "charged" | "owed", string>
-  >(
-    `select account_id, id, charged_nanos::text as charged, owed_nanos::text as owed
-     from usage_events where source = 'gateway'`,
+  const { rows: applied } = await client.query<Record<"account_id" | "id" | "charged", string>>(
+    "select account_id, id, charged_nanos::text as charged from usage_events where source = 'gateway'",
   );
   const byId = new Map(
-    applied.map(({ account_id, id, charged, owed }) => [
-      `${account_id} ${id}`,
-      { chargedNanos: BigInt(charged), owedNanos: BigInt(owed) },
+    applied.map(({ account_id: accountId, id, charged }) => [
+      `${accountId} ${id}`,
+      { accountId, chargedNanos: BigInt(charged) },
     ]),
   );
   const { rows } = await client.query<{ codec: number; body: Buffer }>(

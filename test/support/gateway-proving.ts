@@ -83,9 +83,9 @@ export async function openCommonMarket({
 }: Pick<GatewayProving, "place" | "upstreamUrl">): Promise<GatewayMarket> {
   const plenty = 10_000_000_000n;
   const apis = await Promise.all([
-    sellApi(place, upstreamUrl, { callNanos: commonNanos, feeBasisPoints: 333 }),
-    sellApi(place, upstreamUrl, { callNanos: 5n, unitNanos: 10_007n, feeBasisPoints: 2_999 }),
-    sellApi(place, upstreamUrl, { callNanos: 77_777n, isAsync: true, feeBasisPoints: 1_000 }),
+    sellApi(place, upstreamUrl, { callNanos: commonNanos }),
+    sellApi(place, upstreamUrl, { callNanos: 5n, unitNanos: 10_007n }),
+    sellApi(place, upstreamUrl, { callNanos: 77_777n, isAsync: true }),
   ]);
   const durable = [0, 1];
   const consumers = await Promise.all([
