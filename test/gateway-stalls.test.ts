@@ -1,0 +1,178 @@
+import { Agent } from "node:http";
+import { setTimeout as sleep } from "node:timers/promises";
+import { expect, test } from "vitest";
+import { openBlackHole } from "./support/black-hole.ts";
+import type { Supervised } from "./support/faults.ts";
+import { type SeenCall, see, startGatewayLoad, words } from "./support/gateway-load.ts";
+import { newConsumer, sellApi } from "./support/gateway-market.ts";
+import { tellVerdict } from "./support/gateway-oracle.ts";
+import { commonNanos, openCommonMarket, openGatewayProving } from "./support/gateway-proving.ts";
+
+const kills = Number(process.env.CALLORA_KILLS ?? 10);
+const seed = Number(process.env.CALLORA_SEED ?? Math.floor(Math.random() * 2 ** 31));
+/** Half a minute in the long run. */
+const awayMs = kills >= 300 ? 30_000 : 8_000;
+const recoverMsMax = 30_000;
+/** The longest that a call waits for a database that is away: for credit 5 s; for its event three times 5 s, and pauses. */
+const waitMsMax = 20_000;
+
+test("a process that stands still past the end of its lease spends nothing of it, and nothing unpaid", {
+  timeout: 240_000,
+}, async () => {
+  const held: (() => void)[] = [];
+  await using world = await openGatewayProving({
+    environments: [{}, {}],
+    handler: (incoming, response) => {
+      const [, kind = ""] = (incoming.url ?? "").split("/");
+      const rest = () => void response.end('{"units":1}');
+      if (kind === "plain") {
+        rest();
+        return;
+      }
+      if (kind === "stream") {
+        response.write(" ");
+      }
+      held.push(rest);
+      response.once("close", () => held.splice(held.indexOf(rest), 1));
+    },
+  });
+  const [still, other] = world.servers as [Supervised, Supervised];
+  const api = await sellApi(world.place, world.upstreamUrl, { callNanos: commonNanos });
+  const consumers = await Promise.all([
+    newConsumer(world.place, { creditNanos: 40n * commonNanos, apis: [0] }),
+    newConsumer(world.place, { creditNanos: 4_000n * commonNanos, apis: [0] }),
+  ]);
+  const market = { apis: [api], consumers };
+  const agent = new Agent({ keepAlive: true });
+  const calls: SeenCall[] = [];
+  let n = 0;
+  const call = async (server: Supervised, consumer: number, kind: SeenCall["kind"]) => {
+    const one = { id: `still-${seed}-${n}`, n: n++, consumer, api: 0, kind, market, agent };
+    const seen = await see(server.url, one);
+    calls.push(seen);
+    return seen;
+  };
+
+  // Each consumer has calls under way, some of whose replies have begun.
+  const open = [0, 1].flatMap((consumer) =>
+    (["slow", "slow", "slow", "stream", "stream"] as const).map((kind) =>
+      call(still, consumer, kind),
+    ),
+  );
+  await waitFor(() => held.length === 10);
+  still.signal("SIGSTOP");
+  await waitFor(() => leasesAreOver(world, consumers[0]?.accountId ?? ""), 60_000);
+  // What the lease held is spent by the other process.
+  while ((await call(other, 0, "plain")).status !== 402) {}
+  for (const rest of [...held]) {
+    rest();
+  }
+  still.signal("SIGCONT");
+  const late = await Promise.all(open);
+  const after = await call(still, 1, "plain");
+  const verdict = await world.judge({ market, calls });
+
+  console.log(`Seed ${seed}: ${words(late)}\n${tellVerdict(verdict, calls)}`);
+  expect(verdict.problems).toEqual([]);
+  expect(verdict.chargedUnserved).toEqual([]);
+  const spent = calls.filter(
+    ({ consumer, isWhole, status }) => consumer === 0 && isWhole && status === 200,
+  );
+  expect(spent).toHaveLength(40);
+  expect(
+    late.filter(({ consumer, isWhole, isPassedOn }) => consumer === 0 && isWhole && isPassedOn),
+  ).toEqual([]);
+  expect(after).toMatchObject({ isWhole: true, status: 200 });
+  expect(still.starts).toBe(1);
+});
+
+test("with the database away calls wait for a bounded time or are refused, and are charged once if they are served", {
+  timeout: 240_000 + awayMs,
+}, async () => {
+  await using world = await openGatewayProving({ environments: [{}] });
+  const { superuser, app, worker, owner } = world.proving.urls;
+  await using way = await openBlackHole(app);
+  const far = await world.proving.serve({
+    superuser,
+    app: way.through(app),
+    worker: way.through(worker),
+    owner: way.through(owner),
+  });
+  const market = await openCommonMarket(world);
+  const load = startGatewayLoad({ urls: [far.url], market, seed, workers: 30, pauseMs: 600 });
+  await load.served(recoverMsMax);
+
+  way.swallow();
+  const begin = performance.now();
+  await sleep(awayMs);
+  const end = performance.now();
+  way.release();
+
+  await load.served(recoverMsMax);
+  await load.stop();
+  const { calls } = load;
+  const verdict = await world.judge({ market, calls, lostMax: 0 });
+  const during = calls.filter(({ begunMs, endedMs }) => endedMs > begin && begunMs < end);
+  console.log(
+    `Seed ${seed}: the database was away for ${awayMs} ms. Calls of that time: ${words(during)}; ` +
+      `the slowest took ${Math.round(Math.max(...during.map(waited)))} ms\n${tellVerdict(verdict, calls)}`,
+  );
+  expect(verdict.problems, `seed ${seed}`).toEqual([]);
+  expect(verdict.chargedUnserved).toEqual([]);
+  expect(Math.max(...during.map(waited))).toBeLessThan(waitMsMax);
+  expect(far.starts).toBe(1);
+});
+
+test("processes whose clocks are hours apart, and jump, charge each call once", {
+  timeout: 240_000,
+}, async () => {
+  const hour = 3_600_000;
+  const clocks = [0, hour, -hour].map((offset) => ({
+    CALLORA_TEST_CLOCK_OFFSET_MS: String(offset),
+  }));
+  await using world = await openGatewayProving({ environments: clocks });
+  const market = await openCommonMarket(world);
+  const load = startGatewayLoad({ urls: world.urls, market, seed });
+  await load.served(recoverMsMax);
+
+  for (const [index, clock] of clocks.entries()) {
+    // It comes back with the clock of before its jump two hours away.
+    clock.CALLORA_TEST_CLOCK_OFFSET_MS = String((1 - index) * 2 * hour);
+    world.servers[index]?.signal("SIGKILL");
+    await load.served(recoverMsMax);
+  }
+  await waitFor(() => world.servers.every(({ starts }) => starts === 2));
+  await load.served(recoverMsMax);
+  await load.stop();
+  const { calls } = load;
+  const verdict = await world.judge({ market, calls, lostMax: 6_000 });
+
+  console.log(`Seed ${seed}: three clocks, three jumps\n${tellVerdict(verdict, calls)}`);
+  expect(verdict.problems, `seed ${seed}`).toEqual([]);
+});
+
+const waited = ({ begunMs, endedMs }: SeenCall) => endedMs - begunMs;
+
+/** Whether no event may name a lease of the account any more. */
+function leasesAreOver(
+  { proving }: Awaited<ReturnType<typeof openGatewayProving>>,
+  accountId: string,
+): Promise<boolean> {
+  return proving.superuser(async (client) => {
+    const { rows } = await client.query(
+      "select count(*) filter (where state <> 'closed')::int as open from credit_leases where account_id = $1",
+      [accountId],
+    );
+    return rows[0].open === 0;
+  });
+}
+
+async function waitFor(ask: () => boolean | Promise<boolean>, withinMs = 30_000): Promise<void> {
+  const deadline = performance.now() + withinMs;
+  while (!(await ask())) {
+    if (performance.now() > deadline) {
+      throw new Error(`waited ${withinMs} ms in vain`);
+    }
+    await sleep(50);
+  }
+}
