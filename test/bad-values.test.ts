@@ -26,6 +26,10 @@ const test = base.extend<{
 const methods = await contractMethods();
 
 const lists = methods.filter(({ input }) => input.fields.some(({ name }) => name === "page_token"));
+/** What a list must be told besides, for its page to be looked at. */
+const needed: Readonly<Record<string, object>> = {
+  ListPrices: { apiId: "api_00000000000000000000000000" },
+};
 const token = (value: unknown) => Buffer.from(JSON.stringify(value)).toString("base64url");
 
 test.for(
@@ -43,7 +47,7 @@ test.for(
 )("$name refuses the page token $pageToken", async ({ method, pageToken }, { app, headersOf }) => {
   const { code, text } = await callJson(app, method, {
     headers: await headersOf(),
-    body: { pageToken },
+    body: { ...needed[method.name], pageToken },
   });
 
   expect([code, text]).toEqual(["invalid_argument", expect.stringContaining("page_token")]);

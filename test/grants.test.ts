@@ -379,7 +379,7 @@ async function leaseOf(books: Books, accountId: string, nanos: bigint): Promise<
     mode: "live",
     holder: "test",
     wantNanos: nanos,
-    leastNanos: 1n,
+    leastNanos: nanos,
     shard: shardOf(accountId, shardCount),
   } as const;
   const outcome = await books.db.systemTransaction((tx) => acquireLease(tx, wanted, new Date()));

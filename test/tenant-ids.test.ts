@@ -10,7 +10,7 @@ import { ServiceTokenService } from "../gen/callora/accounts/v1/service_token_se
 import { UserService } from "../gen/callora/accounts/v1/user_service_pb.ts";
 import { AnalyticsService } from "../gen/callora/analytics/v1/analytics_service_pb.ts";
 import { AuditService } from "../gen/callora/audit/v1/audit_service_pb.ts";
-import { CatalogService } from "../gen/callora/catalog/v1/catalog_service_pb.ts";
+import { ApiState, CatalogService } from "../gen/callora/catalog/v1/catalog_service_pb.ts";
 import { SecretService } from "../gen/callora/credentials/v1/secret_service_pb.ts";
 import {
   BudgetPeriod,
@@ -240,10 +240,13 @@ const attempts: Readonly<Record<string, { expected: Code | object; attempt: Atte
       app.client(CatalogService, me.token).listPrices({ apiId }),
   },
   "catalog.v1.CatalogService/ListApis": {
-    expected: { nextPageToken: "" },
-    attempt: ({ app, me, target: { person } }) => {
+    expected: [],
+    attempt: async ({ app, me, target: { person } }) => {
       const { accountId: developerAccountId } = person;
-      return app.client(CatalogService, me.token).listApis({ developerAccountId });
+      const catalog = app.client(CatalogService, me.token);
+      const { apis } = await catalog.listApis({ developerAccountId });
+      // What is published anybody may see.
+      return apis.filter(({ state }) => state !== ApiState.PUBLISHED);
     },
   },
   "credits.v1.CreditService/PurchaseCredits": {

@@ -148,6 +148,9 @@ test.for([
   '["01",[],"graduated","call","1","1",null,5]',
   '["-1",[],"graduated","call","1","1",null,5]',
   '["1",[],"graduated","call","1","1",null,16]',
+  // A call could cost more than 1,000 USDC.
+  '["1000000000001",[],"graduated","call","1","1",null,5]',
+  '["1",[["5","0"],[null,"1000000000000"]],"graduated","month","1","1",["header","n","1"],5]',
 ])("%s is no rule", (text) => {
   expect(() => parseRule(text)).toThrow(RuleError);
 });

@@ -6,7 +6,6 @@ import {
   TierSpan,
 } from "../../gen/callora/catalog/v1/price_pb.ts";
 import { compilePath } from "../lib/json-path.ts";
-import { createLruMap } from "../lib/lru-map.ts";
 import type { Violation } from "../rpc/errors.ts";
 
 /** How calls are counted and priced. Amounts are nano-USDC. */
@@ -89,14 +88,31 @@ const ruleParts = z.tuple([
   z.int().min(0).max(15),
 ]);
 
-const remembered = createLruMap<PriceRule>(10_000);
+/** Reads the rules of canonical texts, as parseRule() does. */
+export type RuleReader = (text: string) => PriceRule;
+
+/** Rules that are remembered of one piece of work. */
+const rememberedMax = 1_000;
+
+/** Make a reader for one piece of work that reads each rule once: to read one takes longer than to rate an event. */
+export function rememberRules(): RuleReader {
+  const known = new Map<string, PriceRule>();
+  return (text) => {
+    const found = known.get(text);
+    if (found !== undefined) {
+      return found;
+    }
+    if (known.size >= rememberedMax) {
+      known.clear();
+    }
+    const rule = parseRule(text);
+    known.set(text, rule);
+    return rule;
+  };
+}
 
 /** The rule of a canonical text. Throws RuleError when it is none; the empty text has no rule: ask before. */
 export function parseRule(text: string): PriceRule {
-  const known = remembered.get(text);
-  if (known !== undefined) {
-    return known;
-  }
   const parsed = ruleParts.safeParse(parseJson(text));
   if (!parsed.success) {
     throw new RuleError("Cannot read a price rule: it makes no sense");
@@ -115,7 +131,6 @@ export function parseRule(text: string): PriceRule {
   if (!isSound(rule) || ruleText(rule) !== text) {
     throw new RuleError("Cannot read a price rule: it makes no sense, or is not canonical");
   }
-  remembered.set(text, rule);
   return rule;
 }
 
@@ -131,13 +146,14 @@ export function isRuleText(text: string): boolean {
   }
 }
 
-/** Whether chargeOf() gives an amount for every use: checkRule() demands more. */
-function isSound({ tiers, per }: PriceRule): boolean {
+/** Whether chargeOf() gives an amount for every use, and none above the most: checkRule() demands more. */
+function isSound(rule: PriceRule): boolean {
+  const { tiers, per } = rule;
   const isRising = tiers.every(({ lastUnit }, index) => {
     const before = tiers[index - 1]?.lastUnit ?? 0n;
     return index === tiers.length - 1 ? lastUnit === null : lastUnit !== null && lastUnit > before;
   });
-  return isRising && per > 0n;
+  return isRising && per > 0n && dearest(rule) <= chargeNanosMax;
 }
 
 function parseJson(text: string): unknown {

@@ -28,7 +28,9 @@ export function usageOf({ rule, pinned }: RoutePrice, unitsBefore: bigint, endin
     rule === null
       ? { units: 1n, outcome: ending.outcome }
       : usedUnits(rule, ending.units, ending.outcome);
-  return { ...used, chargedNanos: chargeOf({ ...used, price: pinned, status, unitsBefore }) };
+  const entry = { ...used, price: pinned, status, unitsBefore };
+  const chargedNanos = rule === null ? chargeOf(entry) : chargeOf(entry, () => rule);
+  return { ...used, chargedNanos };
 }
 
 /** What is known of a call for its event. */

@@ -129,7 +129,7 @@ test.for([
   [{ units: 7n }, 7_000n],
   [{ units: 7n, statusCode: 599 }, 0n],
 ] as const)("%o costs %i", ([more, charged]) => {
-  expect(toEntry(event(more), price, now).chargedNanos).toBe(charged);
+  expect(toEntry(event(more), price, { now }).chargedNanos).toBe(charged);
 });
 
 test("an event may cost what the journal takes, and no more", () => {
@@ -146,11 +146,11 @@ test("an event may cost what the journal takes, and no more", () => {
 });
 
 test("an event keeps its microseconds, and one without a time gets the door's", () => {
-  expect(toEntry(event(at(1n, 2_999)), price, now)).toMatchObject({
+  expect(toEntry(event(at(1n, 2_999)), price, { now })).toMatchObject({
     timeMicros: 1_000_002n,
     timeUnset: false,
   });
-  expect(toEntry(event(), price, now)).toMatchObject({
+  expect(toEntry(event(), price, { now })).toMatchObject({
     timeMicros: nowSeconds * 1_000_000n,
     timeUnset: true,
   });

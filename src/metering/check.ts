@@ -1,5 +1,6 @@
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import type { UsageEvent } from "../../gen/callora/metering/v1/metering_service_pb.ts";
+import type { RuleReader } from "../catalog/price-rule.ts";
 import type { Violation } from "../rpc/errors.ts";
 import { gatewaySource, type Pinned, type UsageEntry } from "./entry.ts";
 import { dataProblem } from "./event-data.ts";
@@ -115,7 +116,11 @@ function isInTime({ seconds, nanos }: Timestamp, now: Date): boolean {
 }
 
 /** The journal's entry of a checked event. One without a time counts when it came in. */
-export function toEntry(event: UsageEvent, price: Pinned, now: Date): UsageEntry {
+export function toEntry(
+  event: UsageEvent,
+  price: Pinned,
+  { now, readRule }: { now: Date; readRule?: RuleReader },
+): UsageEntry {
   const { time } = event;
   const entry: UsageEntry = {
     kind: "usage",
@@ -139,7 +144,7 @@ export function toEntry(event: UsageEvent, price: Pinned, now: Date): UsageEntry
     unitsBefore: 0n,
     keptHash: null,
   };
-  entry.chargedNanos = chargeOf(entry);
+  entry.chargedNanos = chargeOf(entry, readRule);
   return entry;
 }
 

@@ -1,3 +1,4 @@
+import { type RuleReader, rememberRules } from "../catalog/price-rule.ts";
 import type { Applied } from "./applied-event.ts";
 import { addMonths, bookedMonth } from "./booked-month.ts";
 import { bodyHash, identityKey, monthOf, type Place, type UsageEntry } from "./entry.ts";
@@ -128,6 +129,7 @@ export function decide(
     closed: ReadonlyMap<string, bigint>;
   },
 ): Decision {
+  const readRule = rememberRules();
   const refused: Decision["refused"] = [];
   const applied: NewEvent[] = [];
   const fresh = new Map<string, NewEvent>();
@@ -156,7 +158,7 @@ export function decide(
       }
       continue;
     }
-    const result = apply(candidate, known);
+    const result = apply(candidate, { ...known, readRule });
     if ("reason" in result) {
       refused.push({ candidate, ...result });
     } else {
@@ -169,11 +171,18 @@ export function decide(
 
 function apply(
   candidate: Candidate,
-  { shard, batchPosition, funds, running, closed }: Parameters<typeof decide>[1],
+  {
+    shard,
+    batchPosition,
+    funds,
+    running,
+    closed,
+    readRule,
+  }: Parameters<typeof decide>[1] & { readRule: RuleReader },
 ): NewEvent | { reason: "OVER_LIMIT" | "POISONED"; detail: string } {
   const { entry, place, receivedAt, receivedMonth, key, identity, hash } = candidate;
   const { account, mode, lease, price, chargedNanos } = entry;
-  if (chargeOf(entry) !== chargedNanos) {
+  if (chargeOf(entry, readRule) !== chargedNanos) {
     return { reason: "POISONED", detail: "the price does not give what was promised" };
   }
   const paid = funds.pay({ accountId: account, mode, leaseId: lease, nanos: chargedNanos });

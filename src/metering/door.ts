@@ -5,6 +5,7 @@ import {
   UsageOutcome,
   type UsageResultSchema,
 } from "../../gen/callora/metering/v1/metering_service_pb.ts";
+import { rememberRules } from "../catalog/price-rule.ts";
 import type { PriceRow } from "../catalog/store.ts";
 import type { Memory } from "../db/memory.ts";
 import type { MaybePromise } from "../lib/maybe-promise.ts";
@@ -61,6 +62,7 @@ export async function takeEvents(
       "event" in one && shapes[index]?.length === 0 ? [one.event] : [],
     ),
   );
+  const rating = { now: known.now, readRule: rememberRules() };
   const entries: UsageEntry[] = [];
   const findWrong = (one: Candidate, index: number) => {
     const wrong = shapes[index] ?? [];
@@ -70,7 +72,7 @@ export async function takeEvents(
     const price = known.prices.get(one.event.apiId);
     const unknown = checkKnown(one.event, known);
     if (unknown.length === 0 && price !== undefined) {
-      entries.push(toEntry(one.event, price, known.now));
+      entries.push(toEntry(one.event, price, rating));
     }
     return unknown;
   };
@@ -80,7 +82,7 @@ export async function takeEvents(
   if (!partial) {
     refuseAll(violations);
   }
-  await placeInMonths(deps.db, entries);
+  await placeInMonths(deps.db, entries, rating.readRule);
   const receipt = entries.length === 0 ? nowhere : await deps.journal.append(entries);
   return { entries, receipt, violations };
 }

@@ -1,4 +1,4 @@
-import { parseRule } from "../catalog/price-rule.ts";
+import type { RuleReader } from "../catalog/price-rule.ts";
 import type { Database } from "../db/database.ts";
 import { listMonthUnits, type MonthUnitsKey } from "./bill-lines.ts";
 import { monthOf, type UsageEntry, unitsOf } from "./entry.ts";
@@ -12,9 +12,10 @@ import { entryLimits } from "./row-limits.ts";
 export async function placeInMonths(
   db: Pick<Database, "systemStatement">,
   entries: readonly UsageEntry[],
+  readRule: RuleReader,
 ): Promise<void> {
   const spanning = entries.filter(
-    ({ price }) => price.rule !== "" && parseRule(price.rule).span === "month",
+    ({ price }) => price.rule !== "" && readRule(price.rule).span === "month",
   );
   if (spanning.length === 0) {
     return;
@@ -26,7 +27,7 @@ export async function placeInMonths(
     const name = nameOf(keyOf(entry));
     const before = used.get(name) ?? 0n;
     entry.unitsBefore = before < entryLimits.unitsMax ? before : entryLimits.unitsMax;
-    entry.chargedNanos = chargeOf(entry);
+    entry.chargedNanos = chargeOf(entry, readRule);
     used.set(name, before + unitsOf(entry));
   }
 }

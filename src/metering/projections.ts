@@ -1,5 +1,6 @@
 import { sql } from "slonik";
 import { z } from "zod";
+import { rememberRules } from "../catalog/price-rule.ts";
 import { nothing, type Tx } from "../db/pool.ts";
 import type { Decision, NewEvent } from "./decide.ts";
 import { chain, emptyChain, ratingLine } from "./rate.ts";
@@ -33,7 +34,9 @@ export async function insertProjection(
     select rating_hash from projections where shard = ${batch.shard}
     order by last_position desc limit 1
   `);
-  const hash = chain(before?.rating_hash ?? emptyChain, applied.map(ratingLine));
+  const readRule = rememberRules();
+  const lines = applied.map((one) => ratingLine(one, readRule));
+  const hash = chain(before?.rating_hash ?? emptyChain, lines);
   const sumOf = (mode: NewEvent["entry"]["mode"]) =>
     sum(applied.map(({ entry }) => (entry.mode === mode ? entry.chargedNanos : 0n)));
   await tx.query(sql.type(nothing)`

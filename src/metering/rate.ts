@@ -4,8 +4,10 @@ import {
   type Outcome,
   type PriceRule,
   parseRule,
+  type RuleReader,
   type Use,
 } from "../catalog/price-rule.ts";
+import type { Applied } from "./applied-event.ts";
 import { type Pinned, statusOf, type UsageEntry, unitsOf } from "./entry.ts";
 
 /** What a use costs, and how that came about. The tiers add up to the charge. */
@@ -24,10 +26,11 @@ export interface Rated {
 
 /** Rate a use at the price that was pinned when it came in. The rule, when there is one, must be readable. */
 export function rate(price: Pinned, use: Use): Rated {
+  return price.rule === "" ? rateWithoutRule(price, use) : rateByRule(parseRule(price.rule), use);
+}
+
+function rateWithoutRule(price: Pinned, use: Use): Rated {
   const { units } = use;
-  if (price.rule !== "") {
-    return rateByRule(parseRule(price.rule), use);
-  }
   if (isFreeWithoutRule(use)) {
     return { chargedNanos: 0n, model: "free", units, tiers: [] };
   }
@@ -62,19 +65,24 @@ function modelOf({ tiers, mode }: PriceRule): Rated["model"] {
 /** What of an entry tells its charge. */
 export type RatedUse = Pick<UsageEntry, "price" | "units" | "unitsBefore" | "status" | "outcome">;
 
-/** What rate() charges, without the rest of it: the projector asks this of every event. */
-export function chargeOf(entry: RatedUse): bigint {
+/**
+ * What rate() charges, without the rest of it: the projector asks this of every event. Whoever rates many hands in a
+ * reader that remembers rules.
+ */
+export function chargeOf(entry: RatedUse, readRule: RuleReader = parseRule): bigint {
   const { price, outcome } = entry;
   if (price.rule !== "") {
-    return chargeByRule(parseRule(price.rule), useOf(entry)).nanos;
+    return chargeByRule(readRule(price.rule), useOf(entry)).nanos;
   }
   const isFree = isFreeWithoutRule({ status: statusOf(entry), outcome });
   return isFree ? 0n : price.unitNanos * unitsOf(entry);
 }
 
 /** Rate an entry of the journal. */
-export function rateEntry(entry: UsageEntry): Rated {
-  return rate(entry.price, useOf(entry));
+export function rateEntry(entry: UsageEntry, readRule: RuleReader = parseRule): Rated {
+  const { price } = entry;
+  const use = useOf(entry);
+  return price.rule === "" ? rateWithoutRule(price, use) : rateByRule(readRule(price.rule), use);
 }
 
 function useOf(entry: RatedUse): Use {
@@ -120,18 +128,14 @@ export function lineOf(parts: RatingParts): string {
 }
 
 /** The canonical line of an entry, rated anew. */
-export function ratingLine({
-  entry,
-  feeNanos,
-  bookedMonth,
-}: {
-  entry: UsageEntry;
-  feeNanos: bigint;
-  bookedMonth: string;
-}): string {
+export function ratingLine(
+  { entry, feeNanos, bookedMonth }: Pick<Applied, "entry" | "feeNanos" | "bookedMonth">,
+  readRule: RuleReader = parseRule,
+): string {
   const { account, source, id, mode, price, outcome, unitsBefore } = entry;
   const { version } = price;
-  const rated = { units: unitsOf(entry), chargedNanos: chargeOf(entry), outcome, unitsBefore };
+  const chargedNanos = chargeOf(entry, readRule);
+  const rated = { units: unitsOf(entry), chargedNanos, outcome, unitsBefore };
   return lineOf({ account, source, id, mode, version, feeNanos, bookedMonth, ...rated });
 }
 

@@ -166,14 +166,14 @@ function compareReplayed(
 
 function apply(run: Run, placed: Placed & { entry: UsageEntry }, own: StoredEvent | null): void {
   const { entry, shard, position, month, receivedAt } = placed;
-  const { totals, closed } = run;
-  const placing = rateInPlace(entry, { totals, shard, position, closed });
+  const { totals, closed, readRule } = run;
+  const placing = rateInPlace(entry, { totals, shard, position, closed, readRule });
   const { feeNanos, bookedMonth, rated } = placing;
   const { chargedNanos } = rated;
   run.charged[entry.mode] += chargedNanos;
   const open = run.open.get(shard);
   if (open !== undefined) {
-    const line = ratingLine({ entry, feeNanos, bookedMonth });
+    const line = ratingLine({ entry, feeNanos, bookedMonth }, readRule);
     addFound(open.found, { mode: entry.mode, chargedNanos, feeNanos, line });
   }
   if (own === null) {

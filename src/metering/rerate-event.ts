@@ -1,4 +1,4 @@
-import { outcomes } from "../catalog/price-rule.ts";
+import { outcomes, type RuleReader } from "../catalog/price-rule.ts";
 import { shareFloor } from "../lib/money.ts";
 import { bookedMonth } from "./booked-month.ts";
 import { bodyHash, monthOf, statusOf, type UsageEntry } from "./entry.ts";
@@ -46,9 +46,16 @@ export function rateInPlace(
     shard,
     position,
     closed,
-  }: { totals: Totals; shard: number; position: bigint; closed: ReadonlyMap<string, bigint> },
+    readRule,
+  }: {
+    totals: Totals;
+    shard: number;
+    position: bigint;
+    closed: ReadonlyMap<string, bigint>;
+    readRule: RuleReader;
+  },
 ): Placing {
-  const rated = rateEntry(entry);
+  const rated = rateEntry(entry, readRule);
   const { developerId: developer, feeBasisPoints: basisPoints } = entry.price;
   const key = grossKey(shard, { developer, mode: entry.mode, basisPoints });
   const gross = totals.gross.get(key) ?? 0n;

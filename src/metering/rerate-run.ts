@@ -1,3 +1,4 @@
+import type { RuleReader } from "../catalog/price-rule.ts";
 import type { Mode } from "../ledger/store.ts";
 import type { Malformed } from "./codec.ts";
 import type { CorrectionEntry, Entry, UsageEntry } from "./entry.ts";
@@ -37,6 +38,7 @@ export interface Placed {
 export interface Run extends Rerated {
   cursors: ReadonlyMap<number, bigint>;
   closed: ReadonlyMap<string, bigint>;
+  readRule: RuleReader;
   batches: Batches;
   /** The batch of each shard that the run is in, and what it found of it. */
   open: Map<number, { row: ProjectionRow; found: Found }>;

@@ -1,3 +1,4 @@
+import { rememberRules } from "../catalog/price-rule.ts";
 import type { Tx } from "../db/pool.ts";
 import { decodeRow } from "./codec.ts";
 import { identityKey } from "./entry.ts";
@@ -62,6 +63,7 @@ export async function rerate(tx: Tx): Promise<Rerated> {
     totals: start.totals,
     cursors,
     closed: await findClosedMonths(tx, "0001-01-01"),
+    readRule: rememberRules(),
     batches: new Map(),
     open: new Map(),
     hashes: new Map(start.hashes),
