@@ -77,16 +77,17 @@ test("whatever is killed, what is served is paid once, and nothing else is", {
 });
 
 const one = "(select ctid from usage_events where charged_nanos > 0 limit 1)";
-const ofKind = (kind: string) =>
-  `(select min(ctid) from ledger_accounts where kind = '${kind}' and credits_nanos > 0)`;
+const ofConsumer = (kind: string) =>
+  `(select min(ctid) from ledger_accounts where kind = '${kind}' and credits_nanos > 0
+    and account_id in (select account_id from usage_events))`;
 
 /** What the judge must find. */
 const tampering = {
   "an event that is lost": `delete from usage_events where ctid = ${one}`,
   "a charge that is wrong": `update usage_events set charged_nanos = charged_nanos + 1 where ctid = ${one}`,
-  "a balance": `update ledger_accounts set debits_nanos = debits_nanos + 1 where ctid = ${ofKind("consumer")}`,
-  "a developer's balance": `update ledger_accounts set credits_nanos = credits_nanos + 1 where ctid = ${ofKind("payable")}`,
-  escrow: `update ledger_accounts set credits_nanos = credits_nanos + 1 where ctid = ${ofKind("lease_escrow")}`,
+  "a balance": `update ledger_accounts set debits_nanos = debits_nanos + 1 where ctid = ${ofConsumer("consumer")}`,
+  "a developer's balance": `update ledger_accounts set credits_nanos = credits_nanos + 1 where ctid = (select min(ctid) from ledger_accounts where kind = 'payable' and credits_nanos > 0)`,
+  escrow: `update ledger_accounts set credits_nanos = credits_nanos + 1 where ctid = ${ofConsumer("lease_escrow")}`,
   "a lease that is open":
     "update credit_leases set state = 'active', fence = null where ctid = (select min(ctid) from credit_leases)",
   "a budget": "update budget_periods set taken_nanos = taken_nanos + 1",

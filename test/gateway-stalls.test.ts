@@ -13,8 +13,11 @@ const seed = Number(process.env.CALLORA_SEED ?? Math.floor(Math.random() * 2 ** 
 /** Half a minute in the long run. */
 const awayMs = kills >= 300 ? 30_000 : 8_000;
 const recoverMsMax = 30_000;
-/** The longest that a call waits for a database that is away: for credit 5 s; for its event three times 5 s, and pauses. */
-const waitMsMax = 20_000;
+/**
+ * The longest that a call waits for a database that is away: 5 s for credit, or for its event 10 s until a last try
+ * begins, which the database has 12 s to answer.
+ */
+const waitMsMax = 25_000;
 
 test("a process that stands still past the end of its lease spends nothing of it, and nothing unpaid", {
   timeout: 240_000,
