@@ -1,6 +1,7 @@
 import { Agent, request, type ServerResponse } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect, test } from "vitest";
+import { until } from "./support/app.ts";
 import type { Supervised } from "./support/faults.ts";
 import { type Consumer, newConsumer, type SoldApi, sellApi } from "./support/gateway-market.ts";
 import { readCharged } from "./support/gateway-oracle.ts";
@@ -54,7 +55,7 @@ test("of 5,000 calls at once with credit for 333, exactly 333 are served, though
   ]);
   // All that the victim's upstream answered has arrived; what it still has to answer is not charged.
   const isMidway = () => upstream.waiting >= 10 && upstream.answered === upstream.seen(held.served);
-  await waitFor(isMidway, 60_000);
+  await until(isMidway, 60_000);
   const running = upstream.waiting;
   (world.servers[victim] as Supervised).signal("SIGKILL");
   upstream.holdNoMore();
@@ -223,14 +224,4 @@ async function chargedCalls(
   const charged = await proving.superuser((client) => readCharged(client, consumer.accountId));
   expect([...charged].filter(([, times]) => times > 1)).toEqual([]);
   return new Set(charged.keys());
-}
-
-async function waitFor(ask: () => boolean, withinMs: number): Promise<void> {
-  const deadline = performance.now() + withinMs;
-  while (!ask()) {
-    if (performance.now() > deadline) {
-      throw new Error(`waited ${withinMs} ms in vain`);
-    }
-    await sleep(1);
-  }
 }

@@ -1,6 +1,7 @@
 import { Agent } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect, test } from "vitest";
+import { until } from "./support/app.ts";
 import { openBlackHole } from "./support/black-hole.ts";
 import type { Supervised } from "./support/faults.ts";
 import { type SeenCall, see, startGatewayLoad, words } from "./support/gateway-load.ts";
@@ -24,7 +25,7 @@ test("a process that stands still past the end of its lease spends nothing of it
 }, async () => {
   const held: (() => void)[] = [];
   await using world = await openGatewayProving({
-    environments: [{}, {}],
+    environments: [{}, { SHUTDOWN_GRACE_MS: "500" }],
     handler: (incoming, response) => {
       const [, kind = ""] = (incoming.url ?? "").split("/");
       const rest = () => void response.end('{"units":1}');
@@ -62,9 +63,9 @@ test("a process that stands still past the end of its lease spends nothing of it
       call(still, consumer, kind),
     ),
   );
-  await waitFor(() => held.length === 10);
+  await until(() => held.length === 10, recoverMsMax);
   still.signal("SIGSTOP");
-  await waitFor(() => leasesAreOver(world, consumers[0]?.accountId ?? ""), 60_000);
+  await until(() => leasesAreOver(world, consumers[0]?.accountId ?? ""), 60_000);
   // What the lease held is spent by the other process.
   while ((await call(other, 0, "plain")).status !== 402) {}
   for (const rest of [...held]) {
@@ -73,6 +74,11 @@ test("a process that stands still past the end of its lease spends nothing of it
   still.signal("SIGCONT");
   const late = await Promise.all(open);
   const after = await call(still, 1, "plain");
+  // A process that is told to stop lets its calls run for a while, then cuts them.
+  const running = [call(other, 1, "slow"), call(other, 1, "stream")];
+  await until(() => held.length === 2, recoverMsMax);
+  other.signal("SIGTERM");
+  const cut = await Promise.all(running);
   const verdict = await world.judge({ market, calls });
 
   console.log(`Seed ${seed}: ${words(late)}\n${tellVerdict(verdict, calls)}`);
@@ -87,6 +93,8 @@ test("a process that stands still past the end of its lease spends nothing of it
   ).toEqual([]);
   expect(after).toMatchObject({ isWhole: true, status: 200 });
   expect(still.starts).toBe(1);
+  expect(cut[0]).toMatchObject({ isWhole: true, status: 503, reason: "SERVER_STOPPING" });
+  expect(cut[1]).toMatchObject({ isWhole: false, status: 200 });
 });
 
 test("with the database away calls wait for a bounded time or are refused, and are charged once if they are served", {
@@ -144,7 +152,7 @@ test("processes whose clocks are hours apart, and jump, charge each call once", 
     world.servers[index]?.signal("SIGKILL");
     await load.served(recoverMsMax);
   }
-  await waitFor(() => world.servers.every(({ starts }) => starts === 2));
+  await until(() => world.servers.every(({ starts }) => starts === 2), recoverMsMax);
   await load.served(recoverMsMax);
   await load.stop();
   const { calls } = load;
@@ -168,14 +176,4 @@ function leasesAreOver(
     );
     return rows[0].open === 0;
   });
-}
-
-async function waitFor(ask: () => boolean | Promise<boolean>, withinMs = 30_000): Promise<void> {
-  const deadline = performance.now() + withinMs;
-  while (!(await ask())) {
-    if (performance.now() > deadline) {
-      throw new Error(`waited ${withinMs} ms in vain`);
-    }
-    await sleep(50);
-  }
 }
