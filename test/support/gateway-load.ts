@@ -127,7 +127,7 @@ export function startGatewayLoad({
       calls.push(await see(pick(urls, server), { ...call, market, agent }));
       // A server that is away is not asked so often.
       const isAway = calls.at(-1)?.isPassedOn !== true;
-      await sleep(random() * 2 * pauseMs + (isAway ? 100 : 0));
+      await sleep(random() * 2 * pauseMs + (isAway ? 200 : 0));
     }
   }
 

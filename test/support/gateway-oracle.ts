@@ -56,7 +56,7 @@ export async function judgeGateway(
     if (isServed && own.length === 0) {
       lost += 1;
       if (!api.isAsync) {
-        problems.push(`call ${call.id} was served, and nobody paid: ${JSON.stringify(call)}`);
+        problems.push(`call ${call.id} was served, and nobody paid: ${shownOf(call)}`);
       }
     }
     if (!isServed && call.kind !== "left" && own.some((event) => event.chargedNanos > 0n)) {
@@ -87,7 +87,7 @@ function findFaults(
   call: SeenCall,
   { api, own }: { api: SoldApi; own: readonly Event[] },
 ): string[] {
-  const shown = JSON.stringify({ ...call, chargedNanos: String(call.chargedNanos) });
+  const shown = shownOf(call);
   const charged = own.reduce((sum, event) => sum + event.chargedNanos, 0n);
   const price = priceOf(api, call.n);
   const problems: string[] = [];
@@ -110,6 +110,10 @@ function findFaults(
     problems.push(`a call is charged ${charged}, more than ${price}: ${shown}`);
   }
   return problems;
+}
+
+function shownOf(call: SeenCall): string {
+  return JSON.stringify({ ...call, chargedNanos: String(call.chargedNanos) });
 }
 
 /** The charged events of an account, by the request ids of their calls. */
