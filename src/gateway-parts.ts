@@ -125,7 +125,7 @@ function watchCalls(
   const registers = [registry];
   const unpaid = new Counter({
     name: "callora_gateway_cut_unpaid_total",
-    help: "Replies that were cut off because nothing paid for them",
+    help: "Replies that were cut off because no credit paid for them",
     registers,
   });
   new Gauge({

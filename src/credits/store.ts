@@ -85,38 +85,45 @@ export interface TransactionQuery {
   limit: number;
 }
 
-/** List what moved an account's balance, newest first. */
+/**
+ * List what moved an account's balance, newest first. The balance after each is found from the present one, backwards:
+ * what was before the page is not read.
+ */
 export function listTransactions(
   db: Queries,
   { accountId, mode, type, ...query }: TransactionQuery,
 ): Promise<readonly TransactionRow[]> {
   const [from, to] = [query.from?.toISOString() ?? null, query.to?.toISOString() ?? null];
   return db.any(sql.type(transactionRow)`
-    with shown as (
-      select id, created_at, debit_kind, credit_kind, amount_nanos, source_type, source_id
+    with page as (
+      select id, created_at, debit_kind, amount_nanos, source_type, source_id
       from ledger_transfers
       where account_id = ${accountId} and mode = ${mode} and ${isShown}
         and (${query.after} = '' or id < ${query.after})
-    ), page as (
-      select * from shown
-      where (${type}::text is null or source_type = ${type})
+        and (${type}::text is null or source_type = ${type})
         and (${from}::timestamptz is null or created_at >= ${from})
         and (${to}::timestamptz is null or created_at < ${to})
       order by id desc limit ${query.limit}
-    ), summed as (
+    ), present as (
+      select coalesce(sum(credits_nanos - debits_nanos), 0) as nanos from ledger_accounts
+      where account_id = ${accountId} and mode = ${mode} and kind in ('consumer', 'lease_escrow')
+    ), later as (
       select id, sum(
         case
           when credit_kind = 'consumer' then amount_nanos
           when debit_kind in ('consumer', 'lease_escrow') then -amount_nanos
           else 0
         end
-      ) over (order by id)::int8 as balance_nanos
-      from shown where id <= (select max(id) from page)
+      ) over (order by id desc rows between unbounded preceding and 1 preceding) as nanos
+      from ledger_transfers
+      where account_id = ${accountId} and mode = ${mode} and ${isShown}
+        and id >= (select min(id) from page)
     )
-    select page.id, page.created_at, debit_kind, page.amount_nanos, balance_nanos, source_type,
-      source_id, coalesce(credit.id, '') as grant_id,
+    select page.id, page.created_at, debit_kind, page.amount_nanos,
+      (present.nanos - coalesce(later.nanos, 0))::int8 as balance_nanos, source_type, source_id,
+      coalesce(credit.id, '') as grant_id,
       coalesce(taken.note, credit.note, '') as description
-    from page join summed using (id)
+    from page join later using (id) cross join present
     left join credit_grants as credit on credit.account_id = ${accountId}
       and source_type in ('grant', 'purchase', 'expiry', 'adjustment', 'debt_recovery')
       and credit.id = split_part(source_id, ':', 1)
