@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect, test } from "vitest";
 import type { Supervised } from "./support/faults.ts";
-import { startGatewayLoad } from "./support/gateway-load.ts";
+import { type GatewayLoad, startGatewayLoad } from "./support/gateway-load.ts";
 import { tellVerdict } from "./support/gateway-oracle.ts";
 import {
   commonNanos,
@@ -20,23 +20,31 @@ const recoverMsMax = 30_000;
 const asyncPendingMax = 100;
 
 const faults = [
-  {
-    name: "kill -9 of a server",
-    share: 0.6,
-    strike: (_: GatewayProving, server: Supervised) => server.signal("SIGKILL"),
-  },
-  {
-    name: "kill -9 of the postmaster",
-    share: 0.2,
-    strike: ({ proving }: GatewayProving) => process.kill(proving.postgres.pid, "SIGKILL"),
-  },
-  {
-    // What `pg_ctl stop -m immediate` sends.
-    name: "immediate stop of PostgreSQL",
-    share: 0.2,
-    strike: ({ proving }: GatewayProving) => process.kill(proving.postgres.pid, "SIGQUIT"),
-  },
+  { name: "kill -9 of a server", share: 0.3 },
+  // What has not waited for its event is lost now, if ever.
+  { name: "kill -9 of a server in the moment of a reply", share: 0.4 },
+  { name: "kill -9 of the postmaster", share: 0.15 },
+  // What `pg_ctl stop -m immediate` sends.
+  { name: "immediate stop of PostgreSQL", share: 0.15 },
 ] as const;
+
+type Fault = (typeof faults)[number]["name"];
+
+/** Strike. A server that gives no reply within a second is killed all the same. */
+async function strike(
+  fault: Fault,
+  { proving }: GatewayProving,
+  { server, load }: { server: Supervised; load: GatewayLoad },
+): Promise<void> {
+  const kill = () => server.signal("SIGKILL");
+  if (fault === "kill -9 of the postmaster") {
+    process.kill(proving.postgres.pid, "SIGKILL");
+  } else if (fault === "immediate stop of PostgreSQL") {
+    process.kill(proving.postgres.pid, "SIGQUIT");
+  } else if (fault === "kill -9 of a server" || !(await load.atReply(server.url, kill, 1_000))) {
+    kill();
+  }
+}
 
 test("whatever is killed, what is served is paid once, and nothing else is", {
   timeout: 180_000 + kills * 8_000,
@@ -45,7 +53,7 @@ test("whatever is killed, what is served is paid once, and nothing else is", {
   const env = { GATEWAY_ASYNC_PENDING_MAX: String(asyncPendingMax) };
   await using world = await openGatewayProving({ environments: [env, env, env] });
   const market = await openCommonMarket(world);
-  const load = startGatewayLoad({ urls: world.urls, market, seed });
+  const load = startGatewayLoad({ urls: world.urls, market, seed, pauseMs: 10 });
   const struck: { name: string; recoverMs: number }[] = [];
 
   await load.served(recoverMsMax);
@@ -54,7 +62,8 @@ test("whatever is killed, what is served is paid once, and nothing else is", {
     // Whether it came, when the database dies amid it, its own row says.
     const granted = world.grant(market.consumers[poor]?.accountId ?? "", 20n * commonNanos);
     const fault = pickFault(random());
-    fault.strike(world, world.servers[Math.floor(random() * 3)] as Supervised);
+    const server = world.servers[Math.floor(random() * 3)] as Supervised;
+    await strike(fault.name, world, { server, load });
     const begin = performance.now();
     await Promise.all([load.served(recoverMsMax), granted.catch(() => {})]);
     struck.push({ name: fault.name, recoverMs: performance.now() - begin });

@@ -45,6 +45,8 @@ export interface GatewayLoad {
   readonly calls: readonly SeenCall[];
   /** Wait until a call that begins from now on is served. Throws when that takes longer. */
   served(withinMs: number): Promise<void>;
+  /** Act in the moment in which the next reply of a durable API arrives whole from a server. False: none did. */
+  atReply(url: string, act: () => void, withinMs: number): Promise<boolean>;
   /** Begin no more calls, and wait for those that run. */
   stop(): Promise<void>;
 }
@@ -112,8 +114,15 @@ export function startGatewayLoad({
   const random = seeded(seed);
   const agents = urls.map(() => new Agent({ keepAlive: true, maxSockets: workers }));
   const calls: SeenCall[] = [];
+  const hooks = new Map<string, () => void>();
   let next = 0;
   let isStopping = false;
+
+  function arrived(url: string, { api, status, isPassedOn }: SeenCall): void {
+    if (isPassedOn && status === 200 && market.apis[api]?.isAsync === false) {
+      hooks.get(url)?.();
+    }
+  }
 
   async function work(server: number): Promise<void> {
     while (!isStopping) {
@@ -124,7 +133,9 @@ export function startGatewayLoad({
       const kind = pickKind(random(), only);
       const call = { id: `call-${seed}-${n}`, n, consumer, api, kind };
       const agent = pick(agents, server);
-      calls.push(await see(pick(urls, server), { ...call, market, agent }));
+      const url = pick(urls, server);
+      const whole = (seen: SeenCall) => arrived(url, seen);
+      calls.push(await see(url, { ...call, market, agent, whole }));
       // A server that is away is not asked so often.
       const isAway = calls.at(-1)?.isPassedOn !== true;
       await sleep(random() * 2 * pauseMs + (isAway ? 200 : 0));
@@ -153,6 +164,20 @@ export function startGatewayLoad({
         await sleep(10);
       }
     },
+    atReply(url, act, withinMs) {
+      const { promise, resolve } = Promise.withResolvers<boolean>();
+      const end = (hasActed: boolean) => {
+        hooks.delete(url);
+        resolve(hasActed);
+      };
+      const timer = setTimeout(end, withinMs, false);
+      hooks.set(url, () => {
+        act();
+        clearTimeout(timer);
+        end(true);
+      });
+      return promise;
+    },
     async stop() {
       isStopping = true;
       await running;
@@ -169,10 +194,13 @@ export async function see(
   {
     market,
     agent,
+    whole = () => {},
     ...call
   }: Pick<SeenCall, "id" | "n" | "consumer" | "api" | "kind"> & {
     market: GatewayMarket;
     agent: Agent;
+    /** Told in the moment in which a whole reply is there. */
+    whole?: (seen: SeenCall) => void;
   },
 ): Promise<SeenCall> {
   const { kind, n } = call;
@@ -192,7 +220,7 @@ export async function see(
     const sending = request(
       `${url}/v1/call/${slug}/${kind}/${n}`,
       { agent, headers: { "x-api-key": secret, "x-request-id": call.id }, timeout: hangMs },
-      (response) => read(response, seen, kind === "left"),
+      (response) => read(response, { seen, isLeft: kind === "left", whole }),
     );
     sending.on("timeout", () => sending.destroy(new Error("it hangs")));
     sending.on("error", () => {});
@@ -203,7 +231,10 @@ export async function see(
   return seen;
 }
 
-function read(response: IncomingMessage, seen: SeenCall, isLeft: boolean): void {
+function read(
+  response: IncomingMessage,
+  { seen, isLeft, whole }: { seen: SeenCall; isLeft: boolean; whole: (seen: SeenCall) => void },
+): void {
   const { headers, statusCode = 0 } = response;
   seen.status = statusCode;
   seen.isPassedOn = headers["x-callora-price-version"] !== undefined;
@@ -218,6 +249,9 @@ function read(response: IncomingMessage, seen: SeenCall, isLeft: boolean): void 
   });
   response.on("end", () => {
     seen.isWhole = response.complete;
+    if (seen.isWhole) {
+      whole(seen);
+    }
     const charged =
       headers["x-callora-charged-nanos"] ?? response.trailers["x-callora-charged-nanos"];
     seen.chargedNanos = typeof charged === "string" ? BigInt(charged) : null;
