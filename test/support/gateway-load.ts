@@ -45,11 +45,18 @@ export interface GatewayLoad {
   readonly calls: readonly SeenCall[];
   /** Wait until a call that begins from now on is served. Throws when that takes longer. */
   served(withinMs: number): Promise<void>;
-  /** Act in the moment in which the next reply of a durable API arrives whole from a server. False: none did. */
-  atReply(url: string, act: () => void, withinMs: number): Promise<boolean>;
+  /**
+   * Call a server many times at once, and act in the moment in which one of the first replies has arrived whole: others
+   * are about to be sent then. Acts at the end when none arrives.
+   */
+  amidBurst(server: number, act: () => void): Promise<void>;
   /** Begin no more calls, and wait for those that run. */
   stop(): Promise<void>;
 }
+
+const burstCalls = 32;
+/** At one of so many first replies. */
+const burstActsAt = 8;
 
 /** How long a call may take before it counts as one that hangs. */
 export const hangMs = 45_000;
@@ -112,33 +119,38 @@ export function startGatewayLoad({
   only?: readonly Kind[];
 }): GatewayLoad {
   const random = seeded(seed);
-  const agents = urls.map(() => new Agent({ keepAlive: true, maxSockets: workers }));
+  const agents = urls.map(() => new Agent({ keepAlive: true }));
   const calls: SeenCall[] = [];
-  const hooks = new Map<string, () => void>();
   let next = 0;
   let isStopping = false;
 
-  function arrived(url: string, { api, status, isPassedOn }: SeenCall): void {
-    if (isPassedOn && status === 200 && market.apis[api]?.isAsync === false) {
-      hooks.get(url)?.();
-    }
+  async function call(
+    server: number,
+    {
+      kind = pickKind(random(), only),
+      consumer = Math.floor(random() * market.consumers.length),
+      whole = () => {},
+    }: { kind?: Kind; consumer?: number; whole?: () => void },
+  ): Promise<SeenCall> {
+    const n = next++;
+    const { apis } = pick(market.consumers, consumer);
+    const api = pick(apis, Math.floor(random() * apis.length));
+    const one = { id: `call-${seed}-${n}`, n, consumer, api, kind };
+    const seen = await see(pick(urls, server), {
+      ...one,
+      market,
+      agent: pick(agents, server),
+      whole,
+    });
+    calls.push(seen);
+    return seen;
   }
 
   async function work(server: number): Promise<void> {
     while (!isStopping) {
-      const n = next++;
-      const consumer = Math.floor(random() * market.consumers.length);
-      const { apis } = pick(market.consumers, consumer);
-      const api = pick(apis, Math.floor(random() * apis.length));
-      const kind = pickKind(random(), only);
-      const call = { id: `call-${seed}-${n}`, n, consumer, api, kind };
-      const agent = pick(agents, server);
-      const url = pick(urls, server);
-      const whole = (seen: SeenCall) => arrived(url, seen);
-      calls.push(await see(url, { ...call, market, agent, whole }));
+      const { isPassedOn } = await call(server, {});
       // A server that is away is not asked so often.
-      const isAway = calls.at(-1)?.isPassedOn !== true;
-      await sleep(random() * 2 * pauseMs + (isAway ? 200 : 0));
+      await sleep(random() * 2 * pauseMs + (isPassedOn ? 0 : 200));
     }
   }
 
@@ -164,19 +176,19 @@ export function startGatewayLoad({
         await sleep(10);
       }
     },
-    atReply(url, act, withinMs) {
-      const { promise, resolve } = Promise.withResolvers<boolean>();
-      const end = (hasActed: boolean) => {
-        hooks.delete(url);
-        resolve(hasActed);
+    async amidBurst(server, act) {
+      let left = 1 + Math.floor(random() * burstActsAt);
+      const once = () => {
+        left -= 1;
+        if (left === 0) {
+          act();
+        }
       };
-      const timer = setTimeout(end, withinMs, false);
-      hooks.set(url, () => {
-        act();
-        clearTimeout(timer);
-        end(true);
-      });
-      return promise;
+      const options = { kind: "plain", consumer: 0, whole: once } as const;
+      await Promise.all(Array.from({ length: burstCalls }, () => call(server, options)));
+      while (left > 0) {
+        once();
+      }
     },
     async stop() {
       isStopping = true;
@@ -199,8 +211,8 @@ export async function see(
   }: Pick<SeenCall, "id" | "n" | "consumer" | "api" | "kind"> & {
     market: GatewayMarket;
     agent: Agent;
-    /** Told in the moment in which a whole reply is there. */
-    whole?: (seen: SeenCall) => void;
+    /** Called in the moment in which a whole reply of the upstream's is there. */
+    whole?: () => void;
   },
 ): Promise<SeenCall> {
   const { kind, n } = call;
@@ -233,7 +245,7 @@ export async function see(
 
 function read(
   response: IncomingMessage,
-  { seen, isLeft, whole }: { seen: SeenCall; isLeft: boolean; whole: (seen: SeenCall) => void },
+  { seen, isLeft, whole }: { seen: SeenCall; isLeft: boolean; whole: () => void },
 ): void {
   const { headers, statusCode = 0 } = response;
   seen.status = statusCode;
@@ -249,8 +261,8 @@ function read(
   });
   response.on("end", () => {
     seen.isWhole = response.complete;
-    if (seen.isWhole) {
-      whole(seen);
+    if (seen.isWhole && seen.isPassedOn) {
+      whole();
     }
     const charged =
       headers["x-callora-charged-nanos"] ?? response.trailers["x-callora-charged-nanos"];
