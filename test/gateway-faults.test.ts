@@ -3,11 +3,13 @@ import { expect, test } from "vitest";
 import { type GatewayLoad, startGatewayLoad } from "./support/gateway-load.ts";
 import { tellVerdict } from "./support/gateway-oracle.ts";
 import {
+  asynchronous,
   commonNanos,
   type GatewayProving,
   openCommonMarket,
   openGatewayProving,
   poor,
+  rich,
 } from "./support/gateway-proving.ts";
 import { seeded } from "./support/seeded.ts";
 
@@ -19,9 +21,10 @@ const recoverMsMax = 30_000;
 const asyncPendingMax = 100;
 
 const faults = [
-  { name: "kill -9 of a server", share: 0.3 },
+  { name: "kill -9 of a server", share: 0.25 },
   // What has not waited for its event is lost now, if ever.
-  { name: "kill -9 of a server amid its replies", share: 0.4 },
+  { name: "kill -9 of a server amid its replies", share: 0.3 },
+  { name: "kill -9 of a server amid replies that do not wait", share: 0.15 },
   { name: "kill -9 of the postmaster", share: 0.15 },
   // What `pg_ctl stop -m immediate` sends.
   { name: "immediate stop of PostgreSQL", share: 0.15 },
@@ -43,7 +46,8 @@ async function strike(
   } else if (fault === "kill -9 of a server") {
     kill();
   } else {
-    await load.amidBurst(server, kill);
+    const consumer = fault === "kill -9 of a server amid its replies" ? rich : asynchronous;
+    await load.amidBurst({ server, consumer }, kill);
   }
 }
 

@@ -49,7 +49,7 @@ export interface GatewayLoad {
    * Call a server many times at once, and act in the moment in which one of the first replies has arrived whole: others
    * are about to be sent then. Acts at the end when none arrives.
    */
-  amidBurst(server: number, act: () => void): Promise<void>;
+  amidBurst(where: { server: number; consumer: number }, act: () => void): Promise<void>;
   /** Begin no more calls, and wait for those that run. */
   stop(): Promise<void>;
 }
@@ -176,7 +176,7 @@ export function startGatewayLoad({
         await sleep(10);
       }
     },
-    async amidBurst(server, act) {
+    async amidBurst({ server, consumer }, act) {
       let left = 1 + Math.floor(random() * burstActsAt);
       const once = () => {
         left -= 1;
@@ -184,7 +184,7 @@ export function startGatewayLoad({
           act();
         }
       };
-      const options = { kind: "plain", consumer: 0, whole: once } as const;
+      const options = { kind: "plain", consumer, whole: once } as const;
       await Promise.all(Array.from({ length: burstCalls }, () => call(server, options)));
       while (left > 0) {
         once();

@@ -97,5 +97,5 @@ export async function openCommonMarket({
   return { apis, consumers };
 }
 
-/** The consumer of a common market that has little. */
-export const poor = 1;
+/** Consumers of a common market: one with plenty, one with little, one whose calls' replies do not wait. */
+export const [rich, poor, asynchronous] = [0, 1, 3] as const;
