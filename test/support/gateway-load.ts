@@ -50,6 +50,8 @@ export interface GatewayLoad {
    * are about to be sent then. Acts at the end when none arrives.
    */
   amidBurst(where: { server: number; consumer: number }, act: () => void): Promise<void>;
+  /** The servers, by index, that answered when they were called last. */
+  answering(): readonly number[];
   /** Begin no more calls, and wait for those that run. */
   stop(): Promise<void>;
 }
@@ -121,6 +123,7 @@ export function startGatewayLoad({
   const random = seeded(seed);
   const agents = urls.map(() => new Agent({ keepAlive: true }));
   const calls: SeenCall[] = [];
+  const isAnswering = urls.map(() => true);
   let next = 0;
   let isStopping = false;
 
@@ -143,6 +146,7 @@ export function startGatewayLoad({
       whole,
     });
     calls.push(seen);
+    isAnswering[server] = seen.status > 0;
     return seen;
   }
 
@@ -190,6 +194,7 @@ export function startGatewayLoad({
         once();
       }
     },
+    answering: () => urls.flatMap((_, server) => (isAnswering[server] ? [server] : [])),
     async stop() {
       isStopping = true;
       await running;
