@@ -2,6 +2,7 @@ import { once } from "node:events";
 import { readFile, writeFile } from "node:fs/promises";
 import { type IncomingMessage, request } from "node:http";
 import { type AddressInfo, createServer, type Socket } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
 import { test as base, expect } from "vitest";
 import { attachEmbedded } from "../src/db/embedded.ts";
 import { openDatabase } from "../src/server.ts";
@@ -127,8 +128,14 @@ test.for(["length", "chunked"])(
 
     const response = await call(kind);
     let received = 0;
+    let hasRested = false;
     for await (const chunk of response as AsyncIterable<Buffer>) {
       received += chunk.length;
+      if (received > bodyBytes / 10 && !hasRested) {
+        // Whoever does not wait for the reader takes in all of it now.
+        hasRested = true;
+        await sleep(2_000);
+      }
     }
 
     const grown = (await peakOf(server.pid)) - before;
