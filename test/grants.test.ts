@@ -276,7 +276,7 @@ test("a grant that ends is in the history, with the balance after each", async (
     accountId,
     amountNanos: 100n,
     note: "for a while",
-    expireTime: timestampFromDate(new Date(Date.now() + 300)),
+    expireTime: timestampFromDate(new Date(Date.now() + 3_000)),
   });
   await giver.grantCredits({ accountId, amountNanos: 7n });
   const credits = app.client(CreditService, me.token);
@@ -297,6 +297,10 @@ test("a grant that ends is in the history, with the balance after each", async (
   expect(transactions[0]).toMatchObject({ grantId: grant?.id, description: "for a while" });
   const { transactions: ends } = await credits.listTransactions({ type: TransactionType.EXPIRY });
   expect(ends).toEqual([transactions[0]]);
+  const grants = { type: TransactionType.GRANT, pageSize: 1 };
+  const first = await credits.listTransactions(grants);
+  const rest = await credits.listTransactions({ ...grants, pageToken: first.nextPageToken });
+  expect([...first.transactions, ...rest.transactions]).toEqual(transactions.slice(1));
 });
 
 test("a grant that has ended already is refused", async ({ app }) => {

@@ -4,6 +4,7 @@ import { until } from "./support/app.ts";
 import { openBlackHole } from "./support/black-hole.ts";
 import { openProving, type Proving, type Supervised } from "./support/faults.ts";
 import type { Verdict } from "./support/load-oracle.ts";
+import type { LoadProcess } from "./support/load-process.ts";
 import { seeded } from "./support/seeded.ts";
 import { mountSmallDisk } from "./support/small-disk.ts";
 
@@ -79,8 +80,7 @@ test("a database that is away is waited for or refused, never taken for there", 
   await load.acknowledgement(recoverMsMax);
 
   way.swallow();
-  // What was committed may still be on its way to the client.
-  await sleep(200);
+  await quiet(load);
   const before = load.progress();
   await sleep(awayMs);
   const after = load.progress();
@@ -150,6 +150,18 @@ test("what is lost, doubled or changed is found", { timeout: 60_000 }, async () 
     expect((await proving.judge(statement)).problems, what).not.toEqual([]);
   }
 });
+
+/** Wait until nothing is acknowledged for two seconds: what was committed before may still be on its way. */
+async function quiet(load: LoadProcess): Promise<void> {
+  let [acknowledged, since] = [-1, 0];
+  await until(() => {
+    if (load.progress().acknowledged !== acknowledged) {
+      acknowledged = load.progress().acknowledged;
+      since = performance.now();
+    }
+    return performance.now() - since >= 2_000;
+  });
+}
 
 function pickFault(chance: number) {
   let share = 0;

@@ -1,6 +1,5 @@
 import { isUtf8 } from "node:buffer";
 import {
-  create,
   type DescEnum,
   type DescField,
   type DescMessage,
@@ -8,6 +7,7 @@ import {
   type Message,
   ScalarType,
 } from "@bufbuild/protobuf";
+import { isPlain, maker } from "../plain-message.ts";
 
 /** Make a message from the bytes of a body. Undefined: fromJson() shall read it, or say what is wrong. */
 export type ReadJson = (bytes: Uint8Array) => Message | undefined;
@@ -18,7 +18,7 @@ export type ReadJson = (bytes: Uint8Array) => Message | undefined;
  * of its own in between.
  */
 export function compileReader(desc: DescMessage): ReadJson {
-  if (!isPlain(desc)) {
+  if (!hasPlainJson(desc)) {
     return () => undefined;
   }
   const read = messageReader(new Map(), desc);
@@ -198,33 +198,9 @@ function messageReader(readers: Map<DescMessage, Read>, desc: DescMessage): Read
   return read;
 }
 
-/** Whether a type has no JSON form of its own, and its fields no defaults, which their messages inherit. */
-function isPlain(desc: DescMessage): boolean {
-  const isOwn = desc.typeName.startsWith("google.protobuf.");
-  return !isOwn && Object.getPrototypeOf(create(desc)) === Object.prototype;
-}
-
-/** Makes empty messages. A copy is made faster than a message from its description. */
-function maker(desc: DescMessage): () => Record<string, unknown> {
-  const empty = create(desc) as unknown as Record<string, unknown>;
-  const lists = desc.fields.filter(({ fieldKind }) => fieldKind === "list");
-  const listNames = lists.map(({ localName }) => localName);
-  const maps = desc.fields.filter(({ fieldKind }) => fieldKind === "map");
-  const mapNames = maps.map(({ localName }) => localName);
-  const groupNames = desc.oneofs.map(({ localName }) => localName);
-  return () => {
-    const message = { ...empty };
-    for (const name of listNames) {
-      message[name] = [];
-    }
-    for (const name of mapNames) {
-      message[name] = {};
-    }
-    for (const name of groupNames) {
-      message[name] = { case: undefined };
-    }
-    return message;
-  };
+/** Whether a type has no JSON form of its own. */
+function hasPlainJson(desc: DescMessage): boolean {
+  return !desc.typeName.startsWith("google.protobuf.") && isPlain(desc);
 }
 
 /** Undefined for types that are left to fromJson(). */
@@ -241,7 +217,7 @@ function valueReader(
   field: Exclude<DescField, { fieldKind: "map" }>,
 ): Read | undefined {
   if (field.message !== undefined) {
-    return isPlain(field.message) ? messageReader(readers, field.message) : undefined;
+    return hasPlainJson(field.message) ? messageReader(readers, field.message) : undefined;
   }
   if (field.enum !== undefined) {
     return enumReader(field.enum);

@@ -1,5 +1,4 @@
 import {
-  create,
   type DescEnum,
   type DescField,
   type DescMessage,
@@ -10,6 +9,7 @@ import {
 } from "@bufbuild/protobuf";
 import { base64Encode } from "@bufbuild/protobuf/wire";
 import { isWrapperDesc } from "@bufbuild/protobuf/wkt";
+import { isPlain } from "../plain-message.ts";
 
 /** Return the ProtoJSON text of a message. Throws as toJson() does if a value does not fit its field. */
 export type WriteJson = (message: Message) => string;
@@ -69,8 +69,7 @@ function messageWriter(compiling: Compiling, desc: DescMessage): Write {
     }
     return text === "" ? "{}" : `{${text.slice(1)}}`;
   };
-  const isPlain = Object.getPrototypeOf(create(desc)) === Object.prototype;
-  const chosen = desc.typeName.startsWith("google.protobuf.") || !isPlain ? leave : write;
+  const chosen = desc.typeName.startsWith("google.protobuf.") || !isPlain(desc) ? leave : write;
   compiling.writers.set(desc, chosen);
   for (const field of desc.fields.toSorted((a, b) => a.number - b.number)) {
     members.push(memberWriter(compiling, field));

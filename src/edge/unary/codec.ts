@@ -8,6 +8,8 @@ import {
 } from "@connectrpc/connect/protocol";
 import { compressionBrotli, compressionGzip } from "@connectrpc/connect-node";
 import type { Arrival } from "../arrival.ts";
+import { compileBinaryReader } from "../binary/read.ts";
+import { compileBinaryWriter, type WriteBinary } from "../binary/write.ts";
 import { compileReader } from "../json/read.ts";
 import { compileWriter } from "../json/write.ts";
 import { bodyBytesMax } from "../read-body.ts";
@@ -16,6 +18,8 @@ import { bodyBytesMax } from "../read-body.ts";
 export interface Codec {
   readonly input: Serialization<Message>;
   readonly output: Serialization<Message>;
+  /** The output in binary, behind so many bytes to be filled in. Undefined: `output` shall write it. */
+  readonly binary?: WriteBinary;
   /** The output as text. Only for JSON: a text goes to an HTTP/1.1 socket in one piece with its head. */
   readonly text?: (message: Message) => string;
 }
@@ -47,16 +51,28 @@ export function codecsOf(
 ): { readonly proto: Codec; readonly json: Codec } {
   const options = jsonOptions(registry);
   const lookup = createMethodSerializationLookup(method, undefined, options, rpcOptions);
-  const input = lookup.getI(false);
-  const read = compileReader(method.input);
+  const json = lookup.getI(false);
+  const readJson = compileReader(method.input);
+  const binary = lookup.getI(true);
+  const readBinary = compileBinaryReader(method.input);
   const write = compileWriter(method.output, { alwaysEmitImplicit: false, registry });
   return {
-    proto: { input: lookup.getI(true), output: lookup.getO(true) },
-    json: { input: { ...input, parse }, output: lookup.getO(false), text },
+    proto: {
+      input: { ...binary, parse: parseBinary },
+      output: lookup.getO(true),
+      binary: compileBinaryWriter(method.output),
+    },
+    json: { input: { ...json, parse: parseJson }, output: lookup.getO(false), text },
   };
 
-  function parse(bytes: Uint8Array): Message {
-    return read(bytes) ?? input.parse(asBytes(bytes));
+  function parseJson(bytes: Uint8Array): Message {
+    return readJson(bytes) ?? json.parse(asBytes(bytes));
+  }
+
+  // Whoever reads a body hands over its Buffer; what was decompressed is one as well.
+  function parseBinary(bytes: Uint8Array): Message {
+    const read = bytes instanceof Buffer ? readBinary(bytes) : undefined;
+    return read ?? binary.parse(asBytes(bytes));
   }
 
   function text(message: Message): string {

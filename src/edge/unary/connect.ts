@@ -61,7 +61,7 @@ export function connectUnary(
       );
       const answering = call.invoke(message);
       const answer = answering instanceof Promise ? await answering : answering;
-      body = codec.text?.(answer) ?? codec.output.serialize(answer);
+      body = codec.text?.(answer) ?? codec.binary?.(answer, 0) ?? codec.output.serialize(answer);
     } catch (thrown) {
       error = shownError(call, thrown);
       body = errorToJsonBytes(error, errorOptions);

@@ -36,7 +36,7 @@ export function grpcUnary(
       timeout.timeoutMs === undefined ? undefined : Math.min(timeout.timeoutMs, timeoutMsMax);
     const call = new UnaryCall(unary, hit, timeoutMs);
     const compression = negotiateCompression(arrival, compressionNames);
-    let frame: Uint8Array | undefined;
+    let frame: Buffer | undefined;
     let error: ConnectError | undefined;
     try {
       const admitted = call.admit();
@@ -51,11 +51,12 @@ export function grpcUnary(
       const message = readPlain(body, codec) ?? (await readOnly(body, codec, compression.request));
       const answering = call.invoke(message);
       const answer = answering instanceof Promise ? await answering : answering;
-      const bytes = codec.output.serialize(answer);
-      frame =
-        compression.response !== null && bytes.byteLength >= rpcOptions.compressMinBytes
-          ? envelope(await compression.response.compress(bytes), compressedFlag)
-          : envelope(bytes, 0);
+      frame = frameOf(answer, codec);
+      const size = frame.length - headBytes;
+      if (compression.response !== null && size >= rpcOptions.compressMinBytes) {
+        const bytes = asBytes(frame.subarray(headBytes));
+        frame = envelope(await compression.response.compress(bytes), compressedFlag);
+      }
     } catch (thrown) {
       error = shownError(call, thrown);
     } finally {
@@ -155,7 +156,17 @@ function extraMessage(): ConnectError {
   );
 }
 
-function envelope(bytes: Uint8Array, flags: number): Uint8Array {
+function frameOf(answer: Message, { output, binary }: Codec): Buffer {
+  const frame = binary?.(answer, headBytes);
+  if (frame === undefined) {
+    return envelope(output.serialize(answer), 0);
+  }
+  frame[0] = 0;
+  frame.writeUInt32BE(frame.length - headBytes, 1);
+  return frame;
+}
+
+function envelope(bytes: Uint8Array, flags: number): Buffer {
   const frame = Buffer.allocUnsafe(headBytes + bytes.byteLength);
   frame[0] = flags;
   frame.writeUInt32BE(bytes.byteLength, 1);
