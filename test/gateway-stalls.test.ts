@@ -41,18 +41,23 @@ test("a process that stands still past the end of its lease spends nothing of it
     },
   });
   const [still, other] = world.servers as [Supervised, Supervised];
-  const api = await sellApi(world.place, world.upstreamUrl, { callNanos: commonNanos });
+  const [api, hasty] = [
+    await sellApi(world.place, world.upstreamUrl, { callNanos: commonNanos }),
+    await sellApi(world.place, world.upstreamUrl, { callNanos: commonNanos, isAsync: true }),
+  ];
   const consumers = await Promise.all([
     newConsumer(world.place, { creditNanos: 40n * commonNanos, apis: [0] }),
     newConsumer(world.place, { creditNanos: 4_000n * commonNanos, apis: [0] }),
+    newConsumer(world.place, { creditNanos: 4_000n * commonNanos, apis: [1] }),
   ]);
-  const market = { apis: [api], consumers };
+  const market = { apis: [api, hasty], consumers };
   const agent = new Agent({ keepAlive: true });
   const calls: SeenCall[] = [];
   let n = 0;
   const call = async (server: Supervised, consumer: number, kind: SeenCall["kind"]) => {
-    const one = { id: `still-${seed}-${n}`, n: n++, consumer, api: 0, kind, market, agent };
-    const seen = await see(server.url, one);
+    const one = { id: `still-${seed}-${n}`, n: n++, consumer, kind, market, agent };
+    const [first = 0] = consumers[consumer]?.apis ?? [];
+    const seen = await see(server.url, { ...one, api: first });
     calls.push(seen);
     return seen;
   };
@@ -79,6 +84,16 @@ test("a process that stands still past the end of its lease spends nothing of it
   await until(() => held.length === 2, recoverMsMax);
   other.signal("SIGTERM");
   const cut = await Promise.all(running);
+  expect(still.starts).toBe(1);
+  // It writes down what it answered before it ends.
+  await call(still, 2, "plain");
+  const change = (text: string) => world.proving.superuser((client) => client.query(text));
+  await change("revoke insert on usage_journal from callora_worker");
+  const hastily = await call(still, 2, "plain");
+  still.signal("SIGTERM");
+  await sleep(1_000);
+  await change("grant insert on usage_journal to callora_worker");
+  await until(() => still.starts === 2, recoverMsMax);
   const verdict = await world.judge({ market, calls });
 
   console.log(`Seed ${seed}: ${words(late)}\n${tellVerdict(verdict, calls)}`);
@@ -92,7 +107,7 @@ test("a process that stands still past the end of its lease spends nothing of it
     late.filter(({ consumer, isWhole, isPassedOn }) => consumer === 0 && isWhole && isPassedOn),
   ).toEqual([]);
   expect(after).toMatchObject({ isWhole: true, status: 200 });
-  expect(still.starts).toBe(1);
+  expect(hastily).toMatchObject({ isWhole: true, status: 200 });
   expect(cut[0]).toMatchObject({ isWhole: true, status: 503, reason: "SERVER_STOPPING" });
   expect(cut[1]).toMatchObject({ isWhole: false, status: 200 });
 });

@@ -104,51 +104,21 @@ export const answer: RequestListener = (incoming, response) => {
   }
 };
 
-/** Begin to call: so many workers for each server, each with a pause between two calls. */
-export function startGatewayLoad({
-  urls,
-  market,
-  seed,
-  workers = 4,
-  pauseMs = 20,
-  only = kinds,
-}: {
+interface LoadOptions {
   urls: readonly string[];
   market: GatewayMarket;
   seed: number;
   workers?: number;
   pauseMs?: number;
   only?: readonly Kind[];
-}): GatewayLoad {
-  const random = seeded(seed);
-  const agents = urls.map(() => new Agent({ keepAlive: true }));
-  const calls: SeenCall[] = [];
-  const isAnswering = urls.map(() => true);
-  let next = 0;
-  let isStopping = false;
+}
 
-  async function call(
-    server: number,
-    {
-      kind = pickKind(random(), only),
-      consumer = Math.floor(random() * market.consumers.length),
-      whole = () => {},
-    }: { kind?: Kind; consumer?: number; whole?: () => void },
-  ): Promise<SeenCall> {
-    const n = next++;
-    const { apis } = pick(market.consumers, consumer);
-    const api = pick(apis, Math.floor(random() * apis.length));
-    const one = { id: `call-${seed}-${n}`, n, consumer, api, kind };
-    const seen = await see(pick(urls, server), {
-      ...one,
-      market,
-      agent: pick(agents, server),
-      whole,
-    });
-    calls.push(seen);
-    isAnswering[server] = seen.status > 0;
-    return seen;
-  }
+/** Begin to call: so many workers for each server, each with a pause between two calls. */
+export function startGatewayLoad(options: LoadOptions): GatewayLoad {
+  const { urls, market, workers = 4, pauseMs = 20 } = options;
+  const caller = createCaller(options);
+  const { calls, random, call } = caller;
+  let isStopping = false;
 
   async function work(server: number): Promise<void> {
     while (!isStopping) {
@@ -163,23 +133,7 @@ export function startGatewayLoad({
   );
   return {
     calls,
-    async served(withinMs) {
-      const from = performance.now();
-      let looked = calls.length;
-      for (;;) {
-        for (; looked < calls.length; looked++) {
-          const call = pick(calls, looked);
-          const { isAsync } = pick(market.apis, call.api);
-          if (call.begunMs > from && call.isWhole && call.status === 200 && !isAsync) {
-            return;
-          }
-        }
-        if (performance.now() - from > withinMs) {
-          throw new Error(`no call was served for ${withinMs} ms: ${words(calls)}`);
-        }
-        await sleep(10);
-      }
-    },
+    served: (withinMs) => untilServed(market, { calls, withinMs }),
     async amidBurst({ server, consumer }, act) {
       let left = 1 + Math.floor(random() * burstActsAt);
       const once = () => {
@@ -188,21 +142,76 @@ export function startGatewayLoad({
           act();
         }
       };
-      const options = { kind: "plain", consumer, whole: once } as const;
-      await Promise.all(Array.from({ length: burstCalls }, () => call(server, options)));
+      const one = { kind: "plain", consumer, whole: once } as const;
+      await Promise.all(Array.from({ length: burstCalls }, () => call(server, one)));
       while (left > 0) {
         once();
       }
     },
-    answering: () => urls.flatMap((_, server) => (isAnswering[server] ? [server] : [])),
+    answering: caller.answering,
     async stop() {
       isStopping = true;
       await running;
+      caller.close();
+    },
+  };
+}
+
+/** Makes calls that nobody made before, and keeps what was seen of them. */
+function createCaller({ urls, market, seed, only = kinds }: LoadOptions) {
+  const random = seeded(seed);
+  const agents = urls.map(() => new Agent({ keepAlive: true }));
+  const isAnswering = urls.map(() => true);
+  const calls: SeenCall[] = [];
+  let next = 0;
+  return {
+    calls,
+    random,
+    async call(
+      server: number,
+      {
+        kind = pickKind(random(), only),
+        consumer = Math.floor(random() * market.consumers.length),
+        whole = () => {},
+      }: { kind?: Kind; consumer?: number; whole?: () => void },
+    ): Promise<SeenCall> {
+      const n = next++;
+      const { apis } = pick(market.consumers, consumer);
+      const api = pick(apis, Math.floor(random() * apis.length));
+      const one = { id: `call-${seed}-${n}`, n, consumer, api, kind };
+      const agent = pick(agents, server);
+      const seen = await see(pick(urls, server), { ...one, market, agent, whole });
+      calls.push(seen);
+      isAnswering[server] = seen.status > 0;
+      return seen;
+    },
+    answering: () => urls.flatMap((_, server) => (isAnswering[server] ? [server] : [])),
+    close() {
       for (const agent of agents) {
         agent.destroy();
       }
     },
   };
+}
+
+async function untilServed(
+  { apis }: GatewayMarket,
+  { calls, withinMs }: { calls: readonly SeenCall[]; withinMs: number },
+): Promise<void> {
+  const from = performance.now();
+  for (let looked = calls.length; ; ) {
+    for (; looked < calls.length; looked++) {
+      const call = pick(calls, looked);
+      const isDurable = !pick(apis, call.api).isAsync;
+      if (call.begunMs > from && call.isWhole && call.status === 200 && isDurable) {
+        return;
+      }
+    }
+    if (performance.now() - from > withinMs) {
+      throw new Error(`no call was served for ${withinMs} ms: ${words(calls)}`);
+    }
+    await sleep(10);
+  }
 }
 
 /** Make one call, and see what becomes of it. */
