@@ -27,6 +27,7 @@ export interface LoadProgress {
   failed: number;
 }
 
+/** How long it waits for the next acknowledgement when it shall end. */
 const drainMsMax = 60_000;
 const [duplicates, conflicts, refusals, heldBack, givenUp] = [0.02, 0.01, 0.01, 0.1, 0.02];
 /** How many batches take another way than the usual one. */
@@ -43,9 +44,11 @@ async function run(job: LoadJob): Promise<void> {
   const progress: LoadProgress = { acknowledged: 0, failed: 0 };
   /** Batches that are to be sent later than others: held back, or not acknowledged. */
   const waiting: Numbered[][] = [];
-  let [next, batches, isStopping] = [0, 0, false];
+  let [next, batches, isStopping, latestMs] = [0, 0, false, 0];
+  let failure: unknown;
   process.on("message", () => {
     isStopping = true;
+    latestMs = performance.now();
   });
   // Whoever started it is gone.
   process.on("disconnect", () => process.exit(1));
@@ -76,7 +79,8 @@ async function run(job: LoadJob): Promise<void> {
     log.sends(batch, events);
     try {
       await door(events.map((event) => toEvent(job.market, event)));
-    } catch {
+    } catch (error) {
+      failure = error;
       progress.failed += 1;
       process.send?.(progress);
       // Some are never sent again: whether they count, nobody knows.
@@ -87,15 +91,13 @@ async function run(job: LoadJob): Promise<void> {
       return;
     }
     log.acknowledged(batch);
+    latestMs = performance.now();
     progress.acknowledged += 1;
     process.send?.(progress);
   }
 
   async function work(): Promise<void> {
-    const deadline = () => performance.now() + drainMsMax;
-    let until = Number.POSITIVE_INFINITY;
-    while (!isStopping || (waiting.length > 0 && performance.now() < until)) {
-      until = isStopping ? Math.min(until, deadline()) : until;
+    while (!isStopping || (waiting.length > 0 && performance.now() < latestMs + drainMsMax)) {
       const { atomic, others } = pick(servers, random);
       const again = isStopping || random() < 0.5 ? waiting.shift() : undefined;
       if (again === undefined && random() < refusals) {
@@ -112,7 +114,11 @@ async function run(job: LoadJob): Promise<void> {
   await Promise.all(Array.from({ length: job.workers }, work));
   log.close();
   process.disconnect();
-  process.exit(waiting.length === 0 ? 0 : 3);
+  if (waiting.length > 0) {
+    console.error(`${waiting.length} batches wait, the last one failed with`, failure);
+    process.exit(3);
+  }
+  process.exit(0);
 }
 
 /** A batch with an event of nobody is refused as a whole. Ends the process when it is not. */
