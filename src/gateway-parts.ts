@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { Counter, Gauge } from "prom-client";
 import { Access, RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import type { Config } from "./config.ts";
@@ -9,7 +10,7 @@ import type { Trust } from "./db/trust.ts";
 import type { RawMount } from "./edge/mount.ts";
 import type { GatewayWatch } from "./gateway/admission.ts";
 import { rememberApis } from "./gateway/api.ts";
-import { createAsyncCount, showAsyncCount } from "./gateway/async-count.ts";
+import { type AsyncCount, createAsyncCount, showAsyncCount } from "./gateway/async-count.ts";
 import { gatewayHandler } from "./gateway/handler.ts";
 import { createHeaderFilter } from "./gateway/headers.ts";
 import { createMonthUnits } from "./gateway/month-units.ts";
@@ -99,11 +100,22 @@ export function gatewayParts(deps: GatewayPartsDeps): GatewayParts {
     async stop() {
       unwatch?.();
       running.close();
+      await untilDurable(asyncCount);
       await leases?.stop();
       await book.stop();
       await upstreams.close();
     },
   };
+}
+
+/** The longest that a stopping process waits for the events of calls that it has answered. */
+const lastEventsMs = 5_000;
+
+async function untilDurable(asyncCount: AsyncCount): Promise<void> {
+  const endMs = performance.now() + lastEventsMs;
+  while (asyncCount.pending > 0 && performance.now() < endMs) {
+    await sleep(20);
+  }
 }
 
 const callRoute: Pick<RawMount, "method" | "pattern" | "policy"> = {

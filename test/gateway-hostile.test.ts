@@ -105,6 +105,27 @@ test("what an upstream sends beyond its length reaches nobody", async ({ app }) 
   expect(await events(2)).toEqual([...paid(200), ...paid(200)]);
 });
 
+test.for<[string, string, boolean]>([
+  ["that it is longer than it is", "content-length: 300000", false],
+  ["that it is shorter than it is", "content-length: 100000", true],
+  ["that there is more, and does not send it", "transfer-encoding: chunked", false],
+])("a long reply whose upstream says %s", async ([, header, isWhole], { app }) => {
+  await using upstream = await startRaw((socket) => {
+    const isChunked = header.startsWith("transfer");
+    socket.write(`HTTP/1.1 200 OK\r\n${header}\r\n\r\n${isChunked ? "30d40\r\n" : ""}`);
+    socket.end("x".repeat(200_000));
+  });
+  const { raw, events } = await setUp(app, upstream.url, { settings: { retries: 0 } });
+
+  const response = await send(raw());
+  const received = await readAll(response).catch(() => null);
+
+  expect([response.complete, received?.length]).toEqual(
+    isWhole ? [true, 100_000] : [false, undefined],
+  );
+  expect(await events()).toEqual(isWhole ? paid(200) : free(502));
+});
+
 test("a reply that is larger than its developer wants is cut, free, with a length or without", async ({
   app,
 }) => {

@@ -1,4 +1,4 @@
-import { Code } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
 import { errors as undici } from "undici";
 import { ErrorInfoSchema } from "../../gen/google/rpc/error_details_pb.ts";
 import type { Outcome } from "../catalog/price-rule.ts";
@@ -161,10 +161,19 @@ export function creditUnknown(): Error {
   return unavailable("CREDIT_UNKNOWN", message);
 }
 
-/** 503: the journal takes no more. */
-export function journalBusy(): Error {
-  const message = "Cannot write the call down: try again, nothing was charged";
-  return unavailable("JOURNAL_BUSY", message);
+/** 503: the call could not be written down in time. In doubt: the database did not say whether it was. */
+export function journalBusy(isInDoubt: boolean): Error {
+  const doubt = "the database does not answer, its request id tells later whether it was charged";
+  const reason = isInDoubt ? doubt : "try again, nothing was charged";
+  return unavailable("JOURNAL_BUSY", `Cannot write the call down: ${reason}`);
+}
+
+/** Whether the journal took no more. Then the event was not handed to the database. */
+export function isJournalBusy(error: unknown): boolean {
+  return (
+    error instanceof ConnectError &&
+    error.findDetails(ErrorInfoSchema).some(({ reason }) => reason === "JOURNAL_BUSY")
+  );
 }
 
 /** 503: too many calls are running. */

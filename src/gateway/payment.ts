@@ -3,10 +3,14 @@ import type { UsageEntry } from "../metering/entry.ts";
 import { type AppendSink, LeaseEndedError } from "../metering/journal.ts";
 import type { Admission } from "./admission.ts";
 import { type Ending, toEntry, type Usage, usageOf } from "./event.ts";
-import { journalBusy, leaseLost, shortOfCredit } from "./failure.ts";
+import { isJournalBusy, journalBusy, leaseLost, shortOfCredit } from "./failure.ts";
 
-/** Times that an event is handed to the journal. */
-const appendTries = 3;
+/** No try to hand an event to the journal begins later than this after the first. A database restarts in less. */
+const appendMsMax = 10_000;
+/** The same, of a reply that did not wait and is out: their number is bounded. */
+const passedAppendMsMax = 600_000;
+const pauseMsMin = 200;
+const pauseMsMax = 1_600;
 
 /** Whom a payment tells of its end. */
 export interface PaymentSink {
@@ -24,6 +28,9 @@ export class Payment implements AppendSink {
   #usage: Usage | null = null;
   #entry: UsageEntry | null = null;
   #appends = 0;
+  #firstAppendMs = 0;
+  /** A commit did not say whether it was one. */
+  #isInDoubt = false;
   #isStrict = false;
   /** The reply does not wait. */
   #isPassed = false;
@@ -81,6 +88,8 @@ export class Payment implements AppendSink {
 
   #append(): void {
     if (this.#entry !== null) {
+      const { nowMs } = this.#admission.deps;
+      this.#firstAppendMs ||= nowMs();
       this.#appends += 1;
       this.#admission.deps.journal.push(this.#entry, this, this.#isStrict);
     }
@@ -98,22 +107,27 @@ export class Payment implements AppendSink {
     if (error instanceof LeaseEndedError) {
       this.#lease?.lose();
       this.#payAgain();
-    } else if (this.#appends < appendTries) {
+      return;
+    }
+    this.#isInDoubt ||= !isJournalBusy(error);
+    const pauseMs = Math.min(pauseMsMax, pauseMsMin * 2 ** (this.#appends - 1));
+    const endMs = this.#firstAppendMs + (this.#isPassed ? passedAppendMsMax : appendMsMax);
+    if (this.#admission.deps.nowMs() + pauseMs < endMs) {
       // Its identity makes it count once, even when it did reach the journal.
-      setTimeout(() => this.#append(), 100 * 4 ** this.#appends);
+      setTimeout(() => this.#append(), pauseMs).unref();
     } else {
       this.#lose(error);
     }
   }
 
-  /** Nobody knows whether the event is there: what was set aside for it stays so until the lease is closed. */
+  /** The event may be there: what was set aside for it stays so until the lease is closed. */
   #lose(error: unknown): void {
     tell(this.#admission, error);
     if (this.#isPassed) {
       this.#admission.deps.asyncCount.end(false);
     }
     this.#release(this.#takenNanos);
-    this.#sink.onSettled(journalBusy());
+    this.#sink.onSettled(journalBusy(this.#isInDoubt));
   }
 
   /** The lease was over before the event was there: another pays, or nobody gets the reply. */

@@ -227,12 +227,15 @@ export function must<T>(value: T | undefined | null): T {
   return value;
 }
 
-/** Ask again every 20 ms until the answer is yes. Throws after 10 s. */
-export async function until(ask: () => Promise<boolean> | boolean): Promise<void> {
-  const deadline = performance.now() + 10_000;
+/** Ask again every 20 ms until the answer is yes. Throws when that takes longer. */
+export async function until(
+  ask: () => Promise<boolean> | boolean,
+  withinMs = 10_000,
+): Promise<void> {
+  const deadline = performance.now() + withinMs;
   while (!(await ask())) {
     if (performance.now() > deadline) {
-      throw new Error("waited 10 s in vain");
+      throw new Error(`waited ${withinMs} ms in vain`);
     }
     await new Promise((resolve) => setTimeout(resolve, 20));
   }

@@ -31,8 +31,10 @@ export interface Proving extends AsyncDisposable {
   readonly urls: Urls;
   readonly market: Market;
   readonly postgres: EmbeddedPostgres;
-  /** Start a server; `databaseUrls` may lead to the database by another way. */
-  serve(databaseUrls?: Urls): Promise<Supervised>;
+  /**
+   * Start a server; `databaseUrls` may lead to the database by another way. The environment is read at each start.
+   */
+  serve(databaseUrls?: Urls, env?: Readonly<Record<string, string>>): Promise<Supervised>;
   load(job: Pick<LoadJob, "urls" | "seed"> & Partial<LoadJob>): LoadProcess;
   /** Put bytes that make no sense into the journal, past the door. */
   putMalformed(): Promise<void>;
@@ -111,10 +113,10 @@ function proving(world: {
     market,
     postgres,
     superuser,
-    async serve(databaseUrls = urls) {
+    async serve(databaseUrls = urls, env = {}) {
       const dir = await makeDataDir();
       stops.push(() => dir[Symbol.asyncDispose]());
-      const server = await supervise(dir.path, databaseUrls);
+      const server = await supervise(dir.path, databaseUrls, env);
       stops.push(() => server[Symbol.asyncDispose]());
       return server;
     },
@@ -197,7 +199,8 @@ function toPoison({ consumers, apis }: Market, poison: Partial<UsageEntry>, n: n
   };
 }
 
-async function untilApplied(client: pg.Client): Promise<void> {
+/** Wait until the journal is applied to its end. */
+export async function untilApplied(client: pg.Client): Promise<void> {
   const deadline = performance.now() + applyMsMax;
   for (;;) {
     const { durable, applied } = await readWatermark(client);
@@ -211,14 +214,18 @@ async function untilApplied(client: pg.Client): Promise<void> {
   }
 }
 
-async function supervise(dataDir: string, urls: Urls): Promise<Supervised> {
+async function supervise(
+  dataDir: string,
+  urls: Urls,
+  more: Readonly<Record<string, string>>,
+): Promise<Supervised> {
   const env = {
     DATABASE_URL: urls.app,
     DATABASE_WORKER_URL: urls.worker,
     DATABASE_MIGRATE_URL: urls.owner,
     CALLORA_ADMIN_PASSWORD: "a password for the admin",
   };
-  let run: Run = start(dataDir, env);
+  let run: Run = start(dataDir, { ...env, ...more });
   let [starts, isClosing] = [1, false];
   const url = await run.url();
   const ended = keep();
@@ -229,7 +236,7 @@ async function supervise(dataDir: string, urls: Urls): Promise<Supervised> {
       if (isClosing) {
         return;
       }
-      run = start(dataDir, { ...env, PORT: new URL(url).port });
+      run = start(dataDir, { ...env, ...more, PORT: new URL(url).port });
       starts += 1;
     }
   }

@@ -142,8 +142,8 @@ function sum(counts: ReadonlyMap<number, number> | undefined): number {
   return [...(counts?.values() ?? [])].reduce((total, times) => total + times, 0);
 }
 
-/** The sum of all events, found in each place that holds it. */
-async function readSums(client: pg.Client): Promise<Record<string, bigint>> {
+/** The sum of all events, found in each place that holds it: each sum is to be that of the events. */
+export async function readSums(client: pg.Client): Promise<Record<string, bigint>> {
   const { rows } = await client.query<{ name: string; nanos: string }>(
     `select 'events' as name, coalesce(sum(charged_nanos), 0)::text as nanos from usage_events
      union all select 'usage roll-ups', coalesce(sum(charged_nanos), 0)::text from usage_rollups
