@@ -5,6 +5,7 @@ drop table purchase_directory;
 drop table credit_purchases;
 drop table credit_plans;
 drop table credit_returns;
+drop table grant_corrections;
 drop table grant_burns;
 drop table credit_grants;
 -- Fails while something is to be paid back.

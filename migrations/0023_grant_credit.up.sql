@@ -52,6 +52,20 @@ create table grant_burns (
   primary key (account_id, mode, from_nanos)
 );
 
+-- What corrections of an event burned of grants beyond that, or gave back to them.
+create table grant_corrections (
+  account_id text not null,
+  correction_id text not null,
+  grant_id text not null,
+  event_position bigint not null,
+  event_ordinal integer not null,
+  -- Negative: given back.
+  burned_nanos bigint not null check (burned_nanos <> 0),
+  primary key (account_id, correction_id, grant_id)
+);
+create index grant_corrections_event
+on grant_corrections (account_id, event_position, event_ordinal);
+
 -- The grants so far, burned in the order in which they came, as was shown.
 alter table ledger_transfers no force row level security;
 alter table charge_totals no force row level security;
@@ -93,6 +107,9 @@ grant select, insert, update on credit_grants to callora_worker;
 select callora_isolate('grant_burns');
 grant select on grant_burns to callora_app;
 grant select, insert, update on grant_burns to callora_worker;
+select callora_isolate('grant_corrections');
+grant select on grant_corrections to callora_app;
+grant select, insert on grant_corrections to callora_worker;
 
 -- Credit that was taken back by an administrator, and why.
 create table credit_returns (

@@ -4,7 +4,8 @@ import { nothing, type Queries, type Tx } from "../db/pool.ts";
 import type { Mode } from "../ledger/store.ts";
 import type { NewCredit } from "./credit.ts";
 
-const grantRow = z.object({
+/** How grants are read. */
+export const grantRow = z.object({
   account_id: z.string(),
   id: z.string(),
   mode: z.enum(["live", "test"]),
@@ -22,7 +23,8 @@ const grantRow = z.object({
 /** Credit that came in, and what became of it. */
 export type GrantRow = z.infer<typeof grantRow>;
 
-const grantColumns = sql.fragment`
+/** The columns of a grant. */
+export const grantColumns = sql.fragment`
   account_id, id, mode, kind, amount_nanos, burned_nanos, returned_nanos, priority, expire_at,
   purchase_id, note, created_at
 `;
@@ -228,7 +230,7 @@ export interface GrantChange {
   returnedNanos: bigint;
 }
 
-/** Change grants, each named once. What nothing is left of is closed. Lock them first. */
+/** Change grants, each named once. What nothing is left of is closed, and open again once there is. Lock them first. */
 export async function changeGrants(
   tx: Tx,
   { changes, isOver }: { changes: readonly GrantChange[]; isOver: boolean },
@@ -247,6 +249,7 @@ export async function changeGrants(
         when credit.burned_nanos + credit.returned_nanos + change.burned + change.returned
           = credit.amount_nanos then 'closed'
         when ${isOver} then 'expiring'
+        when credit.state = 'closed' then 'open'
         else credit.state
       end
     from ${sql.unnest(rows, ["text", "text", "int8", "int8"])}
