@@ -150,9 +150,8 @@ export function createLoops(
       run("invoices", 60_000, () => issueInvoices(invoices));
       run("grants", 1_000, () =>
         db.systemTransaction(async (tx) => {
-          const time = now();
-          const { oldestWaiting } = await getWatermark(tx);
-          return expireNext(tx, { now: time, appliedUntil: oldestWaiting ?? time });
+          const { oldestWaiting: appliedUntil } = await getWatermark(tx);
+          return expireNext(tx, { now: now(), appliedUntil });
         }),
       );
       // A public Horizon answers 3,600 requests an hour of one address.

@@ -164,8 +164,7 @@ async function expireAll(books: Books, account: string): Promise<void> {
     "update credit_grants set expire_at = now() - interval '1 s' where account_id = $1 and note = 'ends'",
     [account],
   );
-  const now = new Date();
-  await books.db.systemTransaction((tx) => expireNext(tx, { now, appliedUntil: now }));
+  await books.db.systemTransaction((tx) => expireNext(tx, { now: new Date(), appliedUntil: null }));
 }
 
 async function left(books: Books, account: string): Promise<Record<string, bigint>> {

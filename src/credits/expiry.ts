@@ -22,14 +22,14 @@ const dueMax = 100;
  * Take back what is left of grants that are over, up to 100 at once. True: there may be more.
  *
  * Usage that the journal received before a grant's end burns it first: `appliedUntil` is when the oldest row that waits
- * was received. What is set aside in leases is taken once it has come back.
+ * was received, null when none does. What is set aside in leases is taken once it has come back. What has ended the
+ * database's clock says; `now` is only written down.
  */
 export async function expireNext(
   tx: Tx,
-  { now, appliedUntil }: { now: Date; appliedUntil: Date },
+  { now, appliedUntil }: { now: Date; appliedUntil: Date | null },
 ): Promise<boolean> {
-  const before = appliedUntil < now ? appliedUntil : now;
-  const due = await listDueGrants(tx, { before, limit: dueMax });
+  const due = await listDueGrants(tx, { until: appliedUntil, limit: dueMax });
   if (due.length === 0) {
     return false;
   }

@@ -168,13 +168,13 @@ export function lockPurchaseGrants(
   `);
 }
 
-/** Let grants end at a time. */
+/** Let grants end now. */
 export async function endGrants(
   tx: Tx,
-  { accountId, ids, at }: { accountId: string; ids: readonly string[]; at: Date },
+  { accountId, ids }: { accountId: string; ids: readonly string[] },
 ): Promise<void> {
   await tx.query(sql.type(nothing)`
-    update credit_grants set expire_at = ${at.toISOString()}
+    update credit_grants set expire_at = now()
     where account_id = ${accountId} and id = any(${sql.array([...ids], "text")})
   `);
 }
@@ -188,14 +188,17 @@ const dueRow = z.object({
 /** A grant that is over. */
 export type DueRow = z.infer<typeof dueRow>;
 
-/** List grants that ended by a time and of which something can be taken, the oldest end first. */
+/**
+ * List grants that have ended, and not after a time if one is given, of which something can be taken: the oldest end
+ * first. What has ended only the database's clock says.
+ */
 export function listDueGrants(
   db: Queries,
-  { before, limit }: { before: Date; limit: number },
+  { until, limit }: { until: Date | null; limit: number },
 ): Promise<readonly DueRow[]> {
   return db.any(sql.type(dueRow)`
     select account_id, mode, id from credit_grants as credit
-    where state <> 'closed' and expire_at <= ${before.toISOString()} and (
+    where state <> 'closed' and expire_at <= least(now(), ${until?.toISOString() ?? null}::timestamptz) and (
       exists (
         select from ledger_accounts as balance
         where balance.account_id = credit.account_id and balance.mode = credit.mode

@@ -87,7 +87,7 @@ export async function refundCredit(
   checkAvailable(refund, available);
   await changeGrants(tx, { changes: spread(bought, amountNanos), isOver: false });
   const added = grants.filter(({ kind }) => kind !== "purchase").map(({ id }) => id);
-  await endGrants(tx, { accountId, ids: added, at: now });
+  await endGrants(tx, { accountId, ids: added });
   const source = { type: "refund", id: refund.id };
   const moves = { accountId, mode, debit: "consumer", credit: "refund_payable" } as const;
   await postTransfers(tx, [{ ...moves, amountNanos, source }], now);
