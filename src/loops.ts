@@ -124,6 +124,8 @@ export function createLoops(
     listApiNames,
     findClosedMonths,
     watermark: async (tx: Tx) => (await getWatermark(tx)).applied,
+    onFailed: (err: unknown, of: { accountId: string; month: string }) =>
+      log.error("Cannot issue an invoice", { err, component: "invoices", ...of }),
     now,
   };
   return {

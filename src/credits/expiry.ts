@@ -15,6 +15,7 @@ import {
   listDueGrants,
   lockDueGrants,
 } from "./grant-store.ts";
+import { addToMonths } from "./month-store.ts";
 
 const dueMax = 100;
 
@@ -43,6 +44,11 @@ export async function expireNext(
   const { changes, transfers } = takeOver(grants, heldBy);
   await changeGrants(tx, { changes, isOver: true });
   await postTransfers(tx, transfers, now);
+  const moves = grants.flatMap(({ account_id: accountId, mode }, index) => {
+    const nanos = changes[index]?.returnedNanos ?? 0n;
+    return [{ accountId, mode, what: "expired", nanos } as const];
+  });
+  await addToMonths(tx, moves, now);
   return due.length === dueMax;
 }
 

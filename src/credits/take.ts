@@ -19,6 +19,7 @@ import {
   lockPurchaseGrants,
   lockReturningGrants,
 } from "./grant-store.ts";
+import { addToMonths } from "./month-store.ts";
 
 /** Credit that an administrator takes back. */
 export interface Taking {
@@ -60,6 +61,7 @@ export async function takeCredit(tx: Tx, taking: Taking, now: Date): Promise<voi
     { ...platform, credit: "treasury_equity", amountNanos: amountNanos - promotionNanos },
   ];
   await postTransfers(tx, transfers, now);
+  await addToMonths(tx, [{ accountId, mode, what: "taken", nanos: amountNanos }], now);
   await insertReturn(tx, { ...taking, purchaseId: "" }, now);
 }
 
@@ -91,6 +93,7 @@ export async function refundCredit(
   const source = { type: "refund", id: refund.id };
   const moves = { accountId, mode, debit: "consumer", credit: "refund_payable" } as const;
   await postTransfers(tx, [{ ...moves, amountNanos, source }], now);
+  await addToMonths(tx, [{ accountId, mode, what: "refunded", nanos: amountNanos }], now);
   await insertReturn(tx, refund, now);
 }
 

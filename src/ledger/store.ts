@@ -147,7 +147,25 @@ const postedRow = z.object({
 
 type Posted = z.infer<typeof postedRow>;
 
-/** In one order, so that two postings of the same causes cannot wait for each other. */
+/** What an account has: what is set aside for calls is not spent yet. */
+const ownKinds = sql.fragment`('consumer', 'lease_escrow')`;
+
+/** The transfers that a consumer sees. What leases set aside and give back is not among them. */
+const isShown = sql.fragment`(
+  source_type in (
+    'grant', 'usage', 'purchase', 'expiry', 'refund', 'adjustment', 'debt_recovery', 'correction'
+  ) and (
+    debit_kind in ('consumer', 'lease_escrow', 'consumer_receivable')
+    or credit_kind in ('consumer', 'consumer_receivable')
+  )
+)`;
+
+/**
+ * In one order, so that two postings of the same causes cannot wait for each other.
+ *
+ * Each that a consumer sees says what the account has after it. Whoever posts such a transfer has locked a balance
+ * that everybody locks who changes what the account has.
+ */
 async function insertTransfers(
   tx: Tx,
   transfers: Transfer[],
@@ -170,10 +188,18 @@ async function insertTransfers(
   return tx.any(sql.type(postedRow)`
     insert into ledger_transfers (
       account_id, id, mode, debit_kind, credit_kind, amount_nanos, source_type, source_id, created_at,
-      position
+      position, balance_nanos
     )
     select account_id, id, mode, debit_kind, credit_kind, amount_nanos, source_type, source_id,
-      created_at, coalesce(position, callora_journal_position())
+      created_at, coalesce(position, callora_journal_position()),
+      case when ${isShown} then (
+        select coalesce(sum(credits_nanos - debits_nanos), 0) from ledger_accounts as own
+        where own.account_id = transfer.account_id and own.mode = transfer.mode
+          and kind in ${ownKinds}
+      ) + sum(
+        case when credit_kind in ${ownKinds} then amount_nanos else 0 end
+        - case when debit_kind in ${ownKinds} then amount_nanos else 0 end
+      ) over (partition by account_id, mode order by id) end
     from ${sql.unnest(rows, [
       "text",
       "text",

@@ -14,7 +14,12 @@ import {
   type Parties,
   transfersOfCorrection,
 } from "./correction-money.ts";
-import { findTarget, insertCorrection, sumCorrections } from "./correction-store.ts";
+import {
+  addCorrectedTotal,
+  findTarget,
+  insertCorrection,
+  sumCorrections,
+} from "./correction-store.ts";
 import { addMeters } from "./meter-rollup.ts";
 import type { Quarantined } from "./quarantine.ts";
 import { changeRollups } from "./rollup.ts";
@@ -98,6 +103,7 @@ async function applyCorrection(
   const change = { entry: target.entry, bookedMonth: corrected.bookedMonth };
   await changeRollups(tx, [{ ...change, calls: isVoid ? -1n : 0n, nanos: delta.deltaNanos }]);
   await insertCorrection(tx, corrected, { reason: entry.reason, ...context });
+  await addCorrectedTotal(tx, corrected);
   if (isVoid) {
     await addMeters(tx, { applied: [], voided: [corrected] });
   }

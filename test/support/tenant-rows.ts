@@ -153,6 +153,7 @@ export const tenantRows: Readonly<Record<string, (account_id: string) => Record<
     event_ordinal: 0,
     burned_nanos: 1,
   }),
+  credit_months: (account_id) => ({ account_id, mode: "test", month }),
   credit_returns: (account_id) => ({
     account_id,
     id: id("ret"),
