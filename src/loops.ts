@@ -26,6 +26,7 @@ import { shardCount, shardOf } from "./metering/entry.ts";
 import { getWatermark } from "./metering/journal.ts";
 import { buildNextMeter } from "./metering/meter-build.ts";
 import { recountNextMeter } from "./metering/meter-recount.ts";
+import { closeEndedPeriods } from "./metering/periods.ts";
 import { insertMessages } from "./metering/projections.ts";
 import { findClosedMonths } from "./metering/totals.ts";
 import type { Metrics } from "./metrics.ts";
@@ -149,7 +150,10 @@ export function createLoops(
       run("key uses", 5_000, () => useLog.flush());
       run("settlement", 500, () => settleNext({ db, network, now }));
       run("alerts", 5_000, () => db.systemTransaction((tx) => tellLowBalances(tx, tellIn(tx))));
-      run("invoices", 60_000, () => issueInvoices(invoices));
+      run("invoices", 60_000, async () => {
+        await db.systemTransaction(closeEndedPeriods);
+        return issueInvoices(invoices);
+      });
       run("grants", 1_000, () =>
         db.systemTransaction(async (tx) => {
           const { oldestWaiting: appliedUntil } = await getWatermark(tx);

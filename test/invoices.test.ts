@@ -24,7 +24,7 @@ import { newId } from "../src/lib/id.ts";
 import { listBillLines } from "../src/metering/bill-lines.ts";
 import type { UsageEntry } from "../src/metering/entry.ts";
 import { getWatermark } from "../src/metering/journal.ts";
-import { closePeriods } from "../src/metering/periods.ts";
+import { closeEndedPeriods, closePeriods } from "../src/metering/periods.ts";
 import { findClosedMonths } from "../src/metering/totals.ts";
 import { must } from "./support/app.ts";
 import { newAccountId, newApiId, openBooks, seeded, usage } from "./support/books.ts";
@@ -233,6 +233,28 @@ test("a month is issued once all that counts for it is applied, and not before",
   const { sum } = books;
   expect(await sum("select count(*) as sum from invoices")).toBe(1n);
   expect(await sum("select count(*) as sum from invoice_rounds where done_at is null")).toBe(0n);
+});
+
+test("months are closed and their invoices issued though nobody is ever paid", async () => {
+  await using books = await openBooks();
+  const [account, developer] = [newAccountId(), newAccountId()];
+  const now = new Date();
+  const month = new Date(now.getTime() - 6 * 3_600_000);
+  month.setUTCDate(1);
+  month.setUTCMonth(month.getUTCMonth() - 1);
+  const time = month.toISOString();
+  await books.journal.append([usage({ account, developer, charged: "100", time })]);
+  await books.project();
+
+  await books.db.systemTransaction(closeEndedPeriods);
+  await books.db.systemTransaction(closeEndedPeriods);
+  await issueAll(books, now);
+
+  const of = { accountId: account, month: time.slice(0, 7), test: false };
+  expect((await getInvoice(sourcesOf(books, now), of)).state).toBe(InvoiceState.ISSUED);
+  const present = `${now.toISOString().slice(0, 7)}-01`;
+  const open = "select count(*) as sum from periods where month >= $1";
+  expect(await books.sum(open, [present])).toBe(0n);
 });
 
 test("an account whose invoice fails stops no other, and is tried again", async () => {
