@@ -8,14 +8,15 @@ import { openBooksAndNetwork } from "./support/books.ts";
 
 const contract = `C${"A".repeat(55)}`;
 
+type OperationJson = { paging_token: string; [name: string]: unknown };
+
 /** A Horizon that knows these operations, as payments of anybody. */
-async function startHorizon(
-  records: readonly { paging_token: string; transaction_hash: string }[],
-) {
+async function startHorizon(records: readonly OperationJson[]) {
+  let shown = records;
   const server = createServer((req, res) => {
     const query = new URL(req.url ?? "", "http://x").searchParams;
     const after = BigInt(query.get("cursor") ?? 0);
-    const found = records.filter(({ paging_token }) => BigInt(paging_token) > after);
+    const found = shown.filter(({ paging_token }) => BigInt(paging_token) > after);
     res.setHeader("content-type", "application/json");
     res.end(JSON.stringify({ _embedded: { records: found } }));
   });
@@ -23,6 +24,10 @@ async function startHorizon(
   const { port } = server.address() as AddressInfo;
   return {
     horizon: createHorizon(`http://127.0.0.1:${port}`),
+    /** What it knows from now on. */
+    show: (others: readonly OperationJson[]) => {
+      shown = others;
+    },
     async [Symbol.asyncDispose]() {
       await new Promise((resolve) => server.close(resolve));
     },
@@ -88,4 +93,41 @@ test("what a contract pays to the treasury is a deposit, each of it once", async
   expect((await books.held(platformAccountId, "treasury_equity")) - before).toBe(6_000_000_000n);
   const cursors = await books.superuser.query("select cursor from payment_cursors");
   expect(cursors.rows).toEqual([{ cursor: `${token + 2n}` }]);
+});
+
+test("a ledger that begins anew has other payments, though they stand at the same places", async () => {
+  await using books = await openBooksAndNetwork();
+  const { network } = books;
+  const { rows } = await books.superuser.query("select cursor from payment_cursors");
+  const cursor = rows[0].cursor;
+  const payment = {
+    paging_token: `${BigInt(cursor) + 1n}`,
+    type: "payment",
+    transaction_successful: true,
+    created_at: "2026-11-01T00:00:00Z",
+    asset_code: "USDC",
+    asset_issuer: network.asset.issuer,
+    from: contract,
+    to: network.treasury.publicKey(),
+    amount: "1.0000000",
+  };
+  await using server = await startHorizon([{ ...payment, transaction_hash: "aa" }]);
+  const told: string[] = [];
+  const deps = {
+    db: books.db,
+    network: { ...network, horizon: server.horizon },
+    now: () => new Date(),
+    onUnmatched: ({ eventId }: { eventId: string }) => told.push(eventId),
+  };
+
+  while (await takeDeposits(deps)) {}
+  server.show([{ ...payment, transaction_hash: "bb" }]);
+  await books.superuser.query("update payment_cursors set cursor = $1", [cursor]);
+  while (await takeDeposits(deps)) {}
+  // Another network has a place of its own: nothing of it is entered yet.
+  const other = { ...deps, network: { ...deps.network, passphrase: "another" } };
+  expect(await takeDeposits(other)).toBe(false);
+
+  expect(told).toEqual([`aa:${payment.paging_token}:0`, `bb:${payment.paging_token}:0`]);
+  expect(await books.sum("select count(*) as sum from payment_cursors")).toBe(1n);
 });

@@ -47,13 +47,12 @@ export function stellarSource({
  */
 export async function takeDeposits(deps: DepositDeps): Promise<boolean> {
   const { db, network } = deps;
-  const treasury = network.treasury.publicKey();
-  const start = await db.systemTransaction((tx) => findCursor(tx, treasury));
+  const start = await db.systemTransaction((tx) => findCursor(tx, network));
   if (start === null) {
     // What the treasury held before is not entered yet.
     return false;
   }
-  const payments = await network.horizon.listPayments(treasury, {
+  const payments = await network.horizon.listPayments(network.treasury.publicKey(), {
     cursor: start,
     limit: pageSize,
   });
@@ -62,7 +61,7 @@ export async function takeDeposits(deps: DepositDeps): Promise<boolean> {
   for (const [token, all] of operations) {
     const deposits = all.filter((one) => isDeposit(network, one));
     if (deposits.length > 0) {
-      if (!(await take(deps, { treasury, cursor, token, deposits }))) {
+      if (!(await take(deps, { cursor, token, deposits }))) {
         return true;
       }
       cursor = token;
@@ -71,8 +70,8 @@ export async function takeDeposits(deps: DepositDeps): Promise<boolean> {
   const last = payments.at(-1);
   if (last !== undefined && last.pagingToken !== cursor) {
     await db.systemTransaction(async (tx) => {
-      if (await claimCursor(tx, treasury, cursor)) {
-        await updateCursor(tx, treasury, last.pagingToken);
+      if (await claimCursor(tx, network, cursor)) {
+        await updateCursor(tx, network, last.pagingToken);
       }
     });
   }
@@ -97,16 +96,11 @@ export function isDeposit(
 
 /** Take the deposits of one operation. False: another process was here meanwhile. */
 async function take(
-  { db, now, onUnmatched }: DepositDeps,
-  {
-    treasury,
-    cursor,
-    token,
-    deposits,
-  }: { treasury: string; cursor: string; token: string; deposits: readonly ChainPayment[] },
+  { db, network, now, onUnmatched }: DepositDeps,
+  { cursor, token, deposits }: { cursor: string; token: string; deposits: readonly ChainPayment[] },
 ): Promise<boolean> {
   const unmatched = await db.systemTransaction(async (tx) => {
-    if (!(await claimCursor(tx, treasury, cursor))) {
+    if (!(await claimCursor(tx, network, cursor))) {
       return null;
     }
     const found: ConfirmedPayment[] = [];
@@ -116,7 +110,7 @@ async function take(
         found.push(confirmed);
       }
     }
-    await updateCursor(tx, treasury, token);
+    await updateCursor(tx, network, token);
     return found;
   });
   for (const payment of unmatched ?? []) {
@@ -125,12 +119,13 @@ async function take(
   return unmatched !== null;
 }
 
+/** Another ledger counts from its beginning again: only with the hash a place in it names one payment for ever. */
 function toConfirmed(payment: ChainPayment): ConfirmedPayment {
   const { memo, pagingToken, index, from, transactionHash } = payment;
   const isName = memo !== null && /^[0-9a-v]{26}$/.test(memo);
   return {
     source: sourceName,
-    eventId: `${pagingToken}:${index}`,
+    eventId: `${transactionHash}:${pagingToken}:${index}`,
     purchaseId: isName ? `${purchasePrefix}${memo}` : null,
     amountNanos: payment.stroops * nanosPerStroop,
     at: payment.at,
