@@ -97,7 +97,7 @@ export async function refundCredit(
   await insertReturn(tx, refund, now);
 }
 
-/** Lock what a taking moves, and what decides on it. Returns what is available. */
+/** Lock what a taking moves, and what decides on it. Returns what is available, less what is owed. */
 async function lockAvailable(
   tx: Tx,
   { accountId, mode }: Taking,
@@ -105,8 +105,9 @@ async function lockAvailable(
 ): Promise<bigint> {
   const consumer = { accountId, mode, kind: "consumer" } as const;
   const escrow = { accountId, mode, kind: "lease_escrow" } as const;
-  const heldBy = await lockBalances(tx, [consumer, escrow, ...others]);
-  return heldBy(consumer);
+  const owed = { accountId, mode, kind: "consumer_receivable" } as const;
+  const heldBy = await lockBalances(tx, [consumer, escrow, owed, ...others]);
+  return heldBy(consumer) + heldBy(owed);
 }
 
 function checkAvailable({ amountNanos }: Taking, available: bigint): void {

@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+import { drainLeases } from "../src/credits/lease-end.ts";
 import { acquireLease, topUpLease } from "../src/credits/leases.ts";
 import type { Tx } from "../src/db/pool.ts";
 import { shardCount, shardOf } from "../src/metering/entry.ts";
@@ -45,6 +46,46 @@ test("a refused event is looked for while its lease is added to: neither waits f
     "select deadlocks as sum from pg_stat_database where datname = current_database()";
   expect(await books.sum(deadlocks)).toBe(0n);
 });
+
+test("what comes back from a lease pays what is owed first, and burns by that", async () => {
+  await using books = await openBooks();
+  const accountId = newAccountId();
+  await books.grant(accountId, 10n);
+  const leaseId = await leaseOf(books, accountId, 10n);
+  const spending = { account: accountId, developer, charged: "3" };
+  await books.journal.append([usage({ ...spending, lease: leaseId }), usage(spending)]);
+  await books.project();
+  expect(await books.held(accountId, "consumer_receivable")).toBe(-3n);
+
+  await drain(books);
+  await books.project();
+
+  expect(await books.held(accountId, "lease_escrow")).toBe(0n);
+  expect(await books.held(accountId, "consumer_receivable")).toBe(0n);
+  expect(await books.held(accountId, "consumer")).toBe(4n);
+  const burned = "select sum(burned_nanos) as sum from credit_grants where account_id = $1";
+  expect(await books.sum(burned, [accountId])).toBe(6n);
+});
+
+test("of several leases that come back each pays what is still owed", async () => {
+  await using books = await openBooks();
+  const accountId = newAccountId();
+  await books.grant(accountId, 10n);
+  await leaseOf(books, accountId, 4n);
+  await leaseOf(books, accountId, 6n);
+  await books.journal.append([usage({ account: accountId, developer, charged: "15" })]);
+  await books.project();
+
+  await drain(books);
+  await books.project();
+
+  expect(await books.held(accountId, "consumer_receivable")).toBe(-5n);
+  expect(await books.held(accountId, "consumer")).toBe(0n);
+});
+
+async function drain({ db }: Books): Promise<void> {
+  await db.systemTransaction((tx) => drainLeases(tx, { holder: "test", leaseIds: null }));
+}
 
 const waiting = ({ sum }: Books) =>
   sum("select count(*) as sum from pg_stat_activity where wait_event_type = 'Lock'");
