@@ -1,7 +1,12 @@
+import { sql } from "slonik";
 import { expect, test } from "vitest";
+import { z } from "zod";
+import { expireNext } from "../src/credits/expiry.ts";
 import { drainLeases } from "../src/credits/lease-end.ts";
 import { acquireLease, topUpLease } from "../src/credits/leases.ts";
+import { takeCredit } from "../src/credits/take.ts";
 import type { Tx } from "../src/db/pool.ts";
+import { newId } from "../src/lib/id.ts";
 import { shardCount, shardOf } from "../src/metering/entry.ts";
 import { must, until } from "./support/app.ts";
 import { newAccountId, openBooks, projectOnce, usage } from "./support/books.ts";
@@ -82,6 +87,38 @@ test("of several leases that come back each pays what is still owed", async () =
   expect(await books.held(accountId, "consumer_receivable")).toBe(-5n);
   expect(await books.held(accountId, "consumer")).toBe(0n);
 });
+
+const wanted = { accountId: newAccountId(), mode: "live", leastNanos: 1n, wantNanos: 1n } as const;
+const now = new Date();
+test.for<[string, (tx: Tx, leaseId: string) => Promise<unknown>]>([
+  ["opens a lease", (tx) => acquireLease(tx, { ...wanted, holder: "x", shard: 0 }, now)],
+  ["adds to a lease", (tx, leaseId) => topUpLease(tx, { ...wanted, leaseId, count: 1 }, now)],
+  ["drains leases", (tx) => drainLeases(tx, { holder: "test", leaseIds: null })],
+  ["ends grants", (tx) => expireNext(tx, { now, appliedUntil: null })],
+  ["takes credit", (tx) => takeCredit(tx, taking, now)],
+])("a process that stops while it %s holds its locks no longer than 2 s", async ([, work]) => {
+  await using books = await openBooks();
+  const { accountId } = wanted;
+  await books.grant(accountId, 100n);
+  const leaseId = await leaseOf(books, accountId, 10n);
+  await books.superuser.query("update credit_grants set expire_at = now()");
+  const row = z.object({ limit: z.string() });
+
+  const { limit } = await books.db.systemTransaction(async (tx) => {
+    await work(tx, leaseId);
+    return tx.one(
+      sql.type(row)`select current_setting('idle_in_transaction_session_timeout') as limit`,
+    );
+  });
+
+  expect(limit).toBe("2s");
+});
+
+const taking = {
+  ...{ accountId: wanted.accountId, amountNanos: 1n, note: "" },
+  mode: "live",
+  id: newId("ret", now),
+} as const;
 
 async function drain({ db }: Books): Promise<void> {
   await db.systemTransaction((tx) => drainLeases(tx, { holder: "test", leaseIds: null }));

@@ -1,5 +1,6 @@
 import { type FragmentSqlToken, sql } from "slonik";
 import { z } from "zod";
+import { briefHold } from "../db/brief-hold.ts";
 import { unnestColumns } from "../db/columns.ts";
 import { nothing, type Tx } from "../db/pool.ts";
 import { postTransfers } from "../ledger/store.ts";
@@ -52,7 +53,7 @@ export type LeasesToDrain =
  */
 export async function drainLeases(tx: Tx, drained: LeasesToDrain): Promise<number> {
   const rows = await tx.any(sql.type(leaseIdRow)`
-    select id from credit_leases
+    select id, ${briefHold} from credit_leases
     where state = 'active' and ${ofDrained(drained)}
     order by id limit ${drainedMax} for update
   `);

@@ -1,6 +1,7 @@
 import assert from "node:assert";
 import { sql } from "slonik";
 import { z } from "zod";
+import { briefHold } from "../db/brief-hold.ts";
 import { type Column, unnestColumns } from "../db/columns.ts";
 import { nothing, type Queries, type Tx } from "../db/pool.ts";
 import { newId } from "../lib/id.ts";
@@ -102,7 +103,7 @@ const lockOrder = sql.fragment`
 /**
  * Lock balances, for a posting whose amounts depend on what is there. Returns credits less debits.
  *
- * Call it once, before anything else locks a balance. Name every balance that the posting may move; those of the kinds
+ * They are held no longer than 2 s after a statement when the process is stopped. Call it once, before anything else locks a balance. Name every balance that the posting may move; those of the kinds
  * clearing, payable and platform_fee may be left to the posting, when it is the only one of its transaction.
  */
 export async function lockBalances(
@@ -111,7 +112,7 @@ export async function lockBalances(
 ): Promise<(key: BalanceKey) => bigint> {
   await insertMissingAccounts(tx, keys);
   const locked = await tx.any(sql.type(lockedRow)`
-    select account_id, kind, mode, credits_nanos - debits_nanos as held_nanos
+    select account_id, kind, mode, credits_nanos - debits_nanos as held_nanos, ${briefHold}
     from ledger_accounts
     where (account_id, kind, mode) in (select * from ${unnestColumns(keys, keyColumns)})
     order by ${lockOrder} for update
