@@ -54,6 +54,7 @@ type LoopName =
   | "settlement"
   | "credentials"
   | "housekeeping"
+  | "leases"
   | "alerts"
   | "invoices"
   | "grants"
@@ -169,6 +170,10 @@ export function createLoops(
         await db.systemTransaction((tx) => deleteOldChallenges(tx, now()));
         await db.systemTransaction((tx) => deleteOldAnswers(tx, now()));
         await writeUses(db, uses);
+        return false;
+      });
+      // By itself: whatever else fails, what a crashed process had set aside comes back.
+      run("leases", 1_000, async () => {
         const drained = await db.systemTransaction((tx) => drainLeases(tx, { holder: null }));
         return drained === drainedMax;
       });
