@@ -5,8 +5,13 @@ drop table purchase_directory;
 drop table credit_purchases;
 drop table credit_plans;
 drop table credit_returns;
+drop table credit_months;
+drop table grant_corrections;
 drop table grant_burns;
 drop table credit_grants;
+drop index ledger_transfers_shown_type;
+drop index ledger_transfers_shown;
+alter table ledger_transfers drop column balance_nanos;
 -- Fails while something is to be paid back.
 alter table ledger_accounts
   drop constraint ledger_accounts_covered,

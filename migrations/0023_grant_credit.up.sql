@@ -18,6 +18,32 @@ alter table ledger_accounts
     end
   );
 
+-- What an account had after each transfer that it sees, available and set aside. Null: it sees it not.
+alter table ledger_transfers add column balance_nanos bigint;
+alter table ledger_transfers no force row level security;
+alter table ledger_transfers disable trigger ledger_transfers_no_update;
+with summed as (
+  select account_id, id, debit_kind, credit_kind, source_type, sum(
+    case when credit_kind in ('consumer', 'lease_escrow') then amount_nanos else 0 end
+    - case when debit_kind in ('consumer', 'lease_escrow') then amount_nanos else 0 end
+  ) over (partition by account_id, mode order by id) as balance
+  from ledger_transfers
+)
+update ledger_transfers as transfer set balance_nanos = summed.balance
+from summed
+where transfer.account_id = summed.account_id and transfer.id = summed.id
+  and summed.source_type in ('grant', 'usage', 'debt_recovery', 'correction')
+  and (
+    summed.debit_kind in ('consumer', 'lease_escrow', 'consumer_receivable')
+    or summed.credit_kind in ('consumer', 'consumer_receivable')
+  );
+alter table ledger_transfers enable trigger ledger_transfers_no_update;
+alter table ledger_transfers force row level security;
+create index ledger_transfers_shown on ledger_transfers (account_id, mode, id)
+where balance_nanos is not null;
+create index ledger_transfers_shown_type on ledger_transfers (account_id, mode, source_type, id)
+where balance_nanos is not null;
+
 create table credit_grants (
   account_id text not null,
   id text not null check (id ~ '^grt_[0-9a-v]{26}$'),
@@ -52,6 +78,20 @@ create table grant_burns (
   primary key (account_id, mode, from_nanos)
 );
 
+-- What corrections of an event burned of grants beyond that, or gave back to them.
+create table grant_corrections (
+  account_id text not null,
+  correction_id text not null,
+  grant_id text not null,
+  event_position bigint not null,
+  event_ordinal integer not null,
+  -- Negative: given back.
+  burned_nanos bigint not null check (burned_nanos <> 0),
+  primary key (account_id, correction_id, grant_id)
+);
+create index grant_corrections_event
+on grant_corrections (account_id, event_position, event_ordinal);
+
 -- The grants so far, burned in the order in which they came, as was shown.
 alter table ledger_transfers no force row level security;
 alter table charge_totals no force row level security;
@@ -85,14 +125,40 @@ from (
     and transfer.debit_kind = 'clearing' and transfer.credit_kind = 'consumer'
 ) as burned
 where burned_nanos > 0;
+-- What came into an account's balance and left it in a UTC month, but for charges.
+create table credit_months (
+  account_id text not null,
+  mode text not null check (mode in ('live', 'test')),
+  month date not null check (extract(day from month) = 1),
+  -- Granted and bought.
+  granted_nanos bigint not null default 0 check (granted_nanos >= 0),
+  -- By adjustments.
+  given_nanos bigint not null default 0 check (given_nanos >= 0),
+  taken_nanos bigint not null default 0 check (taken_nanos >= 0),
+  expired_nanos bigint not null default 0 check (expired_nanos >= 0),
+  refunded_nanos bigint not null default 0 check (refunded_nanos >= 0),
+  primary key (account_id, mode, month)
+);
+insert into credit_months (account_id, mode, month, granted_nanos)
+select account_id, mode, date_trunc('month', created_at at time zone 'UTC')::date,
+  sum(amount_nanos)::bigint
+from ledger_transfers
+where debit_kind = 'clearing' and credit_kind = 'consumer' and source_type = 'grant'
+group by 1, 2, 3;
 alter table ledger_transfers force row level security;
 alter table charge_totals force row level security;
 select callora_isolate('credit_grants');
 grant select on credit_grants to callora_app;
 grant select, insert, update on credit_grants to callora_worker;
+select callora_isolate('credit_months');
+grant select on credit_months to callora_app;
+grant select, insert, update on credit_months to callora_worker;
 select callora_isolate('grant_burns');
 grant select on grant_burns to callora_app;
 grant select, insert, update on grant_burns to callora_worker;
+select callora_isolate('grant_corrections');
+grant select on grant_corrections to callora_app;
+grant select, insert on grant_corrections to callora_worker;
 
 -- Credit that was taken back by an administrator, and why.
 create table credit_returns (

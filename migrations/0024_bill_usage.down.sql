@@ -1,4 +1,6 @@
 -- refuses-rows: invoices
+drop table invoice_retries;
+alter table charge_totals drop column corrected_nanos;
 drop table invoice_rounds;
 drop table invoices;
 drop table billing_baseline;

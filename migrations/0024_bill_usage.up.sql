@@ -21,6 +21,15 @@ create table billing_lines (
   primary key (account_id, mode, booked_month, api_id, price_version)
 );
 
+-- What corrections added to what an account was charged, or took.
+alter table charge_totals add column corrected_nanos bigint not null default 0;
+alter table charge_totals no force row level security;
+alter table usage_corrections no force row level security;
+insert into charge_totals as total (account_id, mode, corrected_nanos)
+select account_id, mode, sum(delta_nanos)::bigint from usage_corrections group by 1, 2
+on conflict (account_id, mode) do update set corrected_nanos = excluded.corrected_nanos;
+alter table charge_totals force row level security;
+
 -- What was charged before there were lines, and is in none: by partitions that were dropped.
 create table billing_baseline (
   mode text primary key check (mode in ('live', 'test')),
@@ -28,7 +37,6 @@ create table billing_baseline (
 );
 
 alter table usage_events no force row level security;
-alter table usage_corrections no force row level security;
 alter table usage_rollups no force row level security;
 insert into billing_lines (
   account_id, mode, booked_month, api_id, price_version, calls, units, charged_nanos, corrected_nanos
@@ -91,3 +99,13 @@ create table invoice_rounds (
 );
 select callora_reserve('invoice_rounds');
 grant select, insert, update on invoice_rounds to callora_worker;
+
+-- Whose invoice of a month could not be issued, and when it was last tried.
+create table invoice_retries (
+  month date not null check (extract(day from month) = 1),
+  account_id text not null,
+  tried_at timestamptz not null,
+  primary key (month, account_id)
+);
+select callora_reserve('invoice_retries');
+grant select, insert, update, delete on invoice_retries to callora_worker;

@@ -68,7 +68,7 @@ async function checkOnce({ db, network }: Deps): Promise<Conservation> {
         test: { ...(await readSums(tx, "test", rerated.after)), journal: journalOf("test") },
         payouts: await readPayouts(tx),
         hashes: await readHashes(tx),
-        cursor: await findCursor(tx, network.treasury.publicKey()),
+        cursor: await findCursor(tx, network),
         difference: await findDifference(tx, rerated),
       };
     },

@@ -26,6 +26,7 @@ import { shardCount, shardOf } from "./metering/entry.ts";
 import { getWatermark } from "./metering/journal.ts";
 import { buildNextMeter } from "./metering/meter-build.ts";
 import { recountNextMeter } from "./metering/meter-recount.ts";
+import { closeEndedPeriods } from "./metering/periods.ts";
 import { insertMessages } from "./metering/projections.ts";
 import { findClosedMonths } from "./metering/totals.ts";
 import type { Metrics } from "./metrics.ts";
@@ -53,6 +54,7 @@ type LoopName =
   | "settlement"
   | "credentials"
   | "housekeeping"
+  | "leases"
   | "alerts"
   | "invoices"
   | "grants"
@@ -124,6 +126,8 @@ export function createLoops(
     listApiNames,
     findClosedMonths,
     watermark: async (tx: Tx) => (await getWatermark(tx)).applied,
+    onFailed: (err: unknown, of: { accountId: string; month: string }) =>
+      log.error("Cannot issue an invoice", { err, component: "invoices", ...of }),
     now,
   };
   return {
@@ -147,12 +151,14 @@ export function createLoops(
       run("key uses", 5_000, () => useLog.flush());
       run("settlement", 500, () => settleNext({ db, network, now }));
       run("alerts", 5_000, () => db.systemTransaction((tx) => tellLowBalances(tx, tellIn(tx))));
-      run("invoices", 60_000, () => issueInvoices(invoices));
+      run("invoices", 60_000, async () => {
+        await db.systemTransaction(closeEndedPeriods);
+        return issueInvoices(invoices);
+      });
       run("grants", 1_000, () =>
         db.systemTransaction(async (tx) => {
-          const time = now();
-          const { oldestWaiting } = await getWatermark(tx);
-          return expireNext(tx, { now: time, appliedUntil: oldestWaiting ?? time });
+          const { oldestWaiting: appliedUntil } = await getWatermark(tx);
+          return expireNext(tx, { now: now(), appliedUntil });
         }),
       );
       // A public Horizon answers 3,600 requests an hour of one address.
@@ -164,6 +170,10 @@ export function createLoops(
         await db.systemTransaction((tx) => deleteOldChallenges(tx, now()));
         await db.systemTransaction((tx) => deleteOldAnswers(tx, now()));
         await writeUses(db, uses);
+        return false;
+      });
+      // By itself: whatever else fails, what a crashed process had set aside comes back.
+      run("leases", 1_000, async () => {
         const drained = await db.systemTransaction((tx) => drainLeases(tx, { holder: null }));
         return drained === drainedMax;
       });

@@ -1,8 +1,9 @@
 import { expect } from "vitest";
+import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
 import { CorrectionService } from "../gen/callora/metering/v1/correction_service_pb.ts";
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
 import { migrateDown, migrateUp } from "../src/db/migrate.ts";
-import { startTestApp } from "./support/app.ts";
+import { must, startTestApp } from "./support/app.ts";
 import { asSuperuser } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
 
@@ -12,7 +13,8 @@ test("grants and bills of before are taken over: each sum is the one that was sh
   await using app = await startTestApp();
   const { token } = await app.admin();
   const metering = app.client(MeteringService, token);
-  const [{ accountId }, developer] = [await app.person(), await app.person("DEVELOPER")];
+  const [me, developer] = [await app.person(), await app.person("DEVELOPER")];
+  const { accountId } = me;
   const { id: apiId } = await app.api(developer, { callNanos: 100n });
   for (const amountNanos of [250n, 100n, 400n]) {
     await app.grant(accountId, amountNanos);
@@ -24,10 +26,21 @@ test("grants and bills of before are taken over: each sum is the one that was sh
   await app.client(CorrectionService, token).adjustEvent(corrected);
   await app.applied();
   const { owner } = app.urls;
+  const credits = app.client(CreditService, me.token);
+  const shown = async () => {
+    const { availableNanos, grantedNanos, chargedNanos } = must(
+      (await credits.getBalance({})).balance,
+    );
+    const { transactions } = await credits.listTransactions({});
+    return { availableNanos, grantedNanos, chargedNanos, transactions };
+  };
+  const before = await shown();
 
   await migrateDown(owner, { directory, to: 22 });
   await migrateUp(owner, { directory });
 
+  expect(await shown()).toEqual(before);
+  expect(before.transactions).toHaveLength(5);
   const found = await asSuperuser(app, async (client) => {
     const list = async (query: string) => (await client.query(query, [accountId])).rows;
     return {

@@ -11,6 +11,7 @@ import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.
 import { listApiNames } from "../src/catalog/names.ts";
 import { issueInvoices } from "../src/credits/invoice-loop.ts";
 import { getInvoice } from "../src/credits/invoice-service.ts";
+import { addToMonths, type CreditMove } from "../src/credits/month-store.ts";
 import type { Tx } from "../src/db/pool.ts";
 import {
   between,
@@ -23,7 +24,7 @@ import { newId } from "../src/lib/id.ts";
 import { listBillLines } from "../src/metering/bill-lines.ts";
 import type { UsageEntry } from "../src/metering/entry.ts";
 import { getWatermark } from "../src/metering/journal.ts";
-import { closePeriods } from "../src/metering/periods.ts";
+import { closeEndedPeriods, closePeriods } from "../src/metering/periods.ts";
 import { findClosedMonths } from "../src/metering/totals.ts";
 import { must } from "./support/app.ts";
 import { newAccountId, newApiId, openBooks, seeded, usage } from "./support/books.ts";
@@ -38,6 +39,9 @@ function sourcesOf({ db }: Books, now: Date) {
     listApiNames,
     findClosedMonths,
     watermark: async (tx: Tx) => (await getWatermark(tx)).applied,
+    onFailed: (error: unknown) => {
+      throw error;
+    },
     now: () => now,
   };
 }
@@ -69,7 +73,14 @@ function move(
       : amountNanos > 0n
         ? between(platform, consumer, amount)
         : between(consumer, platform, amount);
-  return db.systemTransaction((tx) => postTransfers(tx, moves, now));
+  const nanos = amount.amountNanos;
+  const whats = { grant: "granted", purchase: "granted", expiry: "expired", refund: "refunded" };
+  const adjusted = amountNanos > 0n ? "given" : "taken";
+  const what = (whats as Record<string, CreditMove["what"]>)[type] ?? adjusted;
+  return db.systemTransaction(async (tx) => {
+    await postTransfers(tx, moves, now);
+    await addToMonths(tx, [{ accountId, mode, what, nanos }], now);
+  });
 }
 
 /** What must hold of any invoice. */
@@ -222,6 +233,62 @@ test("a month is issued once all that counts for it is applied, and not before",
   const { sum } = books;
   expect(await sum("select count(*) as sum from invoices")).toBe(1n);
   expect(await sum("select count(*) as sum from invoice_rounds where done_at is null")).toBe(0n);
+});
+
+test("months are closed and their invoices issued though nobody is ever paid", async () => {
+  await using books = await openBooks();
+  const [account, developer] = [newAccountId(), newAccountId()];
+  const now = new Date();
+  const month = new Date(now.getTime() - 6 * 3_600_000);
+  month.setUTCDate(1);
+  month.setUTCMonth(month.getUTCMonth() - 1);
+  const time = month.toISOString();
+  await books.journal.append([usage({ account, developer, charged: "100", time })]);
+  await books.project();
+
+  await books.db.systemTransaction(closeEndedPeriods);
+  await books.db.systemTransaction(closeEndedPeriods);
+  await issueAll(books, now);
+
+  const of = { accountId: account, month: time.slice(0, 7), test: false };
+  expect((await getInvoice(sourcesOf(books, now), of)).state).toBe(InvoiceState.ISSUED);
+  const present = `${now.toISOString().slice(0, 7)}-01`;
+  const open = "select count(*) as sum from periods where month >= $1";
+  expect(await books.sum(open, [present])).toBe(0n);
+});
+
+test("an account whose invoice fails stops no other, and is tried again", async () => {
+  await using books = await openBooks();
+  const [accounts, developer] = [[newAccountId(), newAccountId(), newAccountId()], newAccountId()];
+  const time = "2026-10-15T00:00:00.000Z";
+  await books.journal.append(
+    accounts.map((account) => usage({ account, developer, charged: "100", time })),
+  );
+  await books.project();
+  const now = new Date("2026-11-02T00:00:00Z");
+  await books.db.systemTransaction((tx) => closePeriods(tx, "stl_1", now));
+  const broken = must([...accounts].sort()[0]);
+  await books.superuser.query(`
+    create function fail() returns trigger language plpgsql as $$ begin raise 'broken'; end $$;
+    create trigger fail before insert on invoices for each row
+    when (new.account_id = '${broken}') execute function fail()`);
+  const failed: string[] = [];
+  const sources = {
+    ...sourcesOf(books, now),
+    onFailed: (_: unknown, { accountId }: { accountId: string }) => failed.push(accountId),
+  };
+  const issue = async () => {
+    while (await issueInvoices(sources)) {}
+  };
+
+  await issue();
+  expect(await books.sum("select count(distinct account_id) as sum from invoices")).toBe(2n);
+  expect(new Set(failed)).toEqual(new Set([broken]));
+  await books.superuser.query("drop trigger fail on invoices");
+  await issue();
+
+  expect(await books.sum("select count(distinct account_id) as sum from invoices")).toBe(3n);
+  expect(await books.sum("select count(*) as sum from invoice_retries")).toBe(0n);
 });
 
 test("a consumer sees invoices with lines by API and version, and their pages", async ({ app }) => {

@@ -57,6 +57,7 @@ const workerTables: Readonly<Record<string, string>> = {
   payment_events: "a payment may be of no account",
   payment_cursors: "one row for each source of payments",
   invoice_rounds: "one row for each month: how far its invoices are issued",
+  invoice_retries: "read by the loop alone, over all accounts",
   billing_baseline: "one row for each mode: sums over all accounts",
 };
 

@@ -1,5 +1,6 @@
 import { sql } from "slonik";
 import { z } from "zod";
+import { briefHold } from "../db/brief-hold.ts";
 import { type Column, unnestColumns } from "../db/columns.ts";
 import { nothing, type Tx } from "../db/pool.ts";
 
@@ -49,7 +50,7 @@ export async function lockPresentPeriods(
       select account_id, id, period_start from present order by id
       on conflict do nothing
     )
-    select concat(id, ' ', period_start) as name from present
+    select concat(id, ' ', period_start) as name, ${briefHold} from present
   `);
   return lockPeriods(tx, { accountId, names: periods.map(({ name }) => name) });
 }
@@ -70,7 +71,7 @@ export async function lockPeriods(
           (period_start + 1)::timestamp - (now() at time zone 'UTC')))
         when 'month' then ceil(1000 * extract(epoch from
           period_start + interval '1 month' - (now() at time zone 'UTC')))
-      end::int8 as ends_in_ms
+      end::int8 as ends_in_ms, ${briefHold}
     from budget_periods join budgets using (account_id)
     where account_id = ${accountId} and budgets.id = budget_id
       and (budget_id, period_start) in (select * from ${unnestColumns(names, nameColumns)})

@@ -32,7 +32,16 @@ const pagesMax = 100;
  *
  * Money says what is paid; this says whose it was.
  */
-export async function burnGrants(tx: Tx, charges: readonly BurningCharge[]): Promise<void> {
+export function burnGrants(tx: Tx, charges: readonly BurningCharge[]): Promise<void> {
+  return burnPages(tx, charges, (burns) => addBurns(tx, burns));
+}
+
+/** Burn grants by what credit paid, in its order. What burned is handed on, some of it at a time. */
+export async function burnPages(
+  tx: Tx,
+  charges: readonly BurningCharge[],
+  onBurned: (burns: readonly Burn[]) => Promise<void>,
+): Promise<void> {
   let rest = charges.filter(({ nanos }) => nanos > 0n);
   const seen: string[] = [];
   for (let page = 0; page < pagesMax && rest.length > 0; page++) {
@@ -47,7 +56,7 @@ export async function burnGrants(tx: Tx, charges: readonly BurningCharge[]): Pro
     const result = burn(grants, rest);
     if (result.burns.length > 0) {
       await changeGrants(tx, { changes: changesOf(result.burns), isOver: false });
-      await addBurns(tx, result.burns);
+      await onBurned(result.burns);
     }
     seen.push(...grants.map(({ id }) => id));
     // Who has fewer has no more.

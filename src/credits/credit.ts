@@ -3,6 +3,7 @@ import { postGrants } from "../ledger/grant.ts";
 import { type Kind, type Mode, platformAccountId } from "../ledger/store.ts";
 import { rearmAlert } from "./alert.ts";
 import { insertGrants } from "./grant-store.ts";
+import { addToMonths } from "./month-store.ts";
 
 /** What credit comes from. */
 export type GrantKind = "promotion" | "purchase" | "adjustment" | "test";
@@ -70,6 +71,11 @@ export async function addCredits(
   );
   const repaid = posted.map(({ repaidNanos }) => repaidNanos);
   await insertGrants(tx, { credits, repaid, now });
+  const moves = credits.map(({ accountId, mode, kind, amountNanos: nanos }) => {
+    const what = kind === "adjustment" ? ("given" as const) : ("granted" as const);
+    return { accountId, mode, what, nanos };
+  });
+  await addToMonths(tx, moves, now);
   const told = new Set<string>();
   for (const [index, { accountId, mode }] of credits.entries()) {
     const purse = `${accountId} ${mode}`;

@@ -15,6 +15,7 @@ import {
   listDueGrants,
   lockDueGrants,
 } from "./grant-store.ts";
+import { addToMonths } from "./month-store.ts";
 
 const dueMax = 100;
 
@@ -22,14 +23,14 @@ const dueMax = 100;
  * Take back what is left of grants that are over, up to 100 at once. True: there may be more.
  *
  * Usage that the journal received before a grant's end burns it first: `appliedUntil` is when the oldest row that waits
- * was received. What is set aside in leases is taken once it has come back.
+ * was received, null when none does. What is set aside in leases is taken once it has come back. What has ended the
+ * database's clock says; `now` is only written down.
  */
 export async function expireNext(
   tx: Tx,
-  { now, appliedUntil }: { now: Date; appliedUntil: Date },
+  { now, appliedUntil }: { now: Date; appliedUntil: Date | null },
 ): Promise<boolean> {
-  const before = appliedUntil < now ? appliedUntil : now;
-  const due = await listDueGrants(tx, { before, limit: dueMax });
+  const due = await listDueGrants(tx, { until: appliedUntil, limit: dueMax });
   if (due.length === 0) {
     return false;
   }
@@ -43,6 +44,11 @@ export async function expireNext(
   const { changes, transfers } = takeOver(grants, heldBy);
   await changeGrants(tx, { changes, isOver: true });
   await postTransfers(tx, transfers, now);
+  const moves = grants.flatMap(({ account_id: accountId, mode }, index) => {
+    const nanos = changes[index]?.returnedNanos ?? 0n;
+    return [{ accountId, mode, what: "expired", nanos } as const];
+  });
+  await addToMonths(tx, moves, now);
   return due.length === dueMax;
 }
 

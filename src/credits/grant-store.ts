@@ -4,7 +4,8 @@ import { nothing, type Queries, type Tx } from "../db/pool.ts";
 import type { Mode } from "../ledger/store.ts";
 import type { NewCredit } from "./credit.ts";
 
-const grantRow = z.object({
+/** How grants are read. */
+export const grantRow = z.object({
   account_id: z.string(),
   id: z.string(),
   mode: z.enum(["live", "test"]),
@@ -22,7 +23,8 @@ const grantRow = z.object({
 /** Credit that came in, and what became of it. */
 export type GrantRow = z.infer<typeof grantRow>;
 
-const grantColumns = sql.fragment`
+/** The columns of a grant. */
+export const grantColumns = sql.fragment`
   account_id, id, mode, kind, amount_nanos, burned_nanos, returned_nanos, priority, expire_at,
   purchase_id, note, created_at
 `;
@@ -166,13 +168,13 @@ export function lockPurchaseGrants(
   `);
 }
 
-/** Let grants end at a time. */
+/** Let grants end now. */
 export async function endGrants(
   tx: Tx,
-  { accountId, ids, at }: { accountId: string; ids: readonly string[]; at: Date },
+  { accountId, ids }: { accountId: string; ids: readonly string[] },
 ): Promise<void> {
   await tx.query(sql.type(nothing)`
-    update credit_grants set expire_at = ${at.toISOString()}
+    update credit_grants set expire_at = now()
     where account_id = ${accountId} and id = any(${sql.array([...ids], "text")})
   `);
 }
@@ -186,14 +188,17 @@ const dueRow = z.object({
 /** A grant that is over. */
 export type DueRow = z.infer<typeof dueRow>;
 
-/** List grants that ended by a time and of which something can be taken, the oldest end first. */
+/**
+ * List grants that have ended, and not after a time if one is given, of which something can be taken: the oldest end
+ * first. What has ended only the database's clock says.
+ */
 export function listDueGrants(
   db: Queries,
-  { before, limit }: { before: Date; limit: number },
+  { until, limit }: { until: Date | null; limit: number },
 ): Promise<readonly DueRow[]> {
   return db.any(sql.type(dueRow)`
     select account_id, mode, id from credit_grants as credit
-    where state <> 'closed' and expire_at <= ${before.toISOString()} and (
+    where state <> 'closed' and expire_at <= least(now(), ${until?.toISOString() ?? null}::timestamptz) and (
       exists (
         select from ledger_accounts as balance
         where balance.account_id = credit.account_id and balance.mode = credit.mode
@@ -228,7 +233,7 @@ export interface GrantChange {
   returnedNanos: bigint;
 }
 
-/** Change grants, each named once. What nothing is left of is closed. Lock them first. */
+/** Change grants, each named once. What nothing is left of is closed, and open again once there is. Lock them first. */
 export async function changeGrants(
   tx: Tx,
   { changes, isOver }: { changes: readonly GrantChange[]; isOver: boolean },
@@ -247,6 +252,7 @@ export async function changeGrants(
         when credit.burned_nanos + credit.returned_nanos + change.burned + change.returned
           = credit.amount_nanos then 'closed'
         when ${isOver} then 'expiring'
+        when credit.state = 'closed' then 'open'
         else credit.state
       end
     from ${sql.unnest(rows, ["text", "text", "int8", "int8"])}

@@ -13,14 +13,6 @@ export interface Billed {
 /** What a consumer has, less what the consumer owes. */
 const ownKinds = sql.fragment`('consumer', 'lease_escrow', 'consumer_receivable')`;
 
-/** What charges a consumer is in the lines of bills. Leases move nothing from or to others. */
-const notByCharge = sql.fragment`source_type not in ('usage', 'correction', 'lease', 'lease_return')`;
-
-/** When a month begins that is so many after another one. */
-function beginOf(month: string, after: number) {
-  return sql.fragment`((${month}::date + ${after}::int4 * interval '1 month') at time zone 'UTC')`;
-}
-
 const sumsRow = z.object({
   opening: z.bigint(),
   credited: z.bigint(),
@@ -41,32 +33,27 @@ export async function readMonthSums(
   db: Queries,
   { accountId, mode, month }: Billed & { month: string },
 ): Promise<MonthSums> {
+  const own = sql.fragment`account_id = ${accountId} and mode = ${mode}`;
   const row = await db.one(sql.type(sumsRow)`
     with moved as (
-      select source_type, created_at < ${beginOf(month, 1)} as is_own,
-        case when credit_kind in ${ownKinds} then amount_nanos else 0 end
-          - case when debit_kind in ${ownKinds} then amount_nanos else 0 end as net
-      from ledger_transfers
-      where account_id = ${accountId} and mode = ${mode}
-        and created_at >= ${beginOf(month, 0)} and ${notByCharge}
-        and (debit_kind in ${ownKinds} or credit_kind in ${ownKinds})
+      select month = ${month} as is_own, granted_nanos as granted, given_nanos - taken_nanos as adjusted,
+        expired_nanos as expired, refunded_nanos as refunded
+      from credit_months where ${own} and month >= ${month}
     )
     select
       (
         (
           select coalesce(sum(credits_nanos - debits_nanos), 0) from ledger_accounts
-          where account_id = ${accountId} and mode = ${mode} and kind in ${ownKinds}
-        ) - coalesce(sum(net), 0) + (
+          where ${own} and kind in ${ownKinds}
+        ) - coalesce(sum(granted + adjusted - expired - refunded), 0) + (
           select coalesce(sum(charged_nanos + corrected_nanos), 0) from billing_lines
-          where account_id = ${accountId} and mode = ${mode} and booked_month >= ${month}
+          where ${own} and booked_month >= ${month}
         )
       )::int8 as opening,
-      coalesce(sum(net) filter (
-        where is_own and source_type not in ('expiry', 'refund', 'adjustment')
-      ), 0)::int8 as credited,
-      coalesce(-sum(net) filter (where is_own and source_type = 'expiry'), 0)::int8 as expired,
-      coalesce(-sum(net) filter (where is_own and source_type = 'refund'), 0)::int8 as refunded,
-      coalesce(sum(net) filter (where is_own and source_type = 'adjustment'), 0)::int8 as adjusted,
+      coalesce(sum(granted) filter (where is_own), 0)::int8 as credited,
+      coalesce(sum(expired) filter (where is_own), 0)::int8 as expired,
+      coalesce(sum(refunded) filter (where is_own), 0)::int8 as refunded,
+      coalesce(sum(adjusted) filter (where is_own), 0)::int8 as adjusted,
       coalesce(bool_or(is_own), false) as has_moved
     from moved
   `);
@@ -101,10 +88,7 @@ export function listMonths(
       least(
         (select min(booked_month) from billing_lines where ${own}),
         (select min(month) from invoices where ${own}),
-        (
-          select date_trunc('month', min(created_at) at time zone 'UTC') from ledger_transfers
-          where ${own}
-        )
+        (select min(month) from credit_months where ${own})
       )::date::timestamp,
       interval '-1 month'
     ) as series (month)
@@ -112,13 +96,7 @@ export function listMonths(
       on invoice.account_id = ${accountId} and invoice.mode = ${mode} and invoice.month = series.month
     where invoice.id is not null
       or exists (select from billing_lines where ${own} and booked_month = series.month)
-      or exists (
-        select from ledger_transfers
-        where ${own} and ${notByCharge}
-          and created_at >= series.month at time zone 'UTC'
-          and created_at < (series.month + interval '1 month') at time zone 'UTC'
-          and (debit_kind in ${ownKinds} or credit_kind in ${ownKinds})
-      )
+      or exists (select from credit_months where ${own} and month = series.month)
     order by series.month desc limit ${limit}
   `);
 }
@@ -137,7 +115,7 @@ export async function findIssued(
   return row?.content ?? null;
 }
 
-/** Insert an invoice. There is one for each account, month and mode. */
+/** Insert an invoice. There is one for each account, month and mode: the first stays. */
 export async function insertInvoice(
   tx: Tx,
   invoice: Billed & {
@@ -157,6 +135,7 @@ export async function insertInvoice(
       ${invoice.accountId}, ${invoice.id}, ${invoice.number}, ${invoice.mode}, ${invoice.month},
       ${invoice.content}, ${invoice.chargedNanos}, ${invoice.now.toISOString()}
     )
+    on conflict (account_id, mode, month) do nothing
   `);
 }
 
@@ -174,24 +153,55 @@ export async function insertRounds(tx: Tx, months: readonly string[]): Promise<v
   `);
 }
 
-/** Lock the oldest month whose invoices are not all issued. Null: there is none, or another process is at it. */
-export function lockRound(tx: Tx): Promise<RoundRow | null> {
+/** Find the oldest month whose invoices are not all issued. Null: there is none. */
+export function findRound(tx: Tx): Promise<RoundRow | null> {
   return tx.maybeOne(sql.type(roundRow)`
     select month::text as month, after_account from invoice_rounds
-    where month = (select min(month) from invoice_rounds where done_at is null)
-    for update skip locked
+    where done_at is null order by month limit 1
   `);
 }
 
-/** Note how far a month's invoices are issued. */
+/** Note how far a month's invoices are issued, from which account on. Nothing when another process was there first. */
 export async function updateRound(
   tx: Tx,
-  { month, after, doneAt }: { month: string; after: string; doneAt: Date | null },
+  round: { month: string; from: string; after: string; doneAt: Date | null },
 ): Promise<void> {
   await tx.query(sql.type(nothing)`
-    update invoice_rounds set after_account = ${after}, done_at = ${doneAt?.toISOString() ?? null}
-    where month = ${month}
+    update invoice_rounds
+    set after_account = ${round.after}, done_at = ${round.doneAt?.toISOString() ?? null}
+    where month = ${round.month} and after_account = ${round.from} and done_at is null
   `);
+}
+
+/** A month, by its first day, of an account. */
+export interface MonthOfAccount {
+  accountId: string;
+  month: string;
+}
+
+/** Note that an account's invoices of a month could not be issued, just now. */
+export async function upsertRetry(tx: Tx, { accountId, month }: MonthOfAccount): Promise<void> {
+  await tx.query(sql.type(nothing)`
+    insert into invoice_retries (month, account_id, tried_at) values (${month}, ${accountId}, now())
+    on conflict (month, account_id) do update set tried_at = excluded.tried_at
+  `);
+}
+
+/** Note that an account's invoices of a month are issued after all. */
+export async function deleteRetry(tx: Tx, { accountId, month }: MonthOfAccount): Promise<void> {
+  await tx.query(sql.type(nothing)`
+    delete from invoice_retries where month = ${month} and account_id = ${accountId}
+  `);
+}
+
+const retryRow = z.object({ month: z.string(), account_id: z.string() });
+
+/** List whose invoices could not be issued: those first that were tried the longest ago. */
+export async function listRetries(tx: Tx, limit: number): Promise<MonthOfAccount[]> {
+  const rows = await tx.any(sql.type(retryRow)`
+    select month::text as month, account_id from invoice_retries order by tried_at limit ${limit}
+  `);
+  return rows.map(({ month, account_id: accountId }) => ({ month, accountId }));
 }
 
 const consumerRow = z.object({ account_id: z.string() });

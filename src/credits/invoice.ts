@@ -79,8 +79,8 @@ export function makeInvoice(parts: InvoiceParts): Invoice {
   });
 }
 
-/** One for each account, month and mode, for example `4k2m9q-202611`. */
+/** One for each account, month and mode, for example `01k81hbeh1fr29j4vk5d5a3trf-202611`. */
 function invoiceNumber({ accountId, month, mode }: InvoiceParts): string {
-  const own = `${accountId.slice(-6)}-${month.slice(0, 7).replace("-", "")}`;
+  const own = `${accountId.slice("acc_".length)}-${month.slice(0, 7).replace("-", "")}`;
   return mode === "test" ? `${own}-test` : own;
 }

@@ -1,9 +1,11 @@
 import { type FragmentSqlToken, sql } from "slonik";
 import { z } from "zod";
+import { briefHold } from "../db/brief-hold.ts";
 import { unnestColumns } from "../db/columns.ts";
 import { nothing, type Tx } from "../db/pool.ts";
 import { postTransfers } from "../ledger/store.ts";
 import { returnToBudgets } from "./budget-periods.ts";
+import { burnPages } from "./burn.ts";
 import { keyColumns, type LeaseKey } from "./leases.ts";
 
 const leaseIdRow = z.object({ id: z.string() });
@@ -51,7 +53,7 @@ export type LeasesToDrain =
  */
 export async function drainLeases(tx: Tx, drained: LeasesToDrain): Promise<number> {
   const rows = await tx.any(sql.type(leaseIdRow)`
-    select id from credit_leases
+    select id, ${briefHold} from credit_leases
     where state = 'active' and ${ofDrained(drained)}
     order by id limit ${drainedMax} for update
   `);
@@ -110,7 +112,7 @@ export async function closeWithoutReturn(tx: Tx, drained: Drained): Promise<stri
   return row?.id;
 }
 
-/** Give back what is left of draining leases whose every event is applied. */
+/** Give back what is left of draining leases whose every event is applied. What is owed is repaid from it. */
 export async function closeDrainedLeases(tx: Tx, drained: Drained, now: Date): Promise<number> {
   const rows = await closeDrained(tx, drained);
   await returnToBudgets(
@@ -133,5 +135,51 @@ export async function closeDrainedLeases(tx: Tx, drained: Drained, now: Date): P
     })),
     now,
   );
+  await repayDebts(tx, rows, now);
   return rows.length;
+}
+
+const debtRow = z.object({
+  account_id: z.string(),
+  mode: z.enum(["live", "test"]),
+  repaid_nanos: z.bigint(),
+});
+
+/**
+ * Repay what accounts owe from what has come back to them. It burns grants, as new credit does that repays a debt.
+ *
+ * Their balances are locked by the posting before, and nobody changes a debt without that lock.
+ */
+async function repayDebts(
+  tx: Tx,
+  rows: readonly z.infer<typeof drainedRow>[],
+  now: Date,
+): Promise<void> {
+  const ids = new Map(rows.map(({ account_id, mode, id }) => [`${account_id} ${mode}`, id]));
+  const accounts = [...new Set(rows.map(({ account_id }) => account_id))];
+  const debts = await tx.any(sql.type(debtRow)`
+    select account_id, mode, least(
+      own.credits_nanos - own.debits_nanos, owed.debits_nanos - owed.credits_nanos
+    ) as repaid_nanos
+    from ledger_accounts as own join ledger_accounts as owed using (account_id, mode)
+    where account_id = any(${sql.array(accounts, "text")})
+      and own.kind = 'consumer' and own.credits_nanos > own.debits_nanos
+      and owed.kind = 'consumer_receivable' and owed.debits_nanos > owed.credits_nanos
+    order by account_id, mode
+  `);
+  const repaid = debts.flatMap(({ account_id: accountId, mode, repaid_nanos: nanos }) => {
+    const id = ids.get(`${accountId} ${mode}`);
+    return id === undefined ? [] : [{ accountId, mode, nanos, id }];
+  });
+  await postTransfers(
+    tx,
+    repaid.map(({ accountId, mode, nanos: amountNanos, id }) => ({
+      ...{ accountId, mode, amountNanos, source: { type: "debt_recovery", id } },
+      debit: "consumer",
+      credit: "consumer_receivable",
+    })),
+    now,
+  );
+  const charges = repaid.map((one) => ({ ...one, at: now, fromNanos: 0n }));
+  await burnPages(tx, charges, async () => {});
 }

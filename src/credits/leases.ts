@@ -1,5 +1,6 @@
 import { sql } from "slonik";
 import { z } from "zod";
+import { briefHold } from "../db/brief-hold.ts";
 import { type Column, unnestColumns } from "../db/columns.ts";
 import { nothing, type Queries, type Tx } from "../db/pool.ts";
 import { type Mode, postTransfers } from "../ledger/store.ts";
@@ -90,7 +91,7 @@ export async function topUpLease(
 ): Promise<{ lease: LeasedCredit } | Shortage | null> {
   const { accountId, leaseId } = wanted;
   const row = await tx.maybeOne(sql.type(lockedRow)`
-    select budgets from credit_leases
+    select budgets, ${briefHold} from credit_leases
     where account_id = ${accountId} and id = ${leaseId} and state = 'active'
     for no key update
   `);
@@ -219,7 +220,8 @@ async function lockMoney(
   { accountId, mode }: Pick<WantedCredit, "accountId" | "mode">,
 ): Promise<Money> {
   const rows = await tx.any(sql.type(heldRow)`
-    select kind, credits_nanos - debits_nanos as held_nanos from ledger_accounts
+    select kind, credits_nanos - debits_nanos as held_nanos, ${briefHold}
+    from ledger_accounts
     where account_id = ${accountId} and mode = ${mode}
       and kind in ('consumer', 'consumer_receivable', 'lease_escrow')
     order by kind for update

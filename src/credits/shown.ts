@@ -35,7 +35,7 @@ export async function showBalance(tx: Tx, accountId: string, mode: Mode) {
   const row = await getBalance(tx, accountId, mode);
   const left = await sumGrants(tx, { accountId, mode });
   const there = row.available_nanos + row.reserved_nanos;
-  // Usage that is not applied yet, and corrections, are in no grant.
+  // What was spent after a grant's end is still in it until it is taken back.
   const promotional = left.promotional_nanos < there ? left.promotional_nanos : there;
   return {
     availableNanos: row.available_nanos,

@@ -19,6 +19,7 @@ import {
   lockPurchaseGrants,
   lockReturningGrants,
 } from "./grant-store.ts";
+import { addToMonths } from "./month-store.ts";
 
 /** Credit that an administrator takes back. */
 export interface Taking {
@@ -60,6 +61,7 @@ export async function takeCredit(tx: Tx, taking: Taking, now: Date): Promise<voi
     { ...platform, credit: "treasury_equity", amountNanos: amountNanos - promotionNanos },
   ];
   await postTransfers(tx, transfers, now);
+  await addToMonths(tx, [{ accountId, mode, what: "taken", nanos: amountNanos }], now);
   await insertReturn(tx, { ...taking, purchaseId: "" }, now);
 }
 
@@ -87,14 +89,15 @@ export async function refundCredit(
   checkAvailable(refund, available);
   await changeGrants(tx, { changes: spread(bought, amountNanos), isOver: false });
   const added = grants.filter(({ kind }) => kind !== "purchase").map(({ id }) => id);
-  await endGrants(tx, { accountId, ids: added, at: now });
+  await endGrants(tx, { accountId, ids: added });
   const source = { type: "refund", id: refund.id };
   const moves = { accountId, mode, debit: "consumer", credit: "refund_payable" } as const;
   await postTransfers(tx, [{ ...moves, amountNanos, source }], now);
+  await addToMonths(tx, [{ accountId, mode, what: "refunded", nanos: amountNanos }], now);
   await insertReturn(tx, refund, now);
 }
 
-/** Lock what a taking moves, and what decides on it. Returns what is available. */
+/** Lock what a taking moves, and what decides on it. Returns what is available, less what is owed. */
 async function lockAvailable(
   tx: Tx,
   { accountId, mode }: Taking,
@@ -102,8 +105,9 @@ async function lockAvailable(
 ): Promise<bigint> {
   const consumer = { accountId, mode, kind: "consumer" } as const;
   const escrow = { accountId, mode, kind: "lease_escrow" } as const;
-  const heldBy = await lockBalances(tx, [consumer, escrow, ...others]);
-  return heldBy(consumer);
+  const owed = { accountId, mode, kind: "consumer_receivable" } as const;
+  const heldBy = await lockBalances(tx, [consumer, escrow, owed, ...others]);
+  return heldBy(consumer) + heldBy(owed);
 }
 
 function checkAvailable({ amountNanos }: Taking, available: bigint): void {

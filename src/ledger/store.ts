@@ -1,6 +1,7 @@
 import assert from "node:assert";
 import { sql } from "slonik";
 import { z } from "zod";
+import { briefHold } from "../db/brief-hold.ts";
 import { type Column, unnestColumns } from "../db/columns.ts";
 import { nothing, type Queries, type Tx } from "../db/pool.ts";
 import { newId } from "../lib/id.ts";
@@ -104,8 +105,9 @@ const lockOrder = sql.fragment`
 /**
  * Lock balances, for a posting whose amounts depend on what is there. Returns credits less debits.
  *
- * Call it once, before anything else locks a balance. Name every balance that the posting may move; those of the kinds
- * clearing, payable and platform_fee may be left to the posting, when it is the only one of its transaction.
+ * They are held no longer than 2 s after a statement when the process is stopped. Call it once, before anything else
+ * locks a balance. Name every balance that the posting may move; those of the kinds clearing, payable and platform_fee
+ * may be left to the posting, when it is the only one of its transaction.
  */
 export async function lockBalances(
   tx: Tx,
@@ -135,7 +137,7 @@ function lockPresent(
     with key as (
       select * from ${unnestColumns(keys, keyColumns)} as key (account_id, kind, mode)
     )
-    select account_id, kind, mode, credits_nanos - debits_nanos as held_nanos
+    select account_id, kind, mode, credits_nanos - debits_nanos as held_nanos, ${briefHold}
     from ledger_accounts
     where (account_id, kind, mode) in (select * from key)
       and (select count(*) from key join ledger_accounts using (account_id, kind, mode))
@@ -168,7 +170,25 @@ const postedRow = z.object({
 
 type Posted = z.infer<typeof postedRow>;
 
-/** In one order, so that two postings of the same causes cannot wait for each other. */
+/** What an account has: what is set aside for calls is not spent yet. */
+const ownKinds = sql.fragment`('consumer', 'lease_escrow')`;
+
+/** The transfers that a consumer sees. What leases set aside and give back is not among them. */
+const isShown = sql.fragment`(
+  source_type in (
+    'grant', 'usage', 'purchase', 'expiry', 'refund', 'adjustment', 'debt_recovery', 'correction'
+  ) and (
+    debit_kind in ('consumer', 'lease_escrow', 'consumer_receivable')
+    or credit_kind in ('consumer', 'consumer_receivable')
+  )
+)`;
+
+/**
+ * In one order, so that two postings of the same causes cannot wait for each other.
+ *
+ * Each that a consumer sees says what the account has after it. Whoever posts such a transfer has locked a balance
+ * that everybody locks who changes what the account has.
+ */
 async function insertTransfers(
   tx: Tx,
   transfers: Transfer[],
@@ -191,10 +211,18 @@ async function insertTransfers(
   return tx.any(sql.prepared("insert_transfers", postedRow)`
     insert into ledger_transfers as posted (
       account_id, id, mode, debit_kind, credit_kind, amount_nanos, source_type, source_id, created_at,
-      position
+      position, balance_nanos
     )
     select account_id, id, mode, debit_kind, credit_kind, amount_nanos, source_type, source_id,
-      created_at, coalesce(position, callora_journal_position())
+      created_at, coalesce(position, callora_journal_position()),
+      case when ${isShown} then (
+        select coalesce(sum(credits_nanos - debits_nanos), 0) from ledger_accounts as own
+        where own.account_id = transfer.account_id and own.mode = transfer.mode
+          and kind in ${ownKinds}
+      ) + sum(
+        case when credit_kind in ${ownKinds} then amount_nanos else 0 end
+        - case when debit_kind in ${ownKinds} then amount_nanos else 0 end
+      ) over (partition by account_id, mode order by id) end
     from ${sql.unnest(rows, [
       "text",
       "text",

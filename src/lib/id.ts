@@ -4,7 +4,16 @@ const alphabet = "0123456789abcdefghijklmnopqrstuv";
 
 /** A prefixed id of 26 base32 characters that sort by time: 48 bits of milliseconds, then 80 random bits. */
 export function newId(prefix: string, now: Date): string {
-  let bits = (BigInt(now.getTime()) << 80n) | BigInt(`0x${randomBytes(10).toString("hex")}`);
+  return idOf(prefix, now, BigInt(`0x${randomBytes(10).toString("hex")}`));
+}
+
+/** The first id of a millisecond: those of earlier ones sort before it, no other does. */
+export function firstId(prefix: string, at: Date): string {
+  return idOf(prefix, at, 0n);
+}
+
+function idOf(prefix: string, at: Date, random: bigint): string {
+  let bits = (BigInt(at.getTime()) << 80n) | random;
   let text = "";
   for (let i = 0; i < 26; i++) {
     text = alphabet[Number(bits & 31n)] + text;

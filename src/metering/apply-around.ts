@@ -1,7 +1,8 @@
 import { sql } from "slonik";
+import { lockLeases } from "../credits/leases.ts";
 import { nothing, type Tx } from "../db/pool.ts";
 import { lockBalances } from "../ledger/store.ts";
-import { type ApplyOptions, applyUsage } from "./apply.ts";
+import { type ApplyOptions, applyUsage, leasesOf } from "./apply.ts";
 import { attempt } from "./attempt.ts";
 import { findRefused, type Refusal } from "./bisect.ts";
 import { earningBalances, payingBalances } from "./charge.ts";
@@ -35,7 +36,8 @@ export async function applyAround(
   candidates: readonly Candidate[],
   options: Options,
 ): Promise<{ decision: Decision; poisoned: { item: Candidate; refusal: Refusal }[] }> {
-  // All at once, before the groups lock theirs: in the order of everybody who locks balances.
+  // All at once, before the groups lock theirs: leases before balances, and these in the order of everybody.
+  await lockLeases(tx, leasesOf(candidates));
   const keys = [...(await payingBalances(candidates, () => 0n)), ...earningBalances(candidates)];
   if (keys.length > 0) {
     await lockBalances(tx, keys);

@@ -167,7 +167,8 @@ async function lockMeans(
   };
 }
 
-function leasesOf(candidates: readonly Candidate[]): LeaseKey[] {
+/** The leases that candidates name, each once. */
+export function leasesOf(candidates: readonly Candidate[]): LeaseKey[] {
   const leases = new Map<string, LeaseKey>();
   for (const { entry } of candidates) {
     if (entry.lease !== null) {

@@ -19,7 +19,8 @@ export interface Delta {
   deltaFeeNanos: bigint;
 }
 
-type Move = Omit<Transfer, "source">;
+/** A transfer whose cause is the correction. */
+export type Move = Omit<Transfer, "source">;
 
 /** Every balance that a correction may move. */
 export function balancesOfCorrection({ accountId, developerId, mode }: Parties): BalanceKey[] {

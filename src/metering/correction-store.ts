@@ -146,6 +146,19 @@ export async function insertCorrection(
   `);
 }
 
+/** Add an applied correction to what its account was charged. */
+export async function addCorrectedTotal(
+  tx: Tx,
+  { target: { entry }, deltaNanos }: Corrected,
+): Promise<void> {
+  await tx.query(sql.type(nothing)`
+    insert into charge_totals as total (account_id, mode, corrected_nanos)
+    values (${entry.account}, ${entry.mode}, ${deltaNanos})
+    on conflict (account_id, mode) do update
+    set corrected_nanos = total.corrected_nanos + excluded.corrected_nanos
+  `);
+}
+
 /** Set what an account may owe. */
 export async function upsertDebtLimit(
   tx: Tx,

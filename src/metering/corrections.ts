@@ -1,3 +1,4 @@
+import { type CreditCorrection, correctGrants } from "../credits/correct.ts";
 import type { Tx } from "../db/pool.ts";
 import { lockBalances, postTransfers } from "../ledger/store.ts";
 import { shareFloor } from "../lib/money.ts";
@@ -9,10 +10,16 @@ import { encodeRow } from "./codec.ts";
 import {
   balancesOfCorrection,
   type Delta,
+  type Move,
   type Parties,
   transfersOfCorrection,
 } from "./correction-money.ts";
-import { findTarget, insertCorrection, sumCorrections } from "./correction-store.ts";
+import {
+  addCorrectedTotal,
+  findTarget,
+  insertCorrection,
+  sumCorrections,
+} from "./correction-store.ts";
 import { addMeters } from "./meter-rollup.ts";
 import type { Quarantined } from "./quarantine.ts";
 import { changeRollups } from "./rollup.ts";
@@ -92,13 +99,27 @@ async function applyCorrection(
     moves.map((move) => ({ ...move, source, position: place.position })),
     context.now,
   );
+  await correctGrants(tx, creditOf(corrected, moves), context.now);
   const change = { entry: target.entry, bookedMonth: corrected.bookedMonth };
   await changeRollups(tx, [{ ...change, calls: isVoid ? -1n : 0n, nanos: delta.deltaNanos }]);
   await insertCorrection(tx, corrected, { reason: entry.reason, ...context });
+  await addCorrectedTotal(tx, corrected);
   if (isVoid) {
     await addMeters(tx, { applied: [], voided: [corrected] });
   }
   return corrected;
+}
+
+/** What a correction moves of the consumer's balance. The part of a charge that was owed burned no credit. */
+function creditOf({ id, target }: Corrected, moves: readonly Move[]): CreditCorrection {
+  const { entry, chargedBefore: fromNanos, owedNanos, place, receivedAt: at } = target;
+  const { account: accountId, mode } = entry;
+  const nanos = moves.reduce((sum, { credit, debit, amountNanos }) => {
+    const sign = credit === "consumer" ? 1n : debit === "consumer" ? -1n : 0n;
+    return sum + sign * amountNanos;
+  }, 0n);
+  const toNanos = fromNanos + entry.chargedNanos - owedNanos;
+  return { id, event: { accountId, mode, ...place, fromNanos, toNanos }, at, nanos };
 }
 
 /** What a new charge adds to what was charged so far. The platform's share of it is the price's, rounded down. */

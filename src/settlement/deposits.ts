@@ -42,37 +42,40 @@ export function stellarSource({
 /**
  * Take the next page of payments to the treasury. True: there may be more.
  *
- * A payment is taken in one transaction with the step of the cursor past it, so that each is taken once, however many
- * processes do this and wherever one of them ends.
+ * An operation's payments are taken in one transaction with the step of the cursor past it, so that each is taken
+ * once, however many processes do this and wherever one of them ends.
  */
 export async function takeDeposits(deps: DepositDeps): Promise<boolean> {
   const { db, network } = deps;
-  const treasury = network.treasury.publicKey();
-  const start = await db.systemTransaction((tx) => findCursor(tx, treasury));
+  const start = await db.systemTransaction((tx) => findCursor(tx, network));
   if (start === null) {
     // What the treasury held before is not entered yet.
     return false;
   }
-  const payments = await network.horizon.listPayments(treasury, {
+  const payments = await network.horizon.listPayments(network.treasury.publicKey(), {
     cursor: start,
     limit: pageSize,
   });
+  const operations = Map.groupBy(payments, ({ pagingToken }) => pagingToken);
   let cursor = start;
-  for (const payment of payments.filter((one) => isDeposit(network, one))) {
-    if (!(await take(deps, { treasury, cursor, payment }))) {
-      return true;
+  for (const [token, all] of operations) {
+    const deposits = all.filter((one) => isDeposit(network, one));
+    if (deposits.length > 0) {
+      if (!(await take(deps, { cursor, token, deposits }))) {
+        return true;
+      }
+      cursor = token;
     }
-    cursor = payment.pagingToken;
   }
   const last = payments.at(-1);
   if (last !== undefined && last.pagingToken !== cursor) {
     await db.systemTransaction(async (tx) => {
-      if (await claimCursor(tx, treasury, cursor)) {
-        await updateCursor(tx, treasury, last.pagingToken);
+      if (await claimCursor(tx, network, cursor)) {
+        await updateCursor(tx, network, last.pagingToken);
       }
     });
   }
-  return payments.length === pageSize;
+  return operations.size === pageSize;
 }
 
 /** Whether a payment brought money of ours. What the treasury pays itself moves nothing. */
@@ -91,32 +94,38 @@ export function isDeposit(
   );
 }
 
-/** Take one deposit. False: another process was here meanwhile. */
+/** Take the deposits of one operation. False: another process was here meanwhile. */
 async function take(
-  { db, now, onUnmatched }: DepositDeps,
-  { treasury, cursor, payment }: { treasury: string; cursor: string; payment: ChainPayment },
+  { db, network, now, onUnmatched }: DepositDeps,
+  { cursor, token, deposits }: { cursor: string; token: string; deposits: readonly ChainPayment[] },
 ): Promise<boolean> {
-  const confirmed = toConfirmed(payment);
-  const outcome = await db.systemTransaction(async (tx) => {
-    if (!(await claimCursor(tx, treasury, cursor))) {
+  const unmatched = await db.systemTransaction(async (tx) => {
+    if (!(await claimCursor(tx, network, cursor))) {
       return null;
     }
-    const result = await confirmPayment(tx, confirmed, now());
-    await updateCursor(tx, treasury, payment.pagingToken);
-    return result;
+    const found: ConfirmedPayment[] = [];
+    for (const deposit of deposits) {
+      const confirmed = toConfirmed(deposit);
+      if ((await confirmPayment(tx, confirmed, now())) === "unmatched") {
+        found.push(confirmed);
+      }
+    }
+    await updateCursor(tx, network, token);
+    return found;
   });
-  if (outcome === "unmatched") {
-    onUnmatched(confirmed);
+  for (const payment of unmatched ?? []) {
+    onUnmatched(payment);
   }
-  return outcome !== null;
+  return unmatched !== null;
 }
 
+/** Another ledger counts from its beginning again: only with the hash a place in it names one payment for ever. */
 function toConfirmed(payment: ChainPayment): ConfirmedPayment {
-  const { memo, pagingToken, from, transactionHash } = payment;
+  const { memo, pagingToken, index, from, transactionHash } = payment;
   const isName = memo !== null && /^[0-9a-v]{26}$/.test(memo);
   return {
     source: sourceName,
-    eventId: pagingToken,
+    eventId: `${transactionHash}:${pagingToken}:${index}`,
     purchaseId: isName ? `${purchasePrefix}${memo}` : null,
     amountNanos: payment.stroops * nanosPerStroop,
     at: payment.at,

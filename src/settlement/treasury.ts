@@ -18,7 +18,7 @@ export async function enterTreasury(
   now: Date,
 ): Promise<void> {
   const treasury = network.treasury.publicKey();
-  if ((await db.systemTransaction((tx) => findCursor(tx, treasury))) !== null) {
+  if ((await db.systemTransaction((tx) => findCursor(tx, network))) !== null) {
     return;
   }
   const { cursor, stroops } = await lookAtTreasury(network);
@@ -28,7 +28,7 @@ export async function enterTreasury(
   await db.systemTransaction(async (tx) => {
     // Of two processes that look at once the first one to post decides, with its cursor.
     await postTransfers(tx, [{ ...transfer, debit: "chain", credit: "treasury_equity" }], now);
-    await insertCursor(tx, treasury, cursor);
+    await insertCursor(tx, network, cursor);
   });
 }
 

@@ -29,9 +29,12 @@ export type SubmitReply =
   | { kind: "refused"; code: string; operationCodes: string[] }
   | { kind: "unknown"; detail: string };
 
-/** A payment that is in a ledger. */
+/** A payment that is in a ledger, or another operation that Horizon lists among them: one to nobody. */
 export interface ChainPayment {
+  /** Of its operation. */
   pagingToken: string;
+  /** Which of the payments of its operation: a call of a contract may make many. */
+  index: number;
   transactionHash: string;
   successful: boolean;
   from: string;
@@ -55,7 +58,10 @@ export interface Horizon {
   findTransaction(hash: string): Promise<ChainTransaction | null>;
   /** An account's newest transactions, failed ones too. */
   listTransactions(address: string, limit: number): Promise<ChainTransaction[]>;
-  /** An account's payments after the cursor, oldest first. */
+  /**
+   * An account's payments after the cursor, oldest first: those of so many operations, each with at least one. What
+   * contracts move of an asset that is no contract's own is among them.
+   */
   listPayments(address: string, page: { cursor: string; limit: number }): Promise<ChainPayment[]>;
   /** The paging token of an account's newest payment. "0" before the first. */
   newestPayment(address: string): Promise<string>;
@@ -92,16 +98,19 @@ const transactionBody = z.object({
   inner_transaction: z.object({ hash: z.string() }).optional(),
   result_xdr: z.string(),
 });
-const paymentBody = z.object({
-  paging_token: z.string(),
-  type: z.string(),
-  transaction_hash: z.string(),
-  transaction_successful: z.boolean(),
+const movedBody = z.object({
   from: z.string().default(""),
   to: z.string().default(""),
   amount: z.string().default("0"),
   asset_code: z.string().default("XLM"),
   asset_issuer: z.string().default(""),
+});
+const paymentBody = movedBody.extend({
+  paging_token: z.string(),
+  type: z.string(),
+  transaction_hash: z.string(),
+  transaction_successful: z.boolean(),
+  asset_balance_changes: z.array(movedBody).nullish(),
   created_at: z.string(),
   transaction: z.object({ memo_type: z.string(), memo: z.string().default("") }).optional(),
 });
@@ -168,7 +177,7 @@ export function createHorizon(url: string): Horizon {
     async listPayments(address, { cursor, limit }) {
       const query = `order=asc&limit=${limit}&cursor=${cursor}&join=transactions`;
       const body = await mustRead(`/accounts/${address}/payments?${query}`, page(paymentBody));
-      return body._embedded.records.map(toPayment);
+      return body._embedded.records.flatMap(toPayments);
     },
     async newestPayment(address) {
       const path = `/accounts/${address}/payments?order=desc&limit=1`;
@@ -235,17 +244,25 @@ function toTransaction(body: z.infer<typeof transactionBody>): ChainTransaction 
   };
 }
 
-function toPayment(body: z.infer<typeof paymentBody>): ChainPayment {
-  return {
+/** What an account can hold. Contracts can hold more, of any asset that somebody makes up. */
+const accountAmount = /^\d{1,12}(?:\.\d{1,7})?$/;
+
+/** A call of a contract says what it moved in a list, anything else is one payment. */
+function toPayments(body: z.infer<typeof paymentBody>): ChainPayment[] {
+  const listed = body.asset_balance_changes ?? [];
+  const changes = listed.filter(({ amount }) => accountAmount.test(amount));
+  const moves = changes.length === 0 ? [body] : changes;
+  return moves.map((move, index) => ({
     pagingToken: body.paging_token,
+    index,
     transactionHash: body.transaction_hash,
     successful: body.transaction_successful,
-    from: body.from,
-    to: body.to,
-    code: body.asset_code,
-    issuer: body.asset_issuer,
-    stroops: parseStroops(body.amount),
+    from: move.from,
+    to: move.to,
+    code: move.asset_code,
+    issuer: move.asset_issuer,
+    stroops: parseStroops(move.amount),
     memo: body.transaction?.memo_type === "text" ? body.transaction.memo : null,
     at: new Date(body.created_at),
-  };
+  }));
 }

@@ -145,6 +145,15 @@ export const tenantRows: Readonly<Record<string, (account_id: string) => Record<
     to_nanos: 1,
     grant_id: id("grt"),
   }),
+  grant_corrections: (account_id) => ({
+    account_id,
+    correction_id: text(),
+    grant_id: id("grt"),
+    event_position: 1,
+    event_ordinal: 0,
+    burned_nanos: 1,
+  }),
+  credit_months: (account_id) => ({ account_id, mode: "test", month }),
   credit_returns: (account_id) => ({
     account_id,
     id: id("ret"),
