@@ -15,6 +15,9 @@ import { asSuperuser } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
 import { startUpstream } from "./support/upstream.ts";
 
+/** Of those that start a server or wait for a bound. */
+const timeout = 60_000;
+
 type App = Awaited<ReturnType<typeof startTestApp>>;
 
 /** Take a right from the background work until the end of the scope: what needs it fails at once. */
@@ -56,6 +59,7 @@ async function startHolding() {
 
 test.for(["held", "begun"])(
   "a reply that nothing pays for any more is not completed (%s)",
+  { timeout },
   async (path, { app }) => {
     await using upstream = await startHolding();
     // One call takes all the credit that there is.
@@ -107,7 +111,7 @@ test("a call waits while the journal takes nothing, and is served and charged on
 });
 
 test("a call that cannot be written down in ten seconds is refused, and not charged", {
-  timeout: 60_000,
+  timeout,
 }, async ({ app }) => {
   await using upstream = await startUpstream();
   const { call, events } = await setUp(app, upstream.url);
@@ -139,7 +143,7 @@ test("a call for which nobody can say what credit there is is refused, and reach
   expect(await events()).toEqual(paid(200));
 });
 
-plain("a process that runs as many calls as it may refuses more, free", async () => {
+plain("a process that runs as many calls as it may refuses more, free", { timeout }, async () => {
   await using app = await startTestApp({ GATEWAY_CALLS_MAX: "2" });
   await using upstream = await startHolding();
   const { call, events } = await setUp(app, upstream.url);
@@ -155,42 +159,46 @@ plain("a process that runs as many calls as it may refuses more, free", async ()
   expect(await events(3)).toEqual([...paid(200), ...paid(200), ...paid(200)]);
 });
 
-plain("past their bound, replies of an asynchronous API wait for their events, too", async () => {
-  await using app = await startTestApp({ GATEWAY_ASYNC_PENDING_MAX: "2" });
-  await using upstream = await startUpstream();
-  const settings = { delivery: DeliveryMode.ASYNC };
-  const { call, events } = await setUp(app, upstream.url, { settings });
-  await (await call()).text();
-  await events(1);
-  let answered = 0;
+plain(
+  "past their bound, replies of an asynchronous API wait for their events, too",
+  { timeout },
+  async () => {
+    await using app = await startTestApp({ GATEWAY_ASYNC_PENDING_MAX: "2" });
+    await using upstream = await startUpstream();
+    const settings = { delivery: DeliveryMode.ASYNC };
+    const { call, events } = await setUp(app, upstream.url, { settings });
+    await (await call()).text();
+    await events(1);
+    let answered = 0;
 
-  const replies = await asSuperuser(app, async (client) => {
-    await client.query("begin");
-    await client.query("select from journal_head for update");
-    const calls = Array.from({ length: 6 }, async () => {
-      const { status } = await call();
-      answered += 1;
-      return status;
+    const replies = await asSuperuser(app, async (client) => {
+      await client.query("begin");
+      await client.query("select from journal_head for update");
+      const calls = Array.from({ length: 6 }, async () => {
+        const { status } = await call();
+        answered += 1;
+        return status;
+      });
+      await until(() => upstream.requests.length === 7 && answered > 0, 20_000);
+      // One more, when the oldest has been pending for a quarter of a second: the database is slow, or away.
+      const begin = performance.now();
+      await until(() => performance.now() - begin > 300);
+      const before = answered;
+      const late = call().then(({ status }) => status);
+      await until(() => upstream.requests.length === 8);
+      await until(async () => (await numberOf(app, "callora_gateway_async_pending")) === answered);
+      expect(answered).toBe(before);
+      expect(answered).toBeLessThanOrEqual(2);
+      await client.query("rollback");
+      return Promise.all([...calls, late]);
     });
-    await until(() => upstream.requests.length === 7 && answered > 0);
-    // One more, when the oldest has been pending for a quarter of a second: the database is slow, or away.
-    const begin = performance.now();
-    await until(() => performance.now() - begin > 300);
-    const before = answered;
-    const late = call().then(({ status }) => status);
-    await until(() => upstream.requests.length === 8);
-    await until(async () => (await numberOf(app, "callora_gateway_async_pending")) === answered);
-    expect(answered).toBe(before);
-    expect(answered).toBeLessThanOrEqual(2);
-    await client.query("rollback");
-    return Promise.all([...calls, late]);
-  });
 
-  expect(replies).toEqual(replies.map(() => 200));
-  expect(await events(8)).toEqual(Array.from({ length: 8 }, () => paid(200)[0]));
-  await until(async () => (await numberOf(app, "callora_gateway_async_pending")) === 0);
-  expect(await numberOf(app, "callora_gateway_async_lost_total")).toBe(0);
-});
+    expect(replies).toEqual(replies.map(() => 200));
+    expect(await events(8)).toEqual(Array.from({ length: 8 }, () => paid(200)[0]));
+    await until(async () => (await numberOf(app, "callora_gateway_async_pending")) === 0);
+    expect(await numberOf(app, "callora_gateway_async_lost_total")).toBe(0);
+  },
+);
 
 test("a budget bounds what is spent through the gateway, of all keys or of one, and is told", async ({
   app,
