@@ -13,7 +13,7 @@ import { type LowBalance, tellLowBalances } from "./credits/alert.ts";
 import { expireNext } from "./credits/expiry.ts";
 import { issueInvoices } from "./credits/invoice-loop.ts";
 import { drainedMax, drainLeases } from "./credits/lease-end.ts";
-import type { ConfirmedPayment } from "./credits/purchase.ts";
+import type { ConfirmedPayment, PurchasePaid } from "./credits/purchase.ts";
 import type { Database } from "./db/database.ts";
 import { deleteOldAnswers } from "./db/once.ts";
 import type { Tx } from "./db/pool.ts";
@@ -86,8 +86,8 @@ export async function writeUses(db: Database, { tokens, services }: Uses): Promi
 }
 
 /** What is told stands in the outbox, with what made it so. */
-function tellIn(tx: Tx) {
-  return (low: LowBalance) => insertMessages(tx, [low], shardOf(low.accountId, shardCount));
+function tell(tx: Tx, message: LowBalance | PurchasePaid): Promise<void> {
+  return insertMessages(tx, [message], shardOf(message.accountId, shardCount));
 }
 
 const dayMs = 24 * 60 * 60 * 1_000;
@@ -150,7 +150,9 @@ export function createLoops(
       }
       run("key uses", 5_000, () => useLog.flush());
       run("settlement", 500, () => settleNext({ db, network, now }));
-      run("alerts", 5_000, () => db.systemTransaction((tx) => tellLowBalances(tx, tellIn(tx))));
+      run("alerts", 5_000, () =>
+        db.systemTransaction((tx) => tellLowBalances(tx, (low) => tell(tx, low))),
+      );
       run("invoices", 60_000, async () => {
         await db.systemTransaction(closeEndedPeriods);
         return issueInvoices(invoices);
@@ -163,7 +165,7 @@ export function createLoops(
       );
       // A public Horizon answers 3,600 requests an hour of one address.
       const depositsMs = network.name === "embedded" ? 1_000 : 5_000;
-      run("deposits", depositsMs, () => takeDeposits({ db, network, now, onUnmatched }));
+      run("deposits", depositsMs, () => takeDeposits({ db, network, now, tell, onUnmatched }));
       run("credentials", 5_000, () => resealNext(reseal, now()));
       run("housekeeping", 1_000, async () => {
         await db.systemTransaction((tx) => deleteExpiredSessions(tx, now()));

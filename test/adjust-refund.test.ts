@@ -1,14 +1,18 @@
 import { Code } from "@connectrpc/connect";
-import { expect } from "vitest";
+import { expect, test as plain } from "vitest";
 import {
   CreditService,
   GrantKind,
   TransactionType,
 } from "../gen/callora/credits/v1/credit_service_pb.ts";
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
+import { addCredits, promotionMoney } from "../src/credits/credit.ts";
 import { acquireLease } from "../src/credits/leases.ts";
+import { takeCredit } from "../src/credits/take.ts";
+import { newId } from "../src/lib/id.ts";
 import { shardCount, shardOf } from "../src/metering/entry.ts";
 import { type startTestApp, until } from "./support/app.ts";
+import { newAccountId, openBooks } from "./support/books.ts";
 import { buyCredit } from "./support/payments.ts";
 import { newPerson } from "./support/people.ts";
 import { test } from "./support/test.ts";
@@ -75,6 +79,27 @@ test("what is taken of bought credit is the platform's, and no expense is made u
   expect(await conserved(app)).toBe(true);
 });
 
+plain("credit is taken from as many grants as there are", { timeout: 60_000 }, async () => {
+  await using books = await openBooks();
+  const [accountId, now] = [newAccountId(), new Date()];
+  const mode = "live" as const;
+  const grants = Array.from({ length: 2_100 }, () => ({
+    ...{ accountId, mode, grantId: newId("grt", now), kind: "promotion" as const, amountNanos: 1n },
+    ...{ from: promotionMoney, priority: 50, expireAt: null, purchaseId: "", note: "" },
+  }));
+  for (let at = 0; at < grants.length; at += 300) {
+    await books.db.systemTransaction((tx) => addCredits(tx, grants.slice(at, at + 300), now));
+  }
+  const taking = { accountId, mode, id: newId("ret", now), amountNanos: 2_099n, note: "x" };
+
+  await books.db.systemTransaction((tx) => takeCredit(tx, taking, now));
+
+  const returned = "select sum(returned_nanos) as sum from credit_grants where account_id = $1";
+  expect(await books.sum(returned, [accountId])).toBe(2_099n);
+  expect(await books.held(promotionMoney.accountId, "promotion_expense")).toBe(-1n);
+  expect(await books.held(promotionMoney.accountId, "treasury_equity")).toBe(0n);
+});
+
 test("bought credit is taken back to be paid back, and what came with it ends", async ({ app }) => {
   const [me, admin] = [await newPerson(app.db), await newPerson(app.db, "admin")];
   const purchaseId = await buyCredit(app, me, { planId: "pro" });
@@ -93,11 +118,25 @@ test("bought credit is taken back to be paid back, and what came with it ends", 
   expect(transactions).toMatchObject([
     { amountNanos: -30n * usdc, description: "sorry", balanceNanos: 75n * usdc },
   ]);
-  await expect(refund(70n * usdc + 1n)).rejects.toMatchObject(withReason("CREDIT_USED"));
+  await expect(refund(70n * usdc + 100n)).rejects.toMatchObject(withReason("CREDIT_USED"));
   await setAside(app, me.accountId, 1n);
   await expect(refund(70n * usdc)).rejects.toMatchObject(withReason("CREDIT_RESERVED"));
-  await refund(70n * usdc - 1n);
-  expect((await credits.getBalance({})).balance).toMatchObject({ availableNanos: 0n });
+  await refund(70n * usdc - 100n);
+  expect((await credits.getBalance({})).balance).toMatchObject({ availableNanos: 99n });
+});
+
+test("what cannot be paid back on the chain is not taken back", async ({ app }) => {
+  const [me, admin] = [await newPerson(app.db), await newPerson(app.db, "admin")];
+  const purchaseId = await buyCredit(app, me, { amountNanos: usdc });
+
+  const outcome = app
+    .client(CreditService, admin.token)
+    .refundPurchase({ purchaseId, amountNanos: 150n, note: "x" });
+
+  await expect(outcome).rejects.toMatchObject({ code: Code.InvalidArgument });
+  await expect(outcome).rejects.toThrow("amount_nanos");
+  const { balance } = await app.client(CreditService, me.token).getBalance({});
+  expect(balance).toMatchObject({ availableNanos: usdc });
 });
 
 test("a purchase that is not there cannot be taken back", async ({ app }) => {

@@ -380,7 +380,7 @@ const deeds: Deeds = {
   "credits.v1.CreditService/RefundPurchase": async (app, options) => {
     const actor = await app.admin();
     const purchaseId = await buyCredit(app, await app.person());
-    const refund = { purchaseId, amountNanos: 5n, note: "sorry" };
+    const refund = { purchaseId, amountNanos: 500n, note: "sorry" };
     await app.client(CreditService, actor.token).refundPurchase(refund, options);
     const row = { table: "credit_returns", where: "purchase_id = $1", value: purchaseId };
     return { actor, resource: `purchase:${purchaseId}`, row };

@@ -83,6 +83,7 @@ test("what a contract pays to the treasury is a deposit, each of it once", async
     db: books.db,
     network: { ...network, horizon: server.horizon },
     now: () => new Date(),
+    tell: async () => {},
     onUnmatched: ({ amountNanos }: { amountNanos: bigint }) => told.push(amountNanos),
   };
 
@@ -117,6 +118,7 @@ test("a ledger that begins anew has other payments, though they stand at the sam
     db: books.db,
     network: { ...network, horizon: server.horizon },
     now: () => new Date(),
+    tell: async () => {},
     onUnmatched: ({ eventId }: { eventId: string }) => told.push(eventId),
   };
 

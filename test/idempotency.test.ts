@@ -156,7 +156,7 @@ const retryables: Readonly<Record<string, Retryable>> = {
         app
           .client(CreditService, me.token)
           .refundPurchase(
-            { requestId, purchaseId, amountNanos: other ? 2n : 1n, note: "x" },
+            { requestId, purchaseId, amountNanos: other ? 200n : 100n, note: "x" },
             options(header),
           );
     },

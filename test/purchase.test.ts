@@ -12,6 +12,7 @@ import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { confirmPayment } from "../src/credits/purchase.ts";
 import { insertPurchase, insertPurchaseEntry } from "../src/credits/purchase-store.ts";
 import { newId } from "../src/lib/id.ts";
+import { insertMessages } from "../src/metering/projections.ts";
 import { openDatabase } from "../src/server.ts";
 import { type DepositDeps, takeDeposits } from "../src/settlement/deposits.ts";
 import { must, until } from "./support/app.ts";
@@ -209,6 +210,12 @@ plain("five processes that look at the same deposits grant each once", async () 
     expect(await books.held(accountId, "consumer")).toBe(10n * usdc);
   }
   expect(await books.sum("select count(*) as sum from payment_events")).toBe(4n);
+  const told = await books.superuser.query(
+    "select account_id, payload->>'purchaseId' as id from outbox where topic = 'credits.purchase_paid'",
+  );
+  const ids = purchases.map(({ accountId: account_id, purchaseId: id }) => ({ account_id, id }));
+  expect(told.rows).toHaveLength(4);
+  expect(told.rows).toEqual(expect.arrayContaining(ids));
   expect(await unbalanced(books)).toEqual([]);
 });
 
@@ -246,10 +253,10 @@ plain("a payment that is confirmed again is seen, whoever says so", async () => 
   const confirm = (changed: Partial<typeof payment> = {}) =>
     books.db.systemTransaction((tx) => confirmPayment(tx, { ...payment, ...changed }, now()));
 
-  expect(await confirm()).toBe("granted");
-  expect(await confirm()).toBe("seen");
+  expect(await confirm()).toMatchObject({ state: "granted" });
+  expect(await confirm()).toEqual({ state: "seen" });
   // Another source cannot pay for it.
-  expect(await confirm({ source: "card" })).toBe("unmatched");
+  expect(await confirm({ source: "card" })).toEqual({ state: "unmatched" });
 
   expect(await books.held(accountId, "consumer")).toBe(usdc);
 });
@@ -286,9 +293,11 @@ async function begin(
   return { accountId, purchaseId, memo: purchaseId.slice("pur_".length) };
 }
 
+const tell: DepositDeps["tell"] = (tx, told) => insertMessages(tx, [told], 0);
+
 async function takeAll(books: Books, options: Partial<DepositDeps> = {}): Promise<void> {
   const { db, network } = books;
-  while (await takeDeposits({ db, network, now, onUnmatched: () => {}, ...options })) {}
+  while (await takeDeposits({ db, network, now, tell, onUnmatched: () => {}, ...options })) {}
 }
 
 async function kinds(books: Books, accountId: string): Promise<string[]> {

@@ -144,15 +144,19 @@ export function lockBurningGrants(
   `);
 }
 
-/** Lock an account's grants that are not used up: what the platform gave first, each kind in the order of burning. */
+/**
+ * Lock an account's next grants that are not used up, but for so many that were seen: what the platform gave first, each
+ * kind in the order of burning.
+ */
 export function lockReturningGrants(
   tx: Tx,
-  { accountId, mode }: { accountId: string; mode: Mode },
+  { accountId, mode, ...page }: { accountId: string; mode: Mode; seen: number; limit: number },
 ): Promise<readonly GrantRow[]> {
   return tx.any(sql.type(grantRow)`
     select ${grantColumns} from credit_grants
     where account_id = ${accountId} and mode = ${mode} and state <> 'closed'
-    order by kind = 'purchase', ${burnOrder} limit 1000 for no key update
+    order by kind = 'purchase', ${burnOrder} limit ${page.limit} offset ${page.seen}
+    for no key update
   `);
 }
 

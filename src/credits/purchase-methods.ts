@@ -52,10 +52,7 @@ export function purchaseMethods({ db, sources, now }: PurchaseDeps): Methods {
       return { plan_id: plan.id, price_nanos, credit_nanos, bonus_nanos };
     }
     const { amountNanos } = req;
-    if (amountNanos % source.unitNanos !== 0n) {
-      const description = `must be a multiple of ${source.unitNanos}: nothing smaller can be paid`;
-      throw invalidArgument([{ field: "amount_nanos", description }]);
-    }
+    checkUnit(amountNanos, source);
     return { plan_id: "", price_nanos: amountNanos, credit_nanos: amountNanos, bonus_nanos: 0n };
   }
 
@@ -103,6 +100,7 @@ export function purchaseMethods({ db, sources, now }: PurchaseDeps): Methods {
             throw notFound("the purchase");
           }
           const { account_id: accountId } = purchase;
+          checkUnit(amountNanos, sourceOf(sources, purchase.source));
           const id = newId("ret", time);
           const refund = { accountId, mode: "live", id, amountNanos, purchaseId, note } as const;
           await refundCredit(tx, refund, time);
@@ -116,6 +114,14 @@ export function purchaseMethods({ db, sources, now }: PurchaseDeps): Methods {
       );
     },
   };
+}
+
+/** Throws INVALID_ARGUMENT on what a source can neither take nor pay back. */
+function checkUnit(amountNanos: bigint, { unitNanos }: PaymentSource): void {
+  if (amountNanos % unitNanos !== 0n) {
+    const description = `must be a multiple of ${unitNanos}: nothing smaller can be paid`;
+    throw invalidArgument([{ field: "amount_nanos", description }]);
+  }
 }
 
 /** The source that is named, or the first one. */

@@ -43,6 +43,19 @@ export interface ConfirmedPayment {
   detail: string;
 }
 
+/** What became of a confirmed payment, and what its account is to be told. */
+export type Confirmation =
+  | { state: "granted"; told: PurchasePaid }
+  | { state: "seen" }
+  | { state: "unmatched" };
+
+/** A purchase, or a part of it, that was paid and granted. */
+export interface PurchasePaid {
+  accountId: string;
+  topic: "credits.purchase_paid";
+  payload: { purchaseId: string; grantId: string; amountNanos: string };
+}
+
 /** Burns after what the platform gave: what was paid for can be paid back. */
 const purchasePriority = 70;
 
@@ -59,24 +72,26 @@ export async function confirmPayment(
   tx: Tx,
   payment: ConfirmedPayment,
   now: Date,
-): Promise<"granted" | "seen" | "unmatched"> {
+): Promise<Confirmation> {
   const named = payment.purchaseId === null ? null : await lockPurchase(tx, payment.purchaseId);
   const purchase = named?.source === payment.source ? named : null;
   if (!(await insertPayment(tx, payment, purchase))) {
-    return "seen";
+    return { state: "seen" };
   }
   const { amountNanos } = payment;
   if (purchase === null) {
     const source = { type: "deposit", id: `${payment.source}:${payment.eventId}` };
     const kept = { accountId: platformAccountId, mode: "live", amountNanos, source } as const;
     await postTransfers(tx, [{ ...kept, debit: "chain", credit: "treasury_equity" }], now);
-    return "unmatched";
+    return { state: "unmatched" };
   }
   const credits = creditsOf(purchase, payment, now);
   await addCredits(tx, credits, now);
   const grantId = credits[0]?.grantId ?? "";
   await notePaid(tx, purchase, { amountNanos, grantId, at: payment.at });
-  return "granted";
+  const { account_id: accountId, id: purchaseId } = purchase;
+  const payload = { purchaseId, grantId, amountNanos: amountNanos.toString() };
+  return { state: "granted", told: { accountId, topic: "credits.purchase_paid", payload } };
 }
 
 /** What a payment gives: what was paid, and what the platform adds when it is just the price. */

@@ -45,8 +45,7 @@ export async function takeCredit(tx: Tx, taking: Taking, now: Date): Promise<voi
     { accountId: platformAccountId, kind: "treasury_equity", mode },
   ]);
   checkAvailable(taking, available);
-  const grants = await lockReturningGrants(tx, { accountId, mode });
-  const changes = spread(grants, amountNanos);
+  const { grants, changes } = await spreadAll(tx, taking);
   const isPromotion = new Set(grants.filter((one) => one.kind !== "purchase").map(({ id }) => id));
   const promotionNanos = changes.reduce(
     (sum, { id, returnedNanos }) => (isPromotion.has(id) ? sum + returnedNanos : sum),
@@ -115,6 +114,26 @@ function checkAvailable({ amountNanos }: Taking, available: bigint): void {
     const message = `Cannot take ${amountNanos} nano-USDC: ${available} are available`;
     throw failedPrecondition("CREDIT_RESERVED", message);
   }
+}
+
+const grantsMax = 1_000;
+
+/** Take an amount from all of an account's grants, as far as they go. */
+async function spreadAll(
+  tx: Tx,
+  { accountId, mode, amountNanos }: Taking,
+): Promise<{ grants: GrantRow[]; changes: GrantChange[] }> {
+  const grants: GrantRow[] = [];
+  for (let left = amountNanos; left > 0n; ) {
+    const seen = grants.length;
+    const page = await lockReturningGrants(tx, { accountId, mode, seen, limit: grantsMax });
+    grants.push(...page);
+    left -= page.reduce((sum, grant) => sum + leftOf(grant), 0n);
+    if (page.length < grantsMax) {
+      break;
+    }
+  }
+  return { grants, changes: spread(grants, amountNanos) };
 }
 
 /** Take an amount from grants in their order, as far as they go. */

@@ -69,7 +69,7 @@ function sum(amounts: readonly bigint[]): bigint {
 /** What others are to be told of a batch. */
 export interface Message {
   accountId: string;
-  topic: "usage.quarantined" | "usage.owed" | "credits.low_balance";
+  topic: "usage.quarantined" | "usage.owed" | "credits.low_balance" | "credits.purchase_paid";
   payload: Readonly<Record<string, string | number>>;
 }
 

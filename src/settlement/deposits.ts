@@ -1,6 +1,7 @@
 import type { DepositInstructions, PaymentSource } from "../credits/purchase.ts";
-import { type ConfirmedPayment, confirmPayment } from "../credits/purchase.ts";
+import { type ConfirmedPayment, confirmPayment, type PurchasePaid } from "../credits/purchase.ts";
 import type { Database } from "../db/database.ts";
+import type { Tx } from "../db/pool.ts";
 import { nanosPerStroop, stroopsText } from "../lib/money.ts";
 import type { ChainPayment } from "../stellar/horizon.ts";
 import type { StellarNetwork } from "../stellar/network.ts";
@@ -11,6 +12,8 @@ export interface DepositDeps {
   db: Database;
   network: StellarNetwork;
   now: () => Date;
+  /** Leaves word of a purchase that was paid, in the transaction that grants it. */
+  tell: (tx: Tx, told: PurchasePaid) => Promise<void>;
   /** Told of a deposit that names no purchase. The treasury keeps it until somebody says whose it is. */
   onUnmatched: (payment: ConfirmedPayment) => void;
 }
@@ -96,7 +99,7 @@ export function isDeposit(
 
 /** Take the deposits of one operation. False: another process was here meanwhile. */
 async function take(
-  { db, network, now, onUnmatched }: DepositDeps,
+  { db, network, now, tell, onUnmatched }: DepositDeps,
   { cursor, token, deposits }: { cursor: string; token: string; deposits: readonly ChainPayment[] },
 ): Promise<boolean> {
   const unmatched = await db.systemTransaction(async (tx) => {
@@ -106,7 +109,10 @@ async function take(
     const found: ConfirmedPayment[] = [];
     for (const deposit of deposits) {
       const confirmed = toConfirmed(deposit);
-      if ((await confirmPayment(tx, confirmed, now())) === "unmatched") {
+      const outcome = await confirmPayment(tx, confirmed, now());
+      if (outcome.state === "granted") {
+        await tell(tx, outcome.told);
+      } else if (outcome.state === "unmatched") {
         found.push(confirmed);
       }
     }
