@@ -22,7 +22,7 @@ import type { HeaderFilter } from "./headers.ts";
 import type { Inbound, Passing } from "./inbound.ts";
 import type { MonthUnits } from "./month-units.ts";
 import type { Running } from "./running.ts";
-import { endpointName, isApiName, isPassable, pathOfTarget } from "./target.ts";
+import { callMethods, endpointName, isApiName, isPassable, pathOfTarget } from "./target.ts";
 
 /** Who calls an API. */
 export type KeyPrincipal = Extract<Principal, { kind: "key" }>;
@@ -121,6 +121,11 @@ export class Admission {
     // The answer to TRACE would show what we send to the upstream, its credential too.
     if (inbound.method === "CONNECT" || inbound.method === "TRACE") {
       throw notPassedOn();
+    }
+    // Over HTTP/2 a method is any text of any length, and an event's endpoint has a limit.
+    if (!callMethods.includes(inbound.method)) {
+      inbound.setHeader("allow", callMethods.join(", "));
+      throw methodNotAllowed();
     }
     if (deps.running.isFull) {
       throw gatewayBusy();
