@@ -33,3 +33,40 @@ test.for([`GET${"X".repeat(500)}`, "PURGE"])(
     expect(await events()).toEqual(paid(200));
   },
 );
+
+/** A call whose request never ends, and whose reply has begun. */
+async function beginBoth({ raw }: Pick<Awaited<ReturnType<typeof setUp>>, "raw">) {
+  const sending = request(raw({ method: "POST" })).on("error", () => {});
+  sending.write("{");
+  const [response] = await once(sending, "response");
+  await once(response, "data");
+  return sending;
+}
+
+/** Answers before it has the request, and does not end. */
+const answerAtOnce = (_request: unknown, response: ServerResponse) => void response.write("all");
+
+test("a consumer who leaves amid a reply pays, also when he has not ended his request", async ({
+  app,
+}) => {
+  await using upstream = await startUpstream(answerAtOnce);
+  const call = await setUp(app, upstream.url);
+
+  const sending = await beginBoth(call);
+  sending.destroy();
+
+  expect(await call.events()).toEqual(paid(200));
+});
+
+test("so does one whose key is revoked amid a reply", async ({ app }) => {
+  await using upstream = await startUpstream(answerAtOnce);
+  const call = await setUp(app, upstream.url);
+
+  const sending = await beginBoth(call);
+  const keys = app.client(KeyService, call.consumer.token);
+  const { keys: listed } = await keys.listKeys({});
+  await keys.revokeKey({ keyId: listed[0]?.id ?? "" });
+
+  expect(await call.events()).toEqual(paid(200));
+  sending.destroy();
+});

@@ -1,17 +1,18 @@
 import type { IncomingHttpHeaders } from "node:http";
 import type { Dispatcher } from "undici";
 import type { Outcome } from "../catalog/price-rule.ts";
+import { unauthenticated } from "../rpc/errors.ts";
 import type { Admission } from "./admission.ts";
 import { echoReply } from "./echo.ts";
 import {
   bodyInvalid,
   circuitOpen,
+  consumerLeft,
   credentialUnknown,
   type Failure,
   failureOf,
   InvalidReplyError,
   isRequestAtFault,
-  keyRefused,
   ReplyTooLargeError,
   stopped,
 } from "./failure.ts";
@@ -288,14 +289,17 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
       this.#giveUp(null);
       return;
     }
-    // A consumer who leaves has had the upstream's work; one who did not say all has not.
-    if (this.#upload.isSent) {
-      const status = this.#reply.status || consumerLeftStatus;
-      this.#settle({ status, outcome: "consumer_left" }, false);
-    } else {
-      this.#fail(stopped());
-    }
+    this.#fail(consumerLeft(this.#workedStatus, stopped().error));
     this.#abort();
+  }
+
+  /**
+   * What is noted when the consumer does not go on. Null: the upstream has done nothing. Who has not said all has had its
+   * work, too, once the reply has begun.
+   */
+  get #workedStatus(): number | null {
+    const { status } = this.#reply;
+    return status === 0 && !this.#upload.isSent ? null : status || consumerLeftStatus;
   }
 
   sweep(nowMs: number, isKeyForgotten: boolean): void {
@@ -316,11 +320,10 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
     }
   }
 
-  /** The key is no longer accepted, or nobody knows. */
+  /** The key is no longer accepted. */
   onKeyRefused(): void {
     if (this.#stage === stages.open) {
-      const status = this.#reply.status || consumerLeftStatus;
-      this.#cut(keyRefused(this.#upload.isSent ? status : null));
+      this.#cut(consumerLeft(this.#workedStatus, unauthenticated()));
     }
   }
 

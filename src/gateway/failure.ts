@@ -3,7 +3,7 @@ import { errors as undici } from "undici";
 import { ErrorInfoSchema } from "../../gen/google/rpc/error_details_pb.ts";
 import type { Outcome } from "../catalog/price-rule.ts";
 import type { Shortage } from "../credits/purse.ts";
-import { RouteError, reasoned, unauthenticated, unavailable } from "../rpc/errors.ts";
+import { RouteError, reasoned, unavailable } from "../rpc/errors.ts";
 import { AddressRefusedError } from "./upstream.ts";
 
 /** Why a call has no whole reply: what the consumer is told, and what is noted. */
@@ -97,12 +97,11 @@ export function leaseLost(): Failure {
 }
 
 /**
- * The key is no longer accepted. What was done already is paid, as if the consumer had left. `status` is what is noted
- * then; null: nothing was done.
+ * The consumer left, or does not read on, or the key is no longer accepted, which `error` tells. What was done already is
+ * paid: `status` is what is noted then. Null: nothing was done.
  */
-export function keyRefused(status: number | null): Failure {
+export function consumerLeft(status: number | null, error: Error): Failure {
   const outcome = status === null ? "failed" : "consumer_left";
-  const error = unauthenticated();
   return { error, status: status ?? 502, outcome, isUpstreams: false, mayRetry: false };
 }
 
