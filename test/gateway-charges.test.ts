@@ -70,3 +70,29 @@ test("so does one whose key is revoked amid a reply", async ({ app }) => {
   expect(await call.events()).toEqual(paid(200));
   sending.destroy();
 });
+
+test("a consumer who does not read the end of a reply pays for it", async ({ app }) => {
+  await using upstream = await startUpstream((_request, response) => {
+    response.setHeader("content-length", 40_000_000);
+    response.end(Buffer.alloc(40_000_000));
+  });
+  const durationMax = { seconds: 1n, nanos: 0 };
+  const { raw, events } = await setUp(app, upstream.url, { settings: { durationMax } });
+
+  const response = await send(raw());
+  response.on("error", () => {}).pause();
+
+  expect(await events()).toEqual(paid(200));
+  response.destroy();
+});
+
+test("so does one who does not end his request, however long he waits", async ({ app }) => {
+  await using upstream = await startUpstream(answerAtOnce);
+  const settings = { timeout: { seconds: 1n, nanos: 0 } };
+  const call = await setUp(app, upstream.url, { settings });
+
+  const sending = await beginBoth(call);
+
+  expect(await call.events()).toEqual(paid(200));
+  sending.destroy();
+});

@@ -15,6 +15,7 @@ import {
   isRequestAtFault,
   ReplyTooLargeError,
   stopped,
+  timedOut,
 } from "./failure.ts";
 import { Payment, tell } from "./payment.ts";
 import { Reply } from "./reply.ts";
@@ -257,7 +258,7 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
       this.onClosed();
       return;
     }
-    const failure = failureOf(error);
+    const failure = this.#blamed(failureOf(error));
     if (failure.isUpstreams) {
       this.#tries.target?.health.failed();
     }
@@ -310,11 +311,24 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
   }
 
   stop(): void {
-    this.onOverdue(stopped());
+    this.onFailed(stopped());
+  }
+
+  /** The call takes too long. */
+  onOverdue(): void {
+    this.onFailed(this.#blamed(timedOut()));
+  }
+
+  /** Whose consumer reads no more, or does not end his request, is paid: else all but the end of a reply would be free. */
+  #blamed(failure: Failure): Failure {
+    const isHeldUp = this.#reply.isPaused || (this.#reply.status !== 0 && !this.#upload.isSent);
+    return failure.outcome === "timed_out" && isHeldUp
+      ? consumerLeft(this.#workedStatus, failure.error)
+      : failure;
   }
 
   /** The call must not go on. */
-  onOverdue(failure: Failure): void {
+  onFailed(failure: Failure): void {
     if (this.#stage === stages.open) {
       this.#cut(failure);
     }

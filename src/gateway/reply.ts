@@ -30,6 +30,8 @@ export class Reply {
   status = 0;
   /** Bytes of the body so far. */
   received = 0;
+  /** Whether it waits for the consumer to take what was sent. */
+  isPaused = false;
   readonly #admission: Admission;
   readonly #listener: ReplyListener;
   #headers: IncomingHttpHeaders = {};
@@ -89,7 +91,8 @@ export class Reply {
       return;
     }
     const sink = this.begin();
-    return !this.#admission.inbound.isGone && !sink.write(chunk) ? "pause" : undefined;
+    this.isPaused = !this.#admission.inbound.isGone && !sink.write(chunk);
+    return this.isPaused ? "pause" : undefined;
   }
 
   /** Begin to send the reply as a stream. */
@@ -107,7 +110,10 @@ export class Reply {
         times: this.times,
       }),
     );
-    sink.on("drain", () => this.#listener.onDrain());
+    sink.on("drain", () => {
+      this.isPaused = false;
+      this.#listener.onDrain();
+    });
     this.#sink = sink;
     return sink;
   }
