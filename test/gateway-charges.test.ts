@@ -96,3 +96,24 @@ test("so does one who does not end his request, however long he waits", async ({
   expect(await call.events()).toEqual(paid(200));
   sending.destroy();
 });
+
+test("a call that is cut because the database is away is free", async ({ app }) => {
+  await using upstream = await startUpstream((_request, response) => void response.write("some"));
+  const { raw, events } = await setUp(app, upstream.url);
+  const response = await send(raw());
+  const closed = new Promise((resolve) => response.on("error", () => {}).on("close", resolve));
+  response.resume();
+  const rename = (from: string, to: string) =>
+    asSuperuser(app, (client) =>
+      client.query(`alter table processes${from} rename to processes${to};
+        alter table api_keys${from} rename to api_keys${to}`),
+    );
+
+  await rename("", "_away");
+  await closed;
+  await rename("_away", "");
+
+  expect(response.complete).toBe(false);
+  expect(await events()).toEqual(free(503));
+  await until(() => app.trust.stats().isHeld);
+});

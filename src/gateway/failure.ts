@@ -96,6 +96,13 @@ export function leaseLost(): Failure {
   return { ...stopped(), error: creditUnknown() };
 }
 
+/** Nobody knows whether the key is still accepted. That is not the consumer's fault: it is free. */
+export function trustLost(): Failure {
+  const message = "Cannot finish the call: nobody knows now whether its key is accepted";
+  const error = unavailable("TRUST_LOST", message);
+  return { error, status: 503, outcome: "failed", isUpstreams: false, mayRetry: false };
+}
+
 /**
  * The consumer left, or does not read on, or the key is no longer accepted, which `error` tells. What was done already is
  * paid: `status` is what is noted then. Null: nothing was done.

@@ -1,5 +1,5 @@
 import type { Admission } from "./admission.ts";
-import { type Failure, leaseLost } from "./failure.ts";
+import { type Failure, leaseLost, trustLost } from "./failure.ts";
 import type { Payment } from "./payment.ts";
 
 /** Times in a row that nobody knows whether a key is accepted. */
@@ -15,7 +15,7 @@ export interface WatchedCall {
   /** It takes too long. */
   onOverdue(): void;
   onFailed(failure: Failure): void;
-  /** The key is no longer accepted, or nobody knows. */
+  /** The key is no longer accepted. */
   onKeyRefused(): void;
 }
 
@@ -69,7 +69,7 @@ export class Watchdog {
         this.#unknown += 1;
         this.#isAsking = false;
         if (this.#unknown >= unknownMax) {
-          this.#call.onKeyRefused();
+          this.#call.onFailed(trustLost());
         }
       },
     );
