@@ -4,7 +4,7 @@ import { connect as connectHttp2 } from "node:http2";
 import { expect } from "vitest";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { until } from "./support/app.ts";
-import { free, paid, readAll, reasonOf, send, setUp } from "./support/calls.ts";
+import { free, paid, readAll, send, setUp } from "./support/calls.ts";
 import { asSuperuser } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
 import { startUpstream } from "./support/upstream.ts";
@@ -24,7 +24,7 @@ test.for([`GET${"X".repeat(500)}`, "PURGE"])(
     session.close();
     await (await call("fine")).text();
 
-    expect([headers[":status"], headers["allow"]]).toEqual([
+    expect([headers[":status"], headers.allow]).toEqual([
       405,
       "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, QUERY",
     ]);

@@ -1,5 +1,6 @@
 import type { IncomingHttpHeaders } from "node:http";
 import type { Admission } from "./admission.ts";
+import { Bytes } from "./bytes.ts";
 import { usageOf } from "./event.ts";
 import type { HeaderValue } from "./headers.ts";
 import type { ReplySink } from "./inbound.ts";
@@ -37,7 +38,8 @@ export class Reply {
   #headers: IncomingHttpHeaders = {};
   /** Null: the upstream did not say. */
   #length: number | null = null;
-  #chunks: Buffer[] = [];
+  /** What is kept back. */
+  readonly #kept = new Bytes();
   #reader: UnitReader | null = null;
   #sink: ReplySink | null = null;
 
@@ -77,7 +79,7 @@ export class Reply {
     if (length !== 0) {
       this.#length = body.length;
       this.#reader?.data(body);
-      this.#chunks.push(body);
+      this.#kept.add(body);
     }
   }
 
@@ -87,7 +89,7 @@ export class Reply {
     this.#reader?.data(chunk);
     const length = this.#length;
     if (length !== null && (length <= smallBytesMax || this.received >= length)) {
-      this.#chunks.push(chunk);
+      this.#kept.add(chunk);
       return;
     }
     const sink = this.begin();
@@ -121,8 +123,7 @@ export class Reply {
   /** Send what is left. */
   complete(chargedNanos: bigint): void {
     const { inbound } = this.#admission;
-    const chunks = this.#chunks;
-    const rest = chunks.length > 1 ? Buffer.concat(chunks) : chunks[0];
+    const rest = this.#kept.length > 0 ? this.#kept.all : undefined;
     if (this.#sink === null) {
       const { status, times } = this;
       const told = { status, charged: chargedNanos, times };

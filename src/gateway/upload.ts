@@ -1,4 +1,5 @@
 import { Readable } from "node:stream";
+import { Bytes } from "./bytes.ts";
 import type { Inbound } from "./inbound.ts";
 
 /** Bodies up to this are read before they are sent on: then they can be sent again. */
@@ -33,11 +34,11 @@ export class Upload {
       listener.onBody();
       return;
     }
-    const chunks: Buffer[] = [];
-    inbound.body.on("data", (chunk: Buffer) => chunks.push(chunk));
+    const bytes = new Bytes();
+    inbound.body.on("data", (chunk: Buffer) => bytes.add(chunk));
     inbound.body.on("end", () => {
       if (!inbound.isCutOff) {
-        this.collected = chunks.length === 1 ? (chunks[0] ?? null) : Buffer.concat(chunks);
+        this.collected = bytes.all;
         listener.onBody();
       }
     });
