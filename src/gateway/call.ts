@@ -194,7 +194,7 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
       this.#tries.target?.health.succeeded();
     }
     const { responseBytesMax } = this.#admission.api;
-    const length = this.#reply.start(status, headers);
+    const length = this.#reply.start(status, headers, this.#tries.target);
     if (responseBytesMax > 0 && (length ?? 0) > responseBytesMax) {
       controller.abort(new ReplyTooLargeError("Cannot pass on a reply: it is too large"));
     } else if (length === null) {

@@ -52,6 +52,8 @@ const notForConsumer = new Set([
   "alt-svc",
   "strict-transport-security",
   "service-worker-allowed",
+  "location",
+  "refresh",
   "content-security-policy",
   "x-content-type-options",
   "x-request-id",
@@ -73,7 +75,6 @@ const single = new Set([
   "etag",
   "expires",
   "last-modified",
-  "location",
   "retry-after",
   "tk",
 ]);
@@ -91,7 +92,7 @@ export interface UpstreamExtra {
 export interface HeaderFilter {
   /** Names and values by turns, as sent; without credentials, hops and claims about the client. */
   toUpstream(raw: readonly string[], extra: UpstreamExtra): string[];
-  /** Names and values by turns, without what would act on our origin. */
+  /** Names and values by turns, without what would act on our origin, or lead the consumer away. */
   toConsumer(headers: IncomingHttpHeaders): HeaderValue[];
 }
 

@@ -4,7 +4,9 @@ import { Bytes } from "./bytes.ts";
 import { usageOf } from "./event.ts";
 import type { HeaderValue } from "./headers.ts";
 import type { ReplySink } from "./inbound.ts";
+import { readLocation } from "./location.ts";
 import { createUnitReader, type UnitReader } from "./units.ts";
+import type { Target } from "./upstream.ts";
 
 /** When the parts of a call happened, in milliseconds of one monotonic clock. Zero: not yet. */
 export interface Times {
@@ -36,6 +38,8 @@ export class Reply {
   readonly #admission: Admission;
   readonly #listener: ReplyListener;
   #headers: IncomingHttpHeaders = {};
+  /** The upstream that answers. Null: it is an echo. */
+  #from: Target | null = null;
   /** Null: the upstream did not say. */
   #length: number | null = null;
   /** What is kept back. */
@@ -59,9 +63,10 @@ export class Reply {
   }
 
   /** Take the upstream's headers. Returns the length of the body; null: nobody knows. */
-  start(status: number, headers: IncomingHttpHeaders): number | null {
+  start(status: number, headers: IncomingHttpHeaders, from: Target | null = null): number | null {
     const { inbound, price, deps } = this.#admission;
     this.status = status;
+    this.#from = from;
     this.#headers = headers;
     this.times.answeredMs = deps.nowMs();
     const hasNoBody = inbound.method === "HEAD" || status === 204 || status === 304;
@@ -110,6 +115,7 @@ export class Reply {
         status: this.status,
         charged: this.#reader === null ? usageOf(price, unitsBefore, ending).chargedNanos : null,
         times: this.times,
+        from: this.#from,
       }),
     );
     sink.on("drain", () => {
@@ -126,7 +132,7 @@ export class Reply {
     const rest = this.#kept.length > 0 ? this.#kept.all : undefined;
     if (this.#sink === null) {
       const { status, times } = this;
-      const told = { status, charged: chargedNanos, times };
+      const told = { status, charged: chargedNanos, times, from: this.#from };
       inbound.reply(status, replyHeaders(this.#admission, this.#headers, told), rest);
     } else {
       if (this.#reader !== null) {
@@ -148,16 +154,28 @@ function firstOf(value: string | string[] | undefined): string | undefined {
   return typeof value === "object" ? value[0] : value;
 }
 
+/** What of a reply its headers depend on, besides those of the upstream. */
+interface Told {
+  status: number;
+  charged: bigint | null;
+  times: Times;
+  from: Target | null;
+}
+
 /** The upstream's headers, and what we say of the call. What it costs is null when that comes after the body. */
 function replyHeaders(
   admission: Admission,
   headers: IncomingHttpHeaders,
-  { status, charged, times }: { status: number; charged: bigint | null; times: Times },
+  { status, charged, times, from }: Told,
 ): HeaderValue[] {
   const { deps, price, purse, key, reserveNanos } = admission;
   const reply = deps.filter.toConsumer(headers);
   if (status === 204) {
     dropLength(reply);
+  }
+  const location = firstOf(headers.location);
+  if (location !== undefined && from !== null) {
+    pushLocation(reply, location, admission, from);
   }
   reply.push("x-callora-price-version", String(price.pinned.version));
   if (charged === null) {
@@ -175,6 +193,22 @@ function replyHeaders(
   const ours = serverTiming(admission, times);
   reply.push("server-timing", theirs === undefined ? ours : `${ours}, ${String(theirs)}`);
   return reply;
+}
+
+/** Within the API a client may follow. Where else it leads is told, but no client goes there by itself, with its key. */
+function pushLocation(
+  reply: HeaderValue[],
+  location: string,
+  { passing, path }: Admission,
+  { origin, basePath }: Target,
+): void {
+  const baseUrl = origin + basePath;
+  const requestUrl = `${baseUrl}${path}?${passing.query}`;
+  const prefix = `/v1/call/${passing.bindings[0] ?? ""}`;
+  const led = readLocation(location, { requestUrl, baseUrl, prefix });
+  if (led !== null) {
+    reply.push(led.isInside ? "location" : "x-callora-location", led.url);
+  }
 }
 
 function dropLength(reply: HeaderValue[]): void {

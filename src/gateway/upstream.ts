@@ -16,6 +16,7 @@ export interface Target {
   readonly basePath: string;
   /** For the host header. */
   readonly host: string;
+  readonly origin: string;
   readonly health: Health;
 }
 
@@ -105,9 +106,10 @@ export function createUpstreams(deps: UpstreamDeps): Upstreams {
 class PooledTarget implements Target {
   readonly basePath: string;
   readonly host: string;
+  readonly origin: string;
   readonly health: Health;
   readonly #pools: Pools;
-  readonly #origin: string;
+
   readonly #owner: string;
   #slot: Slot | undefined;
 
@@ -120,14 +122,14 @@ class PooledTarget implements Target {
     this.host = host;
     this.health = health;
     this.#pools = pools;
-    this.#origin = origin;
+    this.origin = origin;
     this.#owner = owner;
   }
 
   get pool(): Dispatcher {
     let slot = this.#slot;
     if (slot === undefined || slot.isGivenUp) {
-      slot = this.#pools.open(this.#owner, this.#origin);
+      slot = this.#pools.open(this.#owner, this.origin);
       this.#slot = slot;
     }
     this.#pools.touch(slot);
