@@ -2,9 +2,11 @@ import { once } from "node:events";
 import { request, type ServerResponse } from "node:http";
 import { connect as connectHttp2 } from "node:http2";
 import { expect } from "vitest";
+import { DeliveryMode } from "../gen/callora/catalog/v1/catalog_service_pb.ts";
+import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { until } from "./support/app.ts";
-import { free, paid, readAll, send, setUp } from "./support/calls.ts";
+import { free, paid, price, readAll, send, setUp } from "./support/calls.ts";
 import { asSuperuser } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
 import { startUpstream } from "./support/upstream.ts";
@@ -117,3 +119,62 @@ test("a call that is cut because the database is away is free", async ({ app }) 
   expect(await events()).toEqual(free(503));
   await until(() => app.trust.stats().isHeld);
 });
+
+/** How often nothing paid for a call, and for one whose reply had not waited. */
+async function unpaid(app: { url: string }): Promise<number[]> {
+  const text = await (await fetch(`${app.url}/api/metrics`)).text();
+  return ["callora_gateway_cut_unpaid_total", "callora_gateway_async_lost_total"].map((name) =>
+    Number(new RegExp(`^${name} (\\d+)$`, "m").exec(text)?.[1]),
+  );
+}
+
+test.for(["has its reply", "left"])(
+  "a call whose lease ended meanwhile makes no debt, when its consumer %s before it is written",
+  async (how, { app }) => {
+    const held = Promise.withResolvers<void>();
+    await using upstream = await startUpstream(
+      (_request, response) => void held.promise.then(() => response.end("ok")),
+    );
+    const delivery = how === "left" ? DeliveryMode.DURABLE : DeliveryMode.ASYNC;
+    const settings = { delivery };
+    const { raw, consumer, api } = await setUp(app, upstream.url, {
+      callNanos: 30n * price,
+      settings,
+    });
+    const [cut = 0, lost = 0] = await unpaid(app);
+    const sending = request(raw()).on("error", () => {});
+    const reply = once(sending, "response");
+    reply.catch(() => {});
+    sending.end();
+    await until(() => upstream.requests.length === 1);
+
+    // As if its process had stood still: the lease is drained and goes back, and is spent elsewhere.
+    await asSuperuser(app, async (client) => {
+      await client.query(
+        `update credit_leases set state = 'draining', fence = (select position from journal_head)
+         where account_id = $1`,
+        [consumer.accountId],
+      );
+    });
+    const credits = app.client(CreditService, (await app.admin()).token);
+    const { accountId } = consumer;
+    const amountNanos = -50n * price;
+    const adjust = () => credits.adjustCredits({ accountId, amountNanos, note: "x" });
+    await expect.poll(() => adjust().then(() => "taken", String)).toBe("taken");
+    if (how === "left") {
+      sending.destroy();
+    } else {
+      held.resolve();
+      expect((await reply)[0].statusCode).toBe(200);
+    }
+
+    const after = [cut + 1, lost + (how === "left" ? 0 : 1)];
+    await expect.poll(() => unpaid(app)).toEqual(after);
+    await app.applied();
+    const counted = await asSuperuser(app, (client) =>
+      client.query("select from usage_events where api_id = $1", [api.id]),
+    );
+    expect(counted.rowCount).toBe(0);
+    held.resolve();
+  },
+);

@@ -229,16 +229,15 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
 
   #endReply(): void {
     const { deps, api } = this.#admission;
-    const isPassed = api.isAsync && deps.asyncCount.mayPass();
-    const ending = { status: this.#reply.status, outcome: "whole" } as const;
-    if (!isPassed) {
-      this.#settle(ending, true);
-      return;
+    // A process that stood still may have lost the lease before anybody has told it so.
+    this.#isPassed = api.isAsync && !this.#payment.isLost && deps.asyncCount.mayPass();
+    if (this.#isPassed) {
+      this.#payment.pass();
     }
-    this.#isPassed = true;
-    this.#payment.pass();
-    this.#settle(ending, false);
-    this.#finish();
+    this.#settle({ status: this.#reply.status, outcome: "whole" });
+    if (this.#isPassed) {
+      this.#finish();
+    }
   }
 
   onResponseError(_controller: Dispatcher.DispatchController | null, error: Error): void {
@@ -370,13 +369,13 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
 
   #fail(failure: Failure): void {
     this.#failure = failure.error;
-    this.#settle(failure, false);
+    this.#settle(failure);
   }
 
-  #settle(ending: { status: number; outcome: Outcome }, isStrict: boolean): void {
+  #settle(ending: { status: number; outcome: Outcome }): void {
     this.#stage = stages.settling;
     this.#reply.times.pushedMs = this.#admission.deps.nowMs();
-    this.#payment.settle({ ...ending, units: this.#reply.units }, isStrict);
+    this.#payment.settle({ ...ending, units: this.#reply.units });
   }
 
   /** The event is durable, or (with an error) nothing pays for the reply: complete it, or tell that there is none. */

@@ -24,7 +24,6 @@ export class Payment implements AppendSink {
   #usage: Usage | null = null;
   #entry: UsageEntry | null = null;
   #appends = 0;
-  #isStrict = false;
   /** The reply does not wait. */
   #isPassed = false;
   /** A second lease pays: the first was over. */
@@ -61,13 +60,12 @@ export class Payment implements AppendSink {
     this.#admission.deps.asyncCount.begin();
   }
 
-  /** Hand the call's event to the journal. A strict one is not written when its lease is over. */
-  settle(ending: Ending, isStrict: boolean): void {
+  /** Hand the call's event to the journal. One that costs something is not written when its lease is over. */
+  settle(ending: Ending): void {
     const { deps, key, price, endpoint, unitsBefore, passing } = this.#admission;
     const { status } = ending;
     const usage = usageOf(price, unitsBefore, ending);
     this.#usage = usage;
-    this.#isStrict = isStrict && usage.chargedNanos > 0n;
     const leaseId = this.#lease?.id ?? null;
     const { requestId } = passing.call.exchange;
     const parts = { key, price, endpoint, status, usage, unitsBefore, leaseId, requestId };
@@ -82,7 +80,7 @@ export class Payment implements AppendSink {
   #append(): void {
     if (this.#entry !== null) {
       this.#appends += 1;
-      this.#admission.deps.journal.push(this.#entry, this, this.#isStrict);
+      this.#admission.deps.journal.push(this.#entry, this, this.chargedNanos > 0n);
     }
   }
 
@@ -151,6 +149,9 @@ export class Payment implements AppendSink {
 
   #refuse(error: Error): void {
     this.#admission.deps.watch.onUnpaid();
+    if (this.#isPassed) {
+      this.#admission.deps.asyncCount.end(false);
+    }
     this.#release(0n);
     this.#sink.onSettled(error);
   }
