@@ -12,7 +12,6 @@ import { rememberApis } from "./gateway/api.ts";
 import { createAsyncCount, showAsyncCount } from "./gateway/async-count.ts";
 import { gatewayHandler } from "./gateway/handler.ts";
 import { createHeaderFilter } from "./gateway/headers.ts";
-import { createMonthUnits } from "./gateway/month-units.ts";
 import { createRunning, type Running } from "./gateway/running.ts";
 import { createUpstreams } from "./gateway/upstream.ts";
 import type { Verifier } from "./keys/verify.ts";
@@ -21,6 +20,7 @@ import { type Loop, startLoop } from "./lib/loop.ts";
 import type { Logger } from "./log.ts";
 import { shardCount, shardOf } from "./metering/entry.ts";
 import type { Journal } from "./metering/journal.ts";
+import type { MonthUnits } from "./metering/month-units.ts";
 import type { Metrics } from "./metrics.ts";
 
 /** What the gateway is built from. */
@@ -30,6 +30,7 @@ export interface GatewayPartsDeps {
   trust: Trust;
   sealer: Sealer;
   journal: Journal;
+  monthUnits: MonthUnits;
   verifier: Verifier;
   addresses: AddressPolicy;
   log: Logger;
@@ -49,7 +50,8 @@ export interface GatewayParts {
 
 /** Build the gateway: what it remembers, what it leases, what it calls, and its routes. */
 export function gatewayParts(deps: GatewayPartsDeps): GatewayParts {
-  const { config, db, trust, journal, verifier, addresses, holder, log, metrics, now } = deps;
+  const { config, db, trust, journal, monthUnits, verifier, addresses, holder, log, metrics, now } =
+    deps;
   const {
     upstreamTimeoutMs: timeoutMs,
     connectionsMax,
@@ -59,7 +61,6 @@ export function gatewayParts(deps: GatewayPartsDeps): GatewayParts {
   const nowMs = () => performance.now();
   const upstreams = createUpstreams({ addresses, connectionsMax, timeoutMs, nowMs });
   const apis = rememberApis({ ...deps, upstreams, timeoutMs });
-  const monthUnits = createMonthUnits({ db, now });
   const asyncCount = createAsyncCount({ pendingMax: asyncPendingMax });
   const onError = (err: unknown) => log.warn("Cannot look after leases", { err });
   const book = createLeaseBook({

@@ -3,6 +3,7 @@ import { request, type ServerResponse } from "node:http";
 import { connect as connectHttp2 } from "node:http2";
 import { expect } from "vitest";
 import { DeliveryMode } from "../gen/callora/catalog/v1/catalog_service_pb.ts";
+import { TierSpan } from "../gen/callora/catalog/v1/price_pb.ts";
 import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { until } from "./support/app.ts";
@@ -178,3 +179,74 @@ test.for(["has its reply", "left"])(
     held.resolve();
   },
 );
+
+/** The first three calls of a month are free, the others cost. */
+const afterThree = {
+  rule: { tierSpan: TierSpan.MONTH, tiers: [{ lastUnit: 3n }, { nanos: 30n * price }] },
+};
+
+/** An upstream that answers once it is told to. */
+async function startHeld() {
+  const held = Promise.withResolvers<void>();
+  const upstream = await startUpstream(
+    (_request, response) => void held.promise.then(() => response.end("ok")),
+  );
+  return Object.assign(upstream, { release: () => held.resolve() });
+}
+
+test("calls under way count for the tiers of a month: none more is free, or goes without credit", async ({
+  app,
+}) => {
+  await using upstream = await startHeld();
+  const { call, events } = await setUp(app, upstream.url, afterThree);
+
+  // There is credit for one that is not free.
+  const calls = Array.from({ length: 8 }, () => call());
+  await until(() => upstream.requests.length >= 4);
+  await expect.poll(() => Promise.race([...calls, "waiting"])).not.toBe("waiting");
+  upstream.release();
+  const statuses = (await Promise.all(calls)).map(({ status }) => status);
+
+  expect(statuses.toSorted()).toEqual([200, 200, 200, 200, 402, 402, 402, 402]);
+  expect((await events(4)).map(({ charged }) => charged).toSorted()).toEqual([
+    0n,
+    0n,
+    0n,
+    30n * price,
+  ]);
+});
+
+test("calls that fail use nothing up, and those that are overtaken pay for where they end", async ({
+  app,
+}) => {
+  const held = Promise.withResolvers<void>();
+  await using upstream = await startUpstream((incoming, response) => {
+    if (incoming.url === "/broken") {
+      incoming.socket.destroy();
+    } else {
+      void (incoming.url === "/held" ? held.promise : Promise.resolve()).then(() =>
+        response.end("ok"),
+      );
+    }
+  });
+  const { call, events } = await setUp(app, upstream.url, afterThree);
+  const post = (rest: string) => call(rest, { method: "POST" });
+
+  const overtaken = post("held");
+  await until(() => upstream.requests.length === 1);
+  const charges = [];
+  for (const rest of ["broken", "x", "broken", "x", "x"]) {
+    const response = await post(rest);
+    await response.text();
+    charges.push(response.headers.get("x-callora-charged-nanos"));
+  }
+  held.resolve();
+  const last = await overtaken;
+
+  expect(charges).toEqual([null, "0", null, "0", "0"]);
+  expect(last.headers.get("x-callora-charged-nanos")).toBe(String(30n * price));
+  expect((await events(6)).map(({ charged }) => charged)).toEqual([
+    ...[0n, 0n, 0n, 0n, 0n],
+    30n * price,
+  ]);
+});

@@ -2,7 +2,9 @@ import { maxCharge } from "../catalog/price-rule.ts";
 import type { Lease, LeaseBook, Purse, Shortage } from "../credits/purse.ts";
 import type { Verifier } from "../keys/verify.ts";
 import type { MaybePromise } from "../lib/maybe-promise.ts";
+import { monthOf } from "../metering/entry.ts";
 import type { Journal } from "../metering/journal.ts";
+import type { MonthCount, MonthUnits } from "../metering/month-units.ts";
 import { permissionDenied, unauthenticated } from "../rpc/errors.ts";
 import type { Principal } from "../rpc/principal.ts";
 import type { ApiMemory, GatewayApi, RoutePrice } from "./api.ts";
@@ -20,7 +22,6 @@ import {
 } from "./failure.ts";
 import type { HeaderFilter } from "./headers.ts";
 import type { Inbound, Passing } from "./inbound.ts";
-import type { MonthUnits } from "./month-units.ts";
 import type { Running } from "./running.ts";
 import { callMethods, endpointName, isApiName, isPassable, pathOfTarget } from "./target.ts";
 
@@ -66,7 +67,12 @@ export class Admission {
   endpoint = "";
   /** As sent, with its leading slash. */
   path = "";
+  /** Null: its tiers are not those of a month. */
+  month: MonthCount | null = null;
+  /** Units of the month that are used before the call at least, and at most when it is the last of all to end. */
   unitsBefore = 0n;
+  unitsBeforeMax = 0n;
+  #isInMonth = false;
   /** Set aside before the call. */
   reserveNanos = 0n;
   purse: Purse | null = null;
@@ -133,14 +139,41 @@ export class Admission {
     this.api = api;
     this.key = key;
     this.#route();
-    const { rule } = this.price;
-    const before =
-      rule?.span === "month"
-        ? deps.monthUnits.before({ accountId: key.accountId, apiId: api.id, mode: key.mode })
-        : 0n;
-    return before instanceof Promise
-      ? before.then((units) => this.#reserve(units))
-      : this.#reserve(before);
+    if (this.price.rule?.span !== "month") {
+      return this.#reserve();
+    }
+    const month = monthOf(BigInt(deps.now().getTime()) * 1_000n);
+    const { accountId, mode } = key;
+    const count = deps.monthUnits.of({ accountId, apiId: api.id, mode, month });
+    return count instanceof Promise
+      ? count.then((found) => this.#enterMonth(found), hideUnknown)
+      : this.#enterMonth(count);
+  }
+
+  /** Reserve for whatever tier the call may be in once it ends: others that are under way may end before it. */
+  #enterMonth(month: MonthCount): void | Promise<void> {
+    const { least, most } = month.begin(this.price.rule?.unitsMax ?? 0n);
+    this.month = month;
+    this.unitsBefore = least;
+    this.unitsBeforeMax = most;
+    this.#isInMonth = true;
+    const leave = (error: unknown) => {
+      this.leaveMonth();
+      throw error;
+    };
+    try {
+      return this.#reserve()?.catch(leave);
+    } catch (error) {
+      return leave(error);
+    }
+  }
+
+  /** The call is under way no more, as far as its month is concerned. */
+  leaveMonth(): void {
+    if (this.#isInMonth) {
+      this.#isInMonth = false;
+      this.month?.end(this.price.rule?.unitsMax ?? 0n);
+    }
   }
 
   #route(): void {
@@ -165,10 +198,11 @@ export class Admission {
     }
   }
 
-  #reserve(unitsBefore: bigint): void | Promise<void> {
+  #reserve(): void | Promise<void> {
     const { rule, pinned } = this.price;
-    this.unitsBefore = unitsBefore;
-    this.reserveNanos = rule === null ? pinned.unitNanos : maxCharge(rule, unitsBefore);
+    const { unitsBefore, unitsBeforeMax } = this;
+    this.reserveNanos =
+      rule === null ? pinned.unitNanos : maxCharge(rule, unitsBefore, unitsBeforeMax);
     const purse = this.#purse();
     return purse instanceof Promise
       ? purse.then((found) => this.#take(found), hideUnknown)

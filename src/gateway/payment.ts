@@ -1,5 +1,6 @@
 import type { Lease } from "../credits/purse.ts";
-import type { UsageEntry } from "../metering/entry.ts";
+import { countedUnits } from "../metering/bill-lines.ts";
+import { monthOf, type UsageEntry } from "../metering/entry.ts";
 import { type AppendSink, LeaseEndedError } from "../metering/journal.ts";
 import type { Admission } from "./admission.ts";
 import { type Ending, toEntry, type Usage, usageOf } from "./event.ts";
@@ -23,6 +24,8 @@ export class Payment implements AppendSink {
   #takenNanos: bigint;
   #usage: Usage | null = null;
   #entry: UsageEntry | null = null;
+  /** What its month's memory counts of it. */
+  #countedUnits = 0n;
   #appends = 0;
   /** The reply does not wait. */
   #isPassed = false;
@@ -51,6 +54,7 @@ export class Payment implements AppendSink {
 
   /** Give all back: the call leaves no event. */
   giveBack(): void {
+    this.#admission.leaveMonth();
     this.#release(0n);
   }
 
@@ -62,19 +66,62 @@ export class Payment implements AppendSink {
 
   /** Hand the call's event to the journal. One that costs something is not written when its lease is over. */
   settle(ending: Ending): void {
-    const { deps, key, price, endpoint, unitsBefore, passing } = this.#admission;
+    const { deps, key, price, endpoint, passing } = this.#admission;
     const { status } = ending;
+    const now = deps.now();
+    const unitsBefore = this.#unitsBefore(ending);
     const usage = usageOf(price, unitsBefore, ending);
     this.#usage = usage;
     const leaseId = this.#lease?.id ?? null;
     const { requestId } = passing.call.exchange;
     const parts = { key, price, endpoint, status, usage, unitsBefore, leaseId, requestId };
-    this.#entry = toEntry(parts, deps.now());
-    if (price.rule?.span === "month" && usage.outcome !== "failed") {
-      const { accountId, mode } = key;
-      deps.monthUnits.used({ accountId, apiId: price.pinned.apiId, mode }, usage.units);
-    }
+    this.#entry = toEntry(parts, now);
+    this.#countInMonth(this.#entry);
     this.#append();
+  }
+
+  /**
+   * The units of the month when the call ends. A dearer tier than it reserved for is reached when calls that began after it
+   * have ended before it: then it takes more, or stays where there is enough for it.
+   */
+  #unitsBefore(ending: Ending): bigint {
+    const { month, unitsBefore: least, unitsBeforeMax: most, price } = this.#admission;
+    if (month === null) {
+      return 0n;
+    }
+    this.#admission.leaveMonth();
+    const { units } = month;
+    if (units <= most) {
+      return units > least ? units : least;
+    }
+    const { chargedNanos } = usageOf(price, units, ending);
+    const isCovered = chargedNanos <= this.#takenNanos || this.#takeMore(chargedNanos);
+    return isCovered ? units : most;
+  }
+
+  #takeMore(nanos: bigint): boolean {
+    const more = nanos - this.#takenNanos;
+    const lease = this.#admission.purse?.take(more) ?? null;
+    if (lease === null || (this.#lease !== null && this.#lease !== lease)) {
+      lease?.release(more);
+      return false;
+    }
+    if (this.#lease === lease) {
+      // As one call.
+      lease.release(0n);
+    }
+    this.#lease = lease;
+    this.#takenNanos = nanos;
+    return true;
+  }
+
+  /** An event of the next month counts there once it is applied: its tiers are those that it began with. */
+  #countInMonth(entry: UsageEntry): void {
+    const { month } = this.#admission;
+    if (month !== null && month.month === monthOf(entry.timeMicros)) {
+      this.#countedUnits = countedUnits(entry);
+      month.count(this.#countedUnits);
+    }
   }
 
   #append(): void {
@@ -84,7 +131,9 @@ export class Payment implements AppendSink {
     }
   }
 
-  onDurable(): void {
+  onDurable(position: bigint): void {
+    this.#admission.month?.written(this.#countedUnits, position);
+    this.#countedUnits = 0n;
     if (this.#isPassed) {
       this.#admission.deps.asyncCount.end(true);
     }
@@ -106,6 +155,7 @@ export class Payment implements AppendSink {
 
   /** Nobody knows whether the event is there: what was set aside for it stays so until the lease is closed. */
   #lose(error: unknown): void {
+    this.#withdraw();
     tell(this.#admission, error);
     if (this.#isPassed) {
       this.#admission.deps.asyncCount.end(false);
@@ -148,12 +198,18 @@ export class Payment implements AppendSink {
   }
 
   #refuse(error: Error): void {
+    this.#withdraw();
     this.#admission.deps.watch.onUnpaid();
     if (this.#isPassed) {
       this.#admission.deps.asyncCount.end(false);
     }
     this.#release(0n);
     this.#sink.onSettled(error);
+  }
+
+  #withdraw(): void {
+    this.#admission.month?.withdraw(this.#countedUnits);
+    this.#countedUnits = 0n;
   }
 
   /** Give back what was set aside and is not charged. */

@@ -57,6 +57,11 @@ export class Reply {
     return this.#sink !== null;
   }
 
+  /** Whether nobody can say at its beginning what it costs. */
+  get #isPricedAtEnd(): boolean {
+    return this.#reader !== null || this.#admission.month !== null;
+  }
+
   /** What the reply says was used. Null: nothing. */
   get units(): bigint | null {
     return this.#reader?.units ?? null;
@@ -107,13 +112,13 @@ export class Reply {
     if (this.#sink !== null) {
       return this.#sink;
     }
-    const { inbound, price, unitsBefore } = this.#admission;
+    const { inbound, price } = this.#admission;
     const ending = { status: this.status, outcome: "whole", units: null } as const;
     const sink = inbound.begin(
       this.status,
       replyHeaders(this.#admission, this.#headers, {
         status: this.status,
-        charged: this.#reader === null ? usageOf(price, unitsBefore, ending).chargedNanos : null,
+        charged: this.#isPricedAtEnd ? null : usageOf(price, 0n, ending).chargedNanos,
         times: this.times,
         from: this.#from,
       }),
@@ -135,7 +140,7 @@ export class Reply {
       const told = { status, charged: chargedNanos, times, from: this.#from };
       inbound.reply(status, replyHeaders(this.#admission, this.#headers, told), rest);
     } else {
-      if (this.#reader !== null) {
+      if (this.#isPricedAtEnd) {
         this.#sink.addTrailers({ "x-callora-charged-nanos": String(chargedNanos) });
       }
       this.#sink.end(rest);

@@ -84,8 +84,8 @@ class Pushed implements Waiting {
     this.#sink = sink;
   }
 
-  settle(): void {
-    this.#sink.onDurable();
+  settle(places: readonly Place[]): void {
+    this.#sink.onDurable(lastOf(places));
   }
 
   refuse(error: unknown): void {
