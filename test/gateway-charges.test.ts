@@ -250,3 +250,25 @@ test("calls that fail use nothing up, and those that are overtaken pay for where
     30n * price,
   ]);
 });
+
+test("calls that say no units move the tiers of a month for nobody", async ({ app }) => {
+  await using upstream = await startUpstream((incoming, response) => {
+    response.setHeader("x-pages", incoming.url === "/none" ? "0" : "1");
+    response.end("ok");
+  });
+  const { call } = await setUp(app, upstream.url, {
+    rule: {
+      ...afterThree.rule,
+      units: { from: { case: "responseHeader", value: "x-pages" } },
+      unitsMax: 1n,
+    },
+  });
+
+  const charges = [];
+  for (const rest of ["none", "a", "none", "b", "none", "c", "d"]) {
+    const response = await call(rest);
+    charges.push(response.headers.get("x-callora-charged-nanos"));
+  }
+
+  expect(charges).toEqual(["0", "0", "0", "0", "0", "0", String(30n * price)]);
+});
