@@ -173,6 +173,13 @@ export function journalBusy(): Error {
   return unavailable("JOURNAL_BUSY", message);
 }
 
+/** 503: the event may be in the journal. */
+export function chargeUnknown(): Error {
+  const message =
+    "Cannot tell whether the call was charged: look for its request id in the account's events";
+  return reasoned(Code.Unavailable, { reason: "CHARGE_UNKNOWN", message });
+}
+
 /** 503: too many calls are running. */
 export function gatewayBusy(): Error {
   return unavailable("GATEWAY_BUSY", "Cannot take more calls: too many are running");

@@ -1,13 +1,17 @@
 import type { Lease } from "../credits/purse.ts";
+import { isBusy } from "../metering/append-queue.ts";
 import { countedUnits } from "../metering/bill-lines.ts";
 import { monthOf, type UsageEntry } from "../metering/entry.ts";
 import { type AppendSink, LeaseEndedError } from "../metering/journal.ts";
 import type { Admission } from "./admission.ts";
 import { type Ending, toEntry, type Usage, usageOf } from "./event.ts";
-import { journalBusy, leaseLost, shortOfCredit } from "./failure.ts";
+import { chargeUnknown, journalBusy, leaseLost, shortOfCredit } from "./failure.ts";
 
-/** Times that an event is handed to the journal. */
+/** Times that an event is handed to the journal which does not take it. */
 const appendTries = 3;
+/** How long one is handed to it that may be there, though the database did not say. */
+const unknownMsMax = 30_000;
+const retryMsMax = 1_600;
 
 /** Whom a payment tells of its end. */
 export interface PaymentSink {
@@ -27,6 +31,9 @@ export class Payment implements AppendSink {
   /** What its month's memory counts of it. */
   #countedUnits = 0n;
   #appends = 0;
+  #settledMs = 0;
+  /** A try did not end with an answer of the database. */
+  #mayBeWritten = false;
   /** The reply does not wait. */
   #isPassed = false;
   /** A second lease pays: the first was over. */
@@ -72,6 +79,7 @@ export class Payment implements AppendSink {
     const unitsBefore = this.#unitsBefore(ending);
     const usage = usageOf(price, unitsBefore, ending);
     this.#usage = usage;
+    this.#settledMs = deps.nowMs();
     const leaseId = this.#lease?.id ?? null;
     const { requestId } = passing.call.exchange;
     const parts = { key, price, endpoint, status, usage, unitsBefore, leaseId, requestId };
@@ -142,15 +150,24 @@ export class Payment implements AppendSink {
   }
 
   onRefused(error: unknown): void {
+    this.#mayBeWritten ||= !(error instanceof LeaseEndedError) && !isBusy(error);
     if (error instanceof LeaseEndedError) {
       this.#lease?.lose();
       this.#payAgain();
-    } else if (this.#appends < appendTries) {
+    } else if (this.#mayTryOn()) {
       // Its identity makes it count once, even when it did reach the journal.
-      setTimeout(() => this.#append(), 100 * 4 ** this.#appends);
+      setTimeout(() => this.#append(), Math.min(100 * 4 ** this.#appends, retryMsMax));
     } else {
       this.#lose(error);
     }
+  }
+
+  /** What may be written is tried until the database says so: its consumer must not hear that nothing was charged. */
+  #mayTryOn(): boolean {
+    const { deps } = this.#admission;
+    return this.#mayBeWritten
+      ? deps.nowMs() - this.#settledMs < unknownMsMax
+      : this.#appends < appendTries;
   }
 
   /** Nobody knows whether the event is there: what was set aside for it stays so until the lease is closed. */
@@ -161,7 +178,7 @@ export class Payment implements AppendSink {
       this.#admission.deps.asyncCount.end(false);
     }
     this.#release(this.#takenNanos);
-    this.#sink.onSettled(journalBusy());
+    this.#sink.onSettled(this.#mayBeWritten ? chargeUnknown() : journalBusy());
   }
 
   /** The lease was over before the event was there: another pays, or nobody gets the reply. */
@@ -204,7 +221,7 @@ export class Payment implements AppendSink {
       this.#admission.deps.asyncCount.end(false);
     }
     this.#release(0n);
-    this.#sink.onSettled(error);
+    this.#sink.onSettled(this.#mayBeWritten ? chargeUnknown() : error);
   }
 
   #withdraw(): void {

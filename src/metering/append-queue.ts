@@ -1,3 +1,5 @@
+import { ConnectError } from "@connectrpc/connect";
+import { ErrorInfoSchema } from "../../gen/google/rpc/error_details_pb.ts";
 import { unavailable } from "../rpc/errors.ts";
 import type { Entry, Place, UsageEntry } from "./entry.ts";
 import type { AppendSink, Receipt } from "./journal.ts";
@@ -279,6 +281,16 @@ function sizeOf(entry: Entry): number {
   return entryBytes + ("data" in entry ? entry.data.length : entry.reason.length);
 }
 
+const busyReason = "JOURNAL_BUSY";
+
 function busy() {
-  return unavailable("JOURNAL_BUSY", "Cannot take more events: too many wait to be written");
+  return unavailable(busyReason, "Cannot take more events: too many wait to be written");
+}
+
+/** Whether the journal says that it did not take an event: nothing of it was written. */
+export function isBusy(error: unknown): boolean {
+  return (
+    error instanceof ConnectError &&
+    error.findDetails(ErrorInfoSchema).some(({ reason }) => reason === busyReason)
+  );
 }
