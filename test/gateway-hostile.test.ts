@@ -1,9 +1,9 @@
 import { once } from "node:events";
 import { request, type ServerResponse } from "node:http";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
-import { expect } from "vitest";
+import { expect, onTestFinished, test as plain } from "vitest";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
-import { until } from "./support/app.ts";
+import { startTestApp, until } from "./support/app.ts";
 import { free, paid, readAll, reasonOf, send, setUp } from "./support/calls.ts";
 import { test } from "./support/test.ts";
 import { startUpstream } from "./support/upstream.ts";
@@ -232,4 +232,52 @@ test.for<[string, Answer]>([
 
   expect(await (await call()).text()).toBe("ok");
   expect(String(await readAll(await send(raw())))).toBe("ok");
+});
+
+test("an HTTP/1.1 connection serves its next call after an upload that was answered early", async ({
+  app,
+}) => {
+  await using upstream = await startUpstream((incoming, response) => {
+    if (incoming.method === "POST") {
+      response.writeHead(413).end("too large");
+    } else {
+      response.end("next");
+    }
+  });
+  const { path, secret } = await setUp(app, upstream.url);
+  const socket = connect(Number(new URL(app.url).port), "127.0.0.1");
+  onTestFinished(() => void socket.destroy());
+  let text = "";
+  socket.setEncoding("latin1").on("data", (chunk: string) => {
+    text += chunk;
+  });
+  const head = (method: string, more: string) =>
+    `${method} ${path} HTTP/1.1\r\nhost: x\r\nx-api-key: ${secret}\r\n${more}\r\n`;
+
+  socket.write(head("POST", "content-length: 3000000\r\n"));
+  socket.write(Buffer.alloc(3_000_000));
+  socket.write(head("GET", "connection: close\r\n"));
+  await once(socket, "end");
+
+  expect(text.match(/HTTP\/1\.1 \d+/g)).toEqual(["HTTP/1.1 413", "HTTP/1.1 200"]);
+});
+
+plain("made-up names of APIs are not looked up without end", async () => {
+  await using app = await startTestApp();
+  await using upstream = await startUpstream();
+  const { call } = await setUp(app, upstream.url);
+  await (await call()).text();
+  const ask = (name: string) => fetch(`${app.url}/v1/call/${name}/`, { headers: { origin: "x" } });
+
+  const statuses = new Map<number, number>();
+  for (let round = 0; round < 80; round++) {
+    const names = Array.from({ length: 10 }, (_, index) => `no-${round}-${index}`);
+    for (const { status } of await Promise.all(names.map(ask))) {
+      statuses.set(status, (statuses.get(status) ?? 0) + 1);
+    }
+  }
+
+  expect(statuses.get(401)).toBeGreaterThanOrEqual(600);
+  expect(statuses.get(429)).toBeGreaterThan(50);
+  expect((await call()).status).toBe(200);
 });
