@@ -1,4 +1,5 @@
 import { Readable } from "node:stream";
+import { context, trace } from "@opentelemetry/api";
 import { Bytes } from "./bytes.ts";
 import type { Inbound } from "./inbound.ts";
 
@@ -36,12 +37,15 @@ export class Upload {
     }
     const bytes = new Bytes();
     inbound.body.on("data", (chunk: Buffer) => bytes.add(chunk));
-    inbound.body.on("end", () => {
+    const onEnd = () => {
       if (!inbound.isCutOff) {
         this.collected = bytes.all;
         listener.onBody();
       }
-    });
+    };
+    // A stream tells of its end outside of the call's span, of which the upstream is to hear.
+    const isTraced = trace.getActiveSpan() !== undefined;
+    inbound.body.on("end", isTraced ? context.bind(context.active(), onEnd) : onEnd);
   }
 
   /** The body for another try. */
