@@ -399,7 +399,10 @@ function build(deps: AppDeps, parts: Parts) {
     ),
   ];
   const { holder } = parts;
-  const gateway = gatewayParts({ ...deps, journal, monthUnits, verifier, addresses, holder });
+  const gateway = gatewayParts({
+    ...deps,
+    ...{ journal, monthUnits, verifier, strangers, addresses, holder },
+  });
   const mounts = [
     ...gateway.mounts,
     usageMount(door),

@@ -22,6 +22,7 @@ import { shardCount, shardOf } from "./metering/entry.ts";
 import type { Journal } from "./metering/journal.ts";
 import type { MonthUnits } from "./metering/month-units.ts";
 import type { Metrics } from "./metrics.ts";
+import type { Strangers } from "./rpc/strangers.ts";
 
 /** What the gateway is built from. */
 export interface GatewayPartsDeps {
@@ -32,6 +33,7 @@ export interface GatewayPartsDeps {
   journal: Journal;
   monthUnits: MonthUnits;
   verifier: Verifier;
+  strangers: Strangers;
   addresses: AddressPolicy;
   log: Logger;
   metrics: Metrics;
@@ -50,8 +52,20 @@ export interface GatewayParts {
 
 /** Build the gateway: what it remembers, what it leases, what it calls, and its routes. */
 export function gatewayParts(deps: GatewayPartsDeps): GatewayParts {
-  const { config, db, trust, journal, monthUnits, verifier, addresses, holder, log, metrics, now } =
-    deps;
+  const {
+    config,
+    db,
+    trust,
+    journal,
+    monthUnits,
+    verifier,
+    strangers,
+    addresses,
+    holder,
+    log,
+    metrics,
+    now,
+  } = deps;
   const {
     upstreamTimeoutMs: timeoutMs,
     connectionsMax,
@@ -81,6 +95,7 @@ export function gatewayParts(deps: GatewayPartsDeps): GatewayParts {
     monthUnits,
     asyncCount,
     verifier,
+    strangers,
     running,
     filter: createHeaderFilter(),
     watch: watchCalls(metrics, { log, running }),

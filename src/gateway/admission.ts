@@ -7,6 +7,7 @@ import type { Journal } from "../metering/journal.ts";
 import type { MonthCount, MonthUnits } from "../metering/month-units.ts";
 import { permissionDenied, unauthenticated } from "../rpc/errors.ts";
 import type { Principal } from "../rpc/principal.ts";
+import type { Strangers } from "../rpc/strangers.ts";
 import type { ApiMemory, GatewayApi, RoutePrice } from "./api.ts";
 import type { AsyncCount } from "./async-count.ts";
 import { answerPreflight, isPreflight, markCors } from "./cors.ts";
@@ -44,6 +45,8 @@ export interface GatewayDeps {
   readonly monthUnits: MonthUnits;
   readonly asyncCount: AsyncCount;
   readonly verifier: Pick<Verifier, "countNow" | "isAccepted">;
+  /** Asked before an API is looked up that is not in memory. */
+  readonly strangers: Strangers;
   readonly running: Running;
   readonly filter: HeaderFilter;
   readonly watch: GatewayWatch;
@@ -95,8 +98,20 @@ export class Admission {
   /** Ask everything, then begin the call. Throws or rejects with what the consumer is told. */
   run(): void | Promise<void> {
     const name = this.passing.bindings[0] ?? "";
-    const found = isApiName(name) ? this.deps.apis.get(name) : null;
-    return found instanceof Promise ? found.then((api) => this.#admit(api)) : this.#admit(found);
+    const { apis, strangers } = this.deps;
+    const { exchange } = this.passing.call;
+    const found = isApiName(name) ? apis.get(name, () => strangers.check(exchange)) : null;
+    return found instanceof Promise
+      ? found.then((api) => this.#admitLoaded(api))
+      : this.#admit(found);
+  }
+
+  /** Names of APIs are asked for without a key: whoever makes them up is counted as one with made-up keys is. */
+  #admitLoaded(found: GatewayApi | null): void | Promise<void> {
+    if (found === null) {
+      this.deps.strangers.count(this.passing.call.exchange);
+    }
+    return this.#admit(found);
   }
 
   #admit(found: GatewayApi | null): void | Promise<void> {
