@@ -281,3 +281,57 @@ plain("made-up names of APIs are not looked up without end", async () => {
   expect(statuses.get(429)).toBeGreaterThan(50);
   expect((await call()).status).toBe(200);
 });
+
+plain("calls that wait for a connection are bounded, and cost none when they left", async () => {
+  await using app = await startTestApp({ GATEWAY_CONNECTIONS_MAX: "2" });
+  const held = Promise.withResolvers<void>();
+  const connections = new Set<Socket>();
+  await using upstream = await startUpstream((incoming, response) => {
+    connections.add(incoming.socket);
+    void held.promise.then(() => response.end("ok"));
+  });
+  const { call } = await setUp(app, upstream.url);
+  const leaving = new AbortController();
+
+  const served = [call(), call()];
+  await until(() => upstream.requests.length === 2);
+  const left = Array.from({ length: 4 }, () => call("", { signal: leaving.signal }).catch(String));
+  const waits = async () => {
+    const refused = await call();
+    return [refused.status, await reasonOf(refused)];
+  };
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  const before = await waits();
+  leaving.abort();
+  await Promise.all(left);
+  const after = await waits();
+  held.resolve();
+  const statuses = (await Promise.all(served)).map(({ status }) => status);
+
+  expect([before, after]).toEqual([
+    [503, "UPSTREAM_BUSY"],
+    [503, "UPSTREAM_BUSY"],
+  ]);
+  expect(statuses).toEqual([200, 200]);
+  await expect.poll(async () => (await call()).status).toBe(200);
+  expect(connections.size).toBe(2);
+});
+
+plain("a call waits for a connection no longer than for a reply", async () => {
+  await using app = await startTestApp({ GATEWAY_CONNECTIONS_MAX: "1" });
+  await using upstream = await startUpstream((_request, response) => {
+    const timer = setInterval(() => response.write("more"), 50);
+    response.once("close", () => clearInterval(timer));
+  });
+  const timeout = { seconds: 1n, nanos: 0 };
+  const { call, raw, events } = await setUp(app, upstream.url, { settings: { timeout } });
+  const first = await send(raw());
+  first.resume();
+
+  const second = await call();
+  first.on("error", () => {}).destroy();
+
+  expect([second.status, await reasonOf(second)]).toEqual([504, "UPSTREAM_TIMEOUT"]);
+  expect(upstream.requests).toHaveLength(1);
+  expect((await events(2)).map(({ status }) => status)).toEqual([504, 200]);
+});

@@ -16,6 +16,7 @@ import {
   ReplyTooLargeError,
   stopped,
   timedOut,
+  upstreamBusy,
 } from "./failure.ts";
 import { Payment, tell } from "./payment.ts";
 import { Reply } from "./reply.ts";
@@ -23,6 +24,7 @@ import { requestHeaders } from "./request.ts";
 import type { RunningCall } from "./running.ts";
 import { Tries } from "./tries.ts";
 import { Upload, UploadCutError } from "./upload.ts";
+import type { Target } from "./upstream.ts";
 import { Watchdog } from "./watchdog.ts";
 
 /** Replies before the reply, as of 103, that are dropped. */
@@ -49,6 +51,8 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
   readonly #upload: Upload;
   #headers: string[] | null = null;
   #controller: Dispatcher.DispatchController | null = null;
+  /** The target of a try that has no connection yet. */
+  #waitsFor: Target | null = null;
   /** The reply of this try is not the consumer's. */
   #isDropped = false;
   #informational = 0;
@@ -115,13 +119,15 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
     const { deps, inbound, passing, api, path } = this.#admission;
     const target = this.#tries.next();
     if (target === null) {
-      if (last === null) {
-        this.#giveUp(circuitOpen(this.#tries.set?.retryAfterMs ?? 0));
-      } else {
-        this.#fail(last);
-      }
+      this.#giveUpOrFail(last, circuitOpen(this.#tries.set?.retryAfterMs ?? 0));
       return;
     }
+    if (target.waiting >= target.waitingMax) {
+      this.#giveUpOrFail(last, upstreamBusy());
+      return;
+    }
+    target.waiting += 1;
+    this.#waitsFor = target;
     this.#controller = null;
     this.#isDropped = false;
     this.#informational = 0;
@@ -139,6 +145,23 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
     );
   }
 
+  /** End a call that cannot be sent: it leaves an event only when it was tried before. */
+  #giveUpOrFail(last: Failure | null, error: Error): void {
+    if (last === null) {
+      this.#giveUp(error);
+    } else {
+      this.#fail(last);
+    }
+  }
+
+  /** The present try waits for its connection no more. */
+  #waitNoMore(): void {
+    if (this.#waitsFor !== null) {
+      this.#waitsFor.waiting -= 1;
+      this.#waitsFor = null;
+    }
+  }
+
   /** A test call that goes nowhere. */
   #echo(): void {
     const { inbound, passing, path, deps } = this.#admission;
@@ -153,11 +176,12 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
   }
 
   onRequestStart(controller: Dispatcher.DispatchController): void {
-    if (this.#stage === stages.open) {
-      this.#controller = controller;
-    } else {
-      controller.abort(new Error("Cannot go on: the call has ended"));
+    this.#waitNoMore();
+    if (this.#stage !== stages.open) {
+      // Thrown: to abort would cost the connection, which has sent nothing.
+      throw callEnded();
     }
+    this.#controller = controller;
   }
 
   onRequestSent(): void {
@@ -241,6 +265,7 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
   }
 
   onResponseError(_controller: Dispatcher.DispatchController | null, error: Error): void {
+    this.#waitNoMore();
     if (this.#stage !== stages.open) {
       return;
     }
@@ -307,6 +332,11 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
       this.#watchdog ??= new Watchdog(this.#admission, this.#payment, this);
       this.#watchdog.look(nowMs, isKeyForgotten);
     }
+    // The pool's own times begin with the connection.
+    const { timeoutMs } = this.#admission.api;
+    if (this.#waitsFor !== null && nowMs - this.#reply.times.dispatchedMs > timeoutMs) {
+      this.onFailed({ ...stopped(), status: 504, error: timedOut().error });
+    }
   }
 
   stop(): void {
@@ -353,7 +383,7 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
   #abort(): void {
     const controller = this.#controller;
     this.#controller = null;
-    controller?.abort(new Error("Cannot go on: the call has ended"));
+    controller?.abort(callEnded());
   }
 
   /** End a call of which nothing was sent: it leaves no event. */
@@ -412,4 +442,8 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
       inbound.breakOff();
     }
   }
+}
+
+function callEnded(): Error {
+  return new Error("Cannot go on: the call has ended");
 }

@@ -155,6 +155,11 @@ export function circuitOpen(retryAfterMs: number): Error {
   return unavailable("UPSTREAM_CIRCUIT_OPEN", message, Math.max(retryAfterMs, 1_000));
 }
 
+/** 503: too many calls wait for the upstream. */
+export function upstreamBusy(): Error {
+  return unavailable("UPSTREAM_BUSY", "Cannot call the upstream: too many calls wait for it");
+}
+
 /** 503: the secret that the upstream wants cannot be had. */
 export function credentialUnknown(): Error {
   const message = "Cannot call the upstream: its credential cannot be had";
