@@ -78,7 +78,9 @@ export class Reply {
     this.#length = hasNoBody ? 0 : lengthOf(headers["content-length"]);
     const source = price.rule?.source ?? null;
     if (source !== null) {
-      this.#reader = createUnitReader(source, { header: (name) => firstOf(headers[name]) });
+      this.#reader = createUnitReader(source, {
+        header: (name) => (Object.hasOwn(headers, name) ? firstOf(headers[name]) : undefined),
+      });
     }
     return this.#length;
   }
@@ -173,7 +175,7 @@ function replyHeaders(
   headers: IncomingHttpHeaders,
   { status, charged, times, from }: Told,
 ): HeaderValue[] {
-  const { deps, price, purse, key, reserveNanos } = admission;
+  const { deps, price, purse, lease, key, reserveNanos } = admission;
   const reply = deps.filter.toConsumer(headers);
   if (status === 204) {
     dropLength(reply);
@@ -188,7 +190,8 @@ function replyHeaders(
   } else {
     reply.push("x-callora-charged-nanos", String(charged));
   }
-  if (purse !== null) {
+  // Of whom nothing was ever asked, nothing is known.
+  if (purse !== null && (lease !== null || purse.remainingNanos > 0n)) {
     reply.push("x-callora-remaining-nanos", String(purse.remainingNanos));
   }
   if (key.mode === "test") {
