@@ -1,3 +1,4 @@
+import { setTimeout } from "node:timers/promises";
 import { Counter, Gauge } from "prom-client";
 import { Access, RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import type { Config } from "./config.ts";
@@ -116,10 +117,22 @@ export function gatewayParts(deps: GatewayPartsDeps): GatewayParts {
       unwatch?.();
       running.close();
       await leases?.stop();
+      await settle(running);
       await book.stop();
       await upstreams.close();
     },
   };
+}
+
+/** The longest that a process which stops waits for events of calls that were answered. */
+const settleMsMax = 5_000;
+
+/** Wait for events that are on their way: of calls that did not wait for them, and of consumers who left. */
+async function settle(running: Running): Promise<void> {
+  const endMs = performance.now() + settleMsMax;
+  while (running.settling > 0 && performance.now() < endMs) {
+    await setTimeout(20);
+  }
 }
 
 const callRoute: Pick<RawMount, "method" | "pattern" | "policy"> = {

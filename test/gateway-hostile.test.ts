@@ -1,10 +1,12 @@
 import { once } from "node:events";
 import { request, type ServerResponse } from "node:http";
+import { connect as connectHttp2 } from "node:http2";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { expect, onTestFinished, test as plain } from "vitest";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { startTestApp, until } from "./support/app.ts";
 import { free, paid, readAll, reasonOf, send, setUp } from "./support/calls.ts";
+import { asSuperuser } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
 import { startUpstream } from "./support/upstream.ts";
 
@@ -334,4 +336,48 @@ plain("a call waits for a connection no longer than for a reply", async () => {
   expect([second.status, await reasonOf(second)]).toEqual([504, "UPSTREAM_TIMEOUT"]);
   expect(upstream.requests).toHaveLength(1);
   expect((await events(2)).map(({ status }) => status)).toEqual([504, 200]);
+});
+
+test("an upstream's header that a reply has once passes over HTTP/2, and a unit header may be named anything", async ({
+  app,
+}) => {
+  await using upstream = await startUpstream((_request, response) => {
+    response.writeHead(200, { referer: ["a", "b"] } as never);
+    response.end("ok");
+  });
+  const { path, secret, events } = await setUp(app, upstream.url, {
+    rule: {
+      units: { from: { case: "responseHeader", value: "constructor" }, missingUnits: 2n },
+      tiers: [{ nanos: 1n }],
+      unitsMax: 5n,
+    },
+  });
+  const session = connectHttp2(app.url);
+
+  const stream = session.request({ ":path": path, "x-api-key": secret });
+  const body = String(await readAll(stream));
+  session.close();
+
+  expect(body).toBe("ok");
+  expect(await events()).toEqual([{ status: 200, charged: 2n }]);
+});
+
+plain("calls that wait for credit count as calls: there are no more than may be", async () => {
+  await using app = await startTestApp({ GATEWAY_CALLS_MAX: "2" });
+  await using upstream = await startUpstream();
+  const { call } = await setUp(app, upstream.url);
+
+  const statuses = await asSuperuser(app, async (client) => {
+    await client.query("begin");
+    await client.query("lock table ledger_accounts in access exclusive mode");
+    const waiting = [call(), call()];
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    const third = await call();
+    const reason = await reasonOf(third);
+    await client.query("rollback");
+    return [reason, ...(await Promise.all(waiting)).map(({ status }) => status)];
+  });
+
+  expect(statuses).toEqual(["GATEWAY_BUSY", 200, 200]);
+  expect((await call()).status).toBe(200);
 });

@@ -154,6 +154,18 @@ export class Admission {
     this.api = api;
     this.key = key;
     this.#route();
+    const begun = this.#enter();
+    if (!(begun instanceof Promise)) {
+      return begun;
+    }
+    deps.running.waiting += 1;
+    return begun.finally(() => {
+      deps.running.waiting -= 1;
+    });
+  }
+
+  #enter(): void | Promise<void> {
+    const { deps, key, api } = this;
     if (this.price.rule?.span !== "month") {
       return this.#reserve();
     }

@@ -84,6 +84,7 @@ export class Payment implements AppendSink {
     const { requestId } = passing.call.exchange;
     const parts = { key, price, endpoint, status, usage, unitsBefore, leaseId, requestId };
     this.#entry = toEntry(parts, now);
+    deps.running.settling += 1;
     this.#countInMonth(this.#entry);
     this.#append();
   }
@@ -146,7 +147,7 @@ export class Payment implements AppendSink {
       this.#admission.deps.asyncCount.end(true);
     }
     this.#release(this.chargedNanos);
-    this.#sink.onSettled(null);
+    this.#settled(null);
   }
 
   onRefused(error: unknown): void {
@@ -178,7 +179,7 @@ export class Payment implements AppendSink {
       this.#admission.deps.asyncCount.end(false);
     }
     this.#release(this.#takenNanos);
-    this.#sink.onSettled(this.#mayBeWritten ? chargeUnknown() : journalBusy());
+    this.#settled(this.#mayBeWritten ? chargeUnknown() : journalBusy());
   }
 
   /** The lease was over before the event was there: another pays, or nobody gets the reply. */
@@ -221,7 +222,12 @@ export class Payment implements AppendSink {
       this.#admission.deps.asyncCount.end(false);
     }
     this.#release(0n);
-    this.#sink.onSettled(this.#mayBeWritten ? chargeUnknown() : error);
+    this.#settled(this.#mayBeWritten ? chargeUnknown() : error);
+  }
+
+  #settled(error: Error | null): void {
+    this.#admission.deps.running.settling -= 1;
+    this.#sink.onSettled(error);
   }
 
   #withdraw(): void {
