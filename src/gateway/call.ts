@@ -18,6 +18,7 @@ import {
   timedOut,
   upstreamBusy,
 } from "./failure.ts";
+import { Parting } from "./parting.ts";
 import { Payment, tell } from "./payment.ts";
 import { Reply } from "./reply.ts";
 import { requestHeaders } from "./request.ts";
@@ -57,6 +58,8 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
   #isDropped = false;
   #informational = 0;
   #failure: Error | null = null;
+  /** Not null: the consumer is gone, and the reply is read on. */
+  #parting: Parting | null = null;
   /** The reply did not wait for the event. */
   #isPassed = false;
   /** Only of a call that takes long. */
@@ -230,6 +233,11 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
     if (this.#stage !== stages.open || this.#isDropped) {
       return;
     }
+    if (this.#parting !== null) {
+      this.#reply.overhear(chunk);
+      this.#readOn(this.#parting);
+      return;
+    }
     const { responseBytesMax } = this.#admission.api;
     const wish = this.#reply.data(chunk);
     if (responseBytesMax > 0 && this.#reply.received > responseBytesMax) {
@@ -245,10 +253,15 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
   }
 
   onResponseEnd(): void {
-    if (this.#stage === stages.open) {
-      this.#reply.times.answeredMs = this.#admission.deps.nowMs();
-      this.#endReply();
+    if (this.#stage !== stages.open) {
+      return;
     }
+    if (this.#parting !== null) {
+      this.#fail(this.#parting.failure);
+      return;
+    }
+    this.#reply.times.answeredMs = this.#admission.deps.nowMs();
+    this.#endReply();
   }
 
   #endReply(): void {
@@ -270,6 +283,10 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
       return;
     }
     const { inbound } = this.#admission;
+    if (this.#parting !== null) {
+      this.#fail(this.#parting.failure);
+      return;
+    }
     if (this.#isDropped) {
       this.#dispatch(null);
       return;
@@ -307,15 +324,9 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
 
   /** The reply has ended, or the consumer has left. */
   onClosed(): void {
-    if (this.#stage !== stages.open) {
-      return;
+    if (this.#stage === stages.open) {
+      this.#cut(consumerLeft(this.#workedStatus, stopped().error));
     }
-    if (this.#tries.count === 0) {
-      this.#giveUp(null);
-      return;
-    }
-    this.#fail(consumerLeft(this.#workedStatus, stopped().error));
-    this.#abort();
   }
 
   /**
@@ -328,7 +339,9 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
   }
 
   sweep(nowMs: number, isKeyForgotten: boolean): void {
-    if (this.#stage === stages.open) {
+    if (this.#stage === stages.open && this.#parting !== null) {
+      this.#readOn(this.#parting);
+    } else if (this.#stage === stages.open) {
       this.#watchdog ??= new Watchdog(this.#admission, this.#payment, this);
       this.#watchdog.look(nowMs, isKeyForgotten);
     }
@@ -370,14 +383,39 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
     }
   }
 
-  /** End the call from our side. */
+  /** End the call before its reply has ended. */
   #cut(failure: Failure): void {
     if (this.#tries.count === 0) {
-      this.#giveUp(failure.error);
+      this.#giveUp(this.#admission.inbound.isGone ? null : failure.error);
       return;
     }
-    this.#fail(failure);
+    const isPaid = failure.outcome === "consumer_left";
+    if (isPaid && this.#parting === null && this.#reply.isUnsaid && this.#controller !== null) {
+      this.#part(failure, this.#controller);
+      return;
+    }
+    if (isPaid && this.#parting !== null && !this.#parting.isOver(this.#admission.deps.nowMs())) {
+      return;
+    }
+    this.#fail(this.#parting?.failure ?? failure);
     this.#abort();
+  }
+
+  /** Read on without the consumer, for what the call costs. */
+  #part(failure: Failure, controller: Dispatcher.DispatchController): void {
+    const { inbound, deps } = this.#admission;
+    this.#parting = new Parting(failure, this.#reply, deps.nowMs());
+    if (!inbound.isGone) {
+      inbound.breakOff();
+    }
+    controller.resume();
+  }
+
+  #readOn(parting: Parting): void {
+    if (parting.isOver(this.#admission.deps.nowMs())) {
+      this.#fail(parting.failure);
+      this.#abort();
+    }
   }
 
   #abort(): void {

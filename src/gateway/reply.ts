@@ -1,4 +1,5 @@
 import type { IncomingHttpHeaders } from "node:http";
+import { freeBits } from "../catalog/price-rule.ts";
 import type { Admission } from "./admission.ts";
 import { Bytes } from "./bytes.ts";
 import { usageOf } from "./event.ts";
@@ -60,6 +61,20 @@ export class Reply {
   /** Whether nobody can say at its beginning what it costs. */
   get #isPricedAtEnd(): boolean {
     return this.#reader !== null || this.#admission.month !== null;
+  }
+
+  /** Whether a part was sent to the consumer, and what was used may still come. */
+  get isUnsaid(): boolean {
+    const { rule } = this.#admission.price;
+    const isCounted = rule !== null && rule.source !== null && "path" in rule.source;
+    const isFree = isCounted && (rule.free & freeBits.consumerLeft) !== 0;
+    return this.isBegun && isCounted && !isFree && this.units === null;
+  }
+
+  /** Take a part of the body whose consumer is gone. */
+  overhear(chunk: Buffer): void {
+    this.received += chunk.length;
+    this.#reader?.data(chunk);
   }
 
   /** What the reply says was used. Null: nothing. */
