@@ -93,6 +93,7 @@ import { correctionService } from "./metering/correction-service.ts";
 import { shardCount } from "./metering/entry.ts";
 import { createJournal, getWatermark } from "./metering/journal.ts";
 import { meterService } from "./metering/meter-service.ts";
+import { createMonthUnits } from "./metering/month-units.ts";
 import { listCursors } from "./metering/outcomes.ts";
 import { closePeriods } from "./metering/periods.ts";
 import { createProjectorMetrics } from "./metering/projector-metrics.ts";
@@ -335,9 +336,11 @@ function build(deps: AppDeps, parts: Parts) {
     (await existingAccounts(tx, [id])).has(id);
   const watermark = async (tx: Tx) => (await getWatermark(tx)).applied;
   const { platformFeeBasisPoints: feeBasisPoints } = config;
+  const monthUnits = createMonthUnits({ db });
   const door = {
     db,
     journal,
+    monthUnits,
     progress,
     shards: shardCount,
     prices: rememberPrices({ db, trust }),
@@ -396,7 +399,10 @@ function build(deps: AppDeps, parts: Parts) {
     ),
   ];
   const { holder } = parts;
-  const gateway = gatewayParts({ ...deps, journal, verifier, addresses, holder });
+  const gateway = gatewayParts({
+    ...deps,
+    ...{ journal, monthUnits, verifier, strangers, addresses, holder },
+  });
   const mounts = [
     ...gateway.mounts,
     usageMount(door),

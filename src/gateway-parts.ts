@@ -1,4 +1,4 @@
-import { setTimeout as sleep } from "node:timers/promises";
+import { setTimeout } from "node:timers/promises";
 import { Counter, Gauge } from "prom-client";
 import { Access, RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import type { Config } from "./config.ts";
@@ -10,10 +10,9 @@ import type { Trust } from "./db/trust.ts";
 import type { RawMount } from "./edge/mount.ts";
 import type { GatewayWatch } from "./gateway/admission.ts";
 import { rememberApis } from "./gateway/api.ts";
-import { type AsyncCount, createAsyncCount, showAsyncCount } from "./gateway/async-count.ts";
+import { createAsyncCount, showAsyncCount } from "./gateway/async-count.ts";
 import { gatewayHandler } from "./gateway/handler.ts";
 import { createHeaderFilter } from "./gateway/headers.ts";
-import { createMonthUnits } from "./gateway/month-units.ts";
 import { createRunning, type Running } from "./gateway/running.ts";
 import { createUpstreams } from "./gateway/upstream.ts";
 import type { Verifier } from "./keys/verify.ts";
@@ -22,7 +21,9 @@ import { type Loop, startLoop } from "./lib/loop.ts";
 import type { Logger } from "./log.ts";
 import { shardCount, shardOf } from "./metering/entry.ts";
 import type { Journal } from "./metering/journal.ts";
+import type { MonthUnits } from "./metering/month-units.ts";
 import type { Metrics } from "./metrics.ts";
+import type { Strangers } from "./rpc/strangers.ts";
 
 /** What the gateway is built from. */
 export interface GatewayPartsDeps {
@@ -31,7 +32,9 @@ export interface GatewayPartsDeps {
   trust: Trust;
   sealer: Sealer;
   journal: Journal;
+  monthUnits: MonthUnits;
   verifier: Verifier;
+  strangers: Strangers;
   addresses: AddressPolicy;
   log: Logger;
   metrics: Metrics;
@@ -50,7 +53,20 @@ export interface GatewayParts {
 
 /** Build the gateway: what it remembers, what it leases, what it calls, and its routes. */
 export function gatewayParts(deps: GatewayPartsDeps): GatewayParts {
-  const { config, db, trust, journal, verifier, addresses, holder, log, metrics, now } = deps;
+  const {
+    config,
+    db,
+    trust,
+    journal,
+    monthUnits,
+    verifier,
+    strangers,
+    addresses,
+    holder,
+    log,
+    metrics,
+    now,
+  } = deps;
   const {
     upstreamTimeoutMs: timeoutMs,
     connectionsMax,
@@ -60,7 +76,6 @@ export function gatewayParts(deps: GatewayPartsDeps): GatewayParts {
   const nowMs = () => performance.now();
   const upstreams = createUpstreams({ addresses, connectionsMax, timeoutMs, nowMs });
   const apis = rememberApis({ ...deps, upstreams, timeoutMs });
-  const monthUnits = createMonthUnits({ db, now });
   const asyncCount = createAsyncCount({ pendingMax: asyncPendingMax });
   const onError = (err: unknown) => log.warn("Cannot look after leases", { err });
   const book = createLeaseBook({
@@ -81,6 +96,7 @@ export function gatewayParts(deps: GatewayPartsDeps): GatewayParts {
     monthUnits,
     asyncCount,
     verifier,
+    strangers,
     running,
     filter: createHeaderFilter(),
     watch: watchCalls(metrics, { log, running }),
@@ -100,21 +116,22 @@ export function gatewayParts(deps: GatewayPartsDeps): GatewayParts {
     async stop() {
       unwatch?.();
       running.close();
-      await untilDurable(asyncCount);
       await leases?.stop();
+      await settle(running);
       await book.stop();
       await upstreams.close();
     },
   };
 }
 
-/** The longest that a stopping process waits for the events of calls that it has answered. */
-const lastEventsMs = 5_000;
+/** The longest that a process which stops waits for events of calls that were answered. */
+const settleMsMax = 5_000;
 
-async function untilDurable(asyncCount: AsyncCount): Promise<void> {
-  const endMs = performance.now() + lastEventsMs;
-  while (asyncCount.pending > 0 && performance.now() < endMs) {
-    await sleep(20);
+/** Wait for events that are on their way: of calls that did not wait for them, and of consumers who left. */
+async function settle(running: Running): Promise<void> {
+  const endMs = performance.now() + settleMsMax;
+  while (running.settling > 0 && performance.now() < endMs) {
+    await setTimeout(20);
   }
 }
 

@@ -1,10 +1,12 @@
 import { once } from "node:events";
 import { request, type ServerResponse } from "node:http";
+import { connect as connectHttp2 } from "node:http2";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
-import { expect } from "vitest";
+import { expect, onTestFinished, test as plain } from "vitest";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
-import { until } from "./support/app.ts";
+import { startTestApp, until } from "./support/app.ts";
 import { free, paid, readAll, reasonOf, send, setUp } from "./support/calls.ts";
+import { asSuperuser } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
 import { startUpstream } from "./support/upstream.ts";
 
@@ -253,4 +255,150 @@ test.for<[string, Answer]>([
 
   expect(await (await call()).text()).toBe("ok");
   expect(String(await readAll(await send(raw())))).toBe("ok");
+});
+
+test("an HTTP/1.1 connection serves its next call after an upload that was answered early", async ({
+  app,
+}) => {
+  await using upstream = await startUpstream((incoming, response) => {
+    if (incoming.method === "POST") {
+      response.writeHead(413).end("too large");
+    } else {
+      response.end("next");
+    }
+  });
+  const { path, secret } = await setUp(app, upstream.url);
+  const socket = connect(Number(new URL(app.url).port), "127.0.0.1");
+  onTestFinished(() => void socket.destroy());
+  let text = "";
+  socket.setEncoding("latin1").on("data", (chunk: string) => {
+    text += chunk;
+  });
+  const head = (method: string, more: string) =>
+    `${method} ${path} HTTP/1.1\r\nhost: x\r\nx-api-key: ${secret}\r\n${more}\r\n`;
+
+  socket.write(head("POST", "content-length: 3000000\r\n"));
+  socket.write(Buffer.alloc(3_000_000));
+  socket.write(head("GET", "connection: close\r\n"));
+  await once(socket, "end");
+
+  expect(text.match(/HTTP\/1\.1 \d+/g)).toEqual(["HTTP/1.1 413", "HTTP/1.1 200"]);
+});
+
+plain("made-up names of APIs are not looked up without end", async () => {
+  await using app = await startTestApp();
+  await using upstream = await startUpstream();
+  const { call } = await setUp(app, upstream.url);
+  await (await call()).text();
+  const ask = (name: string) => fetch(`${app.url}/v1/call/${name}/`, { headers: { origin: "x" } });
+
+  const statuses = new Map<number, number>();
+  for (let round = 0; round < 80; round++) {
+    const names = Array.from({ length: 10 }, (_, index) => `no-${round}-${index}`);
+    for (const { status } of await Promise.all(names.map(ask))) {
+      statuses.set(status, (statuses.get(status) ?? 0) + 1);
+    }
+  }
+
+  expect(statuses.get(401)).toBeGreaterThanOrEqual(600);
+  expect(statuses.get(429)).toBeGreaterThan(50);
+  expect((await call()).status).toBe(200);
+});
+
+plain("calls that wait for a connection are bounded, and cost none when they left", async () => {
+  await using app = await startTestApp({ GATEWAY_CONNECTIONS_MAX: "2" });
+  const held = Promise.withResolvers<void>();
+  const connections = new Set<Socket>();
+  await using upstream = await startUpstream((incoming, response) => {
+    connections.add(incoming.socket);
+    void held.promise.then(() => response.end("ok"));
+  });
+  const { call } = await setUp(app, upstream.url);
+  const leaving = new AbortController();
+
+  const served = [call(), call()];
+  await until(() => upstream.requests.length === 2);
+  const left = Array.from({ length: 4 }, () => call("", { signal: leaving.signal }).catch(String));
+  const waits = async () => {
+    const refused = await call();
+    return [refused.status, await reasonOf(refused)];
+  };
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  const before = await waits();
+  leaving.abort();
+  await Promise.all(left);
+  const after = await waits();
+  held.resolve();
+  const statuses = (await Promise.all(served)).map(({ status }) => status);
+
+  expect([before, after]).toEqual([
+    [503, "UPSTREAM_BUSY"],
+    [503, "UPSTREAM_BUSY"],
+  ]);
+  expect(statuses).toEqual([200, 200]);
+  await expect.poll(async () => (await call()).status).toBe(200);
+  expect(connections.size).toBe(2);
+});
+
+plain("a call waits for a connection no longer than for a reply", async () => {
+  await using app = await startTestApp({ GATEWAY_CONNECTIONS_MAX: "1" });
+  await using upstream = await startUpstream((_request, response) => {
+    const timer = setInterval(() => response.write("more"), 50);
+    response.once("close", () => clearInterval(timer));
+  });
+  const timeout = { seconds: 1n, nanos: 0 };
+  const { call, raw, events } = await setUp(app, upstream.url, { settings: { timeout } });
+  const first = await send(raw());
+  first.resume();
+
+  const second = await call();
+  first.on("error", () => {}).destroy();
+
+  expect([second.status, await reasonOf(second)]).toEqual([504, "UPSTREAM_TIMEOUT"]);
+  expect(upstream.requests).toHaveLength(1);
+  expect((await events(2)).map(({ status }) => status)).toEqual([504, 200]);
+});
+
+test("an upstream's header that a reply has once passes over HTTP/2, and a unit header may be named anything", async ({
+  app,
+}) => {
+  await using upstream = await startUpstream((_request, response) => {
+    response.writeHead(200, { referer: ["a", "b"] } as never);
+    response.end("ok");
+  });
+  const { path, secret, events } = await setUp(app, upstream.url, {
+    rule: {
+      units: { from: { case: "responseHeader", value: "constructor" }, missingUnits: 2n },
+      tiers: [{ nanos: 1n }],
+      unitsMax: 5n,
+    },
+  });
+  const session = connectHttp2(app.url);
+
+  const stream = session.request({ ":path": path, "x-api-key": secret });
+  const body = String(await readAll(stream));
+  session.close();
+
+  expect(body).toBe("ok");
+  expect(await events()).toEqual([{ status: 200, charged: 2n }]);
+});
+
+plain("calls that wait for credit count as calls: there are no more than may be", async () => {
+  await using app = await startTestApp({ GATEWAY_CALLS_MAX: "2" });
+  await using upstream = await startUpstream();
+  const { call } = await setUp(app, upstream.url);
+
+  const statuses = await asSuperuser(app, async (client) => {
+    await client.query("begin");
+    await client.query("lock table ledger_accounts in access exclusive mode");
+    const waiting = [call(), call()];
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    const third = await call();
+    const reason = await reasonOf(third);
+    await client.query("rollback");
+    return [reason, ...(await Promise.all(waiting)).map(({ status }) => status)];
+  });
+
+  expect(statuses).toEqual(["GATEWAY_BUSY", 200, 200]);
+  expect((await call()).status).toBe(200);
 });

@@ -22,7 +22,7 @@ const waitedMsMax = 10_000;
  * The longest that a call waits for a database that is away: 5 s for credit, or for its event 10 s until a last try
  * begins, which the database has 12 s to answer.
  */
-const waitMsMax = 25_000;
+const waitMsMax = 50_000;
 
 test("a process that stands still past the end of its lease spends nothing of it, and nothing unpaid", {
   timeout: 240_000,
@@ -181,7 +181,7 @@ test("with the database away calls wait for a bounded time or are refused, and a
   );
   expect(verdict.problems, `seed ${seed}`).toEqual([]);
   // Of a commit whose answer never came nobody knew, if that took longer than calls wait: at most what ran then.
-  const inDoubt = verdict.chargedUnserved.filter(({ reason }) => reason === "JOURNAL_BUSY");
+  const inDoubt = verdict.chargedUnserved.filter(({ reason }) => reason === "CHARGE_UNKNOWN");
   expect(verdict.chargedUnserved).toEqual(inDoubt);
   expect(inDoubt.length).toBeLessThanOrEqual(awayMs > waitedMsMax ? workers : 0);
   expect(Math.max(...during.map(waited))).toBeLessThan(waitMsMax);

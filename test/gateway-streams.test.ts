@@ -246,3 +246,37 @@ test("a failed call of a price by units is free", async ({ app }) => {
   expect((await call()).headers.get("x-callora-charged-nanos")).toBe("0");
   expect(await charged()).toEqual(free(500));
 });
+
+test("who leaves a stream before its last words pays what they say, if they come soon", async ({
+  app,
+}) => {
+  const left = Promise.withResolvers<void>();
+  let isCut = false;
+  await using upstream = await startUpstream((incoming, response) => {
+    response.setHeader("content-type", "text/event-stream");
+    response.write(events[0]);
+    response.on("close", () => {
+      isCut = !response.writableFinished;
+    });
+    if (incoming.url !== "/silent") {
+      void left.promise.then(() => response.end(events.slice(1).join("")));
+    }
+  });
+  const { raw, path, events: charged } = await setUp(app, upstream.url, { rule: perToken });
+
+  const said = await send(raw());
+  await once(said, "data");
+  said.on("error", () => {}).destroy();
+  setTimeout(() => left.resolve(), 200);
+
+  expect(await charged(1)).toEqual([{ status: 200, charged: 42_005n }]);
+  expect(isCut).toBe(false);
+
+  const silent = await send(raw({ path: `${path}silent` }));
+  await once(silent, "data");
+  silent.on("error", () => {}).destroy();
+
+  // The upstream is cut when it says nothing for some seconds.
+  expect((await charged(2))[1]).toEqual({ status: 200, charged: 7_005n });
+  await until(() => isCut);
+});

@@ -21,17 +21,35 @@ test.for([200, 201, 301, 404, 418, 429])(
       response.writeHead(status, "As It Likes", { location: "/elsewhere", "x-mood": "fine" });
       response.end("body");
     });
-    const { call, events } = await setUp(app, upstream.url);
+    const { call, path, events } = await setUp(app, upstream.url);
 
     const response = await call();
 
     expect(response.status).toBe(status);
-    expect(response.headers.get("location")).toBe("/elsewhere");
+    expect(response.headers.get("location")).toBe(`${path}elsewhere`);
     expect(response.headers.get("x-mood")).toBe("fine");
     expect(response.headers.get("x-callora-charged-nanos")).toBe(String(price));
     expect(await response.text()).toBe("body");
     expect(await events()).toEqual(paid(status));
     expect(upstream.requests).toHaveLength(1);
+  },
+);
+
+test.for(["https://elsewhere.example/x", "/v1/call/dear-api/x"])(
+  "a redirect to %s is told, but no client follows it with its key",
+  async (location, { app }) => {
+    await using upstream = await startUpstream((_request, response) => {
+      response.writeHead(302, { location, refresh: `0; url=${location}` }).end();
+    });
+    const { call, events } = await setUp(app, `${upstream.url}/base`);
+
+    const response = await call("x", { redirect: "follow" });
+
+    expect(response.status).toBe(302);
+    expect(response.headers.get("x-callora-location")).toBe(`${new URL(location, upstream.url)}`);
+    expect(response.headers.has("refresh")).toBe(false);
+    expect(upstream.requests).toHaveLength(1);
+    expect(await events()).toEqual(paid(302));
   },
 );
 

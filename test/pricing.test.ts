@@ -112,6 +112,20 @@ test("tiers of a month go on over calls, batches and prices, and each charge nam
   await expectConserved(app);
 });
 
+test("tiers of a month go on over events that come in together, before any is applied", async ({
+  app,
+}) => {
+  const tiers = [{ lastUnit: 3n }, { nanos: 1n }];
+  const shop = await openShop(app, { tiers, tierSpan: TierSpan.MONTH });
+
+  await Promise.all(["1", "2", "3", "4", "5"].map((id) => shop.record([{ id }])));
+
+  const rated = await Promise.all(["1", "2", "3", "4", "5"].map(shop.explain));
+  const before = rated.map(({ unitsBefore }) => unitsBefore);
+  expect(before.toSorted()).toEqual([0n, 1n, 2n, 3n, 4n]);
+  expect(rated.reduce((sum, { chargedNanos }) => sum + chargedNanos, 0n)).toBe(2n);
+});
+
 test("without the journal's row a charge is explained by the sheet of its version", async () => {
   await using app = await startTestApp();
   const shop = await openShop(app, {

@@ -20,6 +20,7 @@ import { createProgress } from "../src/metering/applied.ts";
 import { takeEvents } from "../src/metering/door.ts";
 import { shardCount } from "../src/metering/entry.ts";
 import { createJournal } from "../src/metering/journal.ts";
+import { createMonthUnits } from "../src/metering/month-units.ts";
 import { must, openTestTrust, startTestApp, until } from "./support/app.ts";
 import { newAccountId } from "./support/books.ts";
 import { newPerson } from "./support/people.ts";
@@ -371,6 +372,7 @@ plain(
       journal: createJournal({ db: counting, onAppended: () => {} }),
       progress: createProgress({ readCursors: async () => [], onError() {} }),
       shards: shardCount,
+      monthUnits: createMonthUnits({ db: counting }),
       prices: rememberPrices({ db: counting, trust }),
       findMissingAccounts: rememberAccounts({ db: counting }),
       now: () => new Date(),

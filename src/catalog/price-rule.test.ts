@@ -105,6 +105,20 @@ test("no use costs more than is set aside for it", () => {
   );
 });
 
+test("nor more than is set aside for whatever others use before it", () => {
+  fc.assert(
+    fc.property(anyRule, anyUse, fc.bigInt(0n, 40n), (rule, use, others) => {
+      const { unitsBefore } = use;
+      const before = unitsBefore - (others < unitsBefore ? others : unitsBefore);
+      const { nanos } = chargeOf(rule, use);
+      expect(nanos).toBeLessThanOrEqual(maxCharge(rule, before, unitsBefore));
+      expect(nanos).toBeLessThanOrEqual(maxCharge(rule, unitsBefore, unitsBefore + others));
+      expect(nanos).toBeLessThanOrEqual(maxCharge(rule, before, unitsBefore + others));
+    }),
+    runs,
+  );
+});
+
 test("what is set aside is what some use costs", () => {
   fc.assert(
     fc.property(anyRule, fc.bigInt(0n, 90n), (rule, unitsBefore) => {

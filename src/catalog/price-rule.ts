@@ -270,8 +270,22 @@ function dearest(rule: PriceRule): bigint {
   if (rule.span === "call") {
     return maxCharge(rule, 0n);
   }
-  const nanos = rule.tiers.reduce((most, one) => (one.nanos > most ? one.nanos : most), 0n);
-  return rule.callNanos + ceiling(nanos * rule.unitsMax, rule.per);
+  return dearestBetween(rule, { from: 1n, to: null });
+}
+
+/** What a call costs whose units are all of the dearest tier between two units. */
+function dearestBetween(
+  { tiers, callNanos, unitsMax, per }: PriceRule,
+  { from, to }: { from: bigint; to: bigint | null },
+): bigint {
+  let begin = 1n;
+  let most = 0n;
+  for (const { lastUnit, nanos } of tiers) {
+    const isWithin = (lastUnit === null || lastUnit >= from) && (to === null || begin <= to);
+    most = isWithin && nanos > most ? nanos : most;
+    begin = lastUnit === null ? begin : lastUnit + 1n;
+  }
+  return callNanos + ceiling(most * unitsMax, per);
 }
 
 /** Whether a call costs nothing, whatever it used. */
@@ -331,8 +345,18 @@ function tiersOf(rule: PriceRule, units: bigint, before: bigint): Charge["tiers"
   return tiers;
 }
 
-/** The most that a call can cost: never less than chargeOf() of a use with the same `unitsBefore`. */
-export function maxCharge(rule: PriceRule, unitsBefore: bigint): bigint {
+/**
+ * The most that a call can cost: never less than chargeOf() of a use with `unitsBefore`, or with any other number of units
+ * up to `unitsBeforeMax`.
+ */
+export function maxCharge(
+  rule: PriceRule,
+  unitsBefore: bigint,
+  unitsBeforeMax: bigint = unitsBefore,
+): bigint {
+  if (rule.span === "month" && unitsBeforeMax > unitsBefore) {
+    return dearestBetween(rule, { from: unitsBefore + 1n, to: unitsBeforeMax + rule.unitsMax });
+  }
   const before = rule.span === "month" ? unitsBefore : 0n;
   const chargeFor = (units: bigint) =>
     tiersOf(rule, units, before).reduce((sum, one) => sum + one.amountNanos, rule.callNanos);

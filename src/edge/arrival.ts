@@ -9,6 +9,7 @@ import {
 } from "node:http2";
 import type { Socket } from "node:net";
 import type { Readable, Writable } from "node:stream";
+import { discardBody } from "./http-message.ts";
 import { credentialHeaders, SensitiveResponse } from "./sensitive-response.ts";
 
 /** What Node's own classes make of a request and its reply, in either version of HTTP. */
@@ -316,9 +317,14 @@ export class Http1Arrival extends Arrival {
     }
   }
 
-  // Node does so itself, up to the request's timeout: closing at once would make the kernel reset the
-  // connection before the client has read the reply.
-  discard(): void {}
+  // Node does so itself where nothing of the body was read, up to the request's timeout: closing at once would make the
+  // kernel reset the connection before the client has read the reply.
+  discard(): void {
+    const { request, response } = this.#pair;
+    if (request.readableDidRead && !request.readableEnded) {
+      discardBody(request, response);
+    }
+  }
 }
 
 const noError = 0x0;

@@ -58,6 +58,8 @@ export interface Endpoint {
   readonly policy: Policy;
   /** Whether it says itself what scripts of other origins may do, and answers when browsers ask before. */
   readonly ownCors?: true | undefined;
+  /** Whether it says itself how long a request may take to arrive. */
+  readonly isSlow?: boolean;
   /** The host that it is served on, in lower case. Then it is served on no other, and nothing else is on it. */
   readonly host?: string | undefined;
   protocolOf(arrival: Arrival): Protocol;

@@ -36,7 +36,7 @@ export type MountHandler = (
 
 /**
  * A plain HTTP route whose requests are handed on unopened, for those that have no time to lose. It says itself what
- * scripts of other origins may do, and is asked when browsers ask before.
+ * scripts of other origins may do, is asked when browsers ask before, and says how long its requests may take.
  */
 export interface RawMount {
   readonly method: Mount["method"];
@@ -110,6 +110,7 @@ export function rawEndpoints(
       rpc: undefined,
       policy: checkPolicy(name, policy),
       ownCors: true,
+      isSlow: true,
       host,
       protocolOf: () => "http",
       serve(hit: Hit) {

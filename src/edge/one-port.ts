@@ -20,7 +20,7 @@ import { type Arrival, Http1Arrival, Http2Arrival } from "./arrival.ts";
 import { type BrokenBytes, createRefusal } from "./broken-bytes.ts";
 import { limitControlFrames } from "./frame-budget.ts";
 import { Running } from "./running.ts";
-import { cutSlowBodies } from "./slow-body.ts";
+import { cutSlowBodies, limitRest } from "./slow-body.ts";
 import { sniff } from "./sniff.ts";
 import { createTls, refuseCleartext, type TlsIdentity } from "./tls.ts";
 
@@ -129,6 +129,7 @@ export function createOnePort({
     state.fresh.delete(request.socket);
     const arrival = new Http1Arrival(request, response);
     state.running.add(arrival, state.round);
+    limitRest(arrival, response, limits.requestTimeoutMs);
     if (state.closing) {
       announceClose(arrival);
     }
@@ -175,7 +176,11 @@ export function createOnePort({
       timer = setInterval(() => {
         state.round++;
         const roundsMax = Math.ceil(limits.requestTimeoutMs / limits.checkIntervalMs);
-        cutSlowBodies(state.running, state.round - roundsMax, listeners.mayBeSlow);
+        cutSlowBodies(state.running, {
+          round: state.round - roundsMax,
+          mayBeSlow: listeners.mayBeSlow,
+          onLate: (socket) => refuse(tooSlow(), socket),
+        });
       }, limits.checkIntervalMs).unref();
       return bound;
     },
@@ -344,7 +349,8 @@ function createHttp1(
     {
       maxHeaderSize: headerBytesMax,
       headersTimeout: limits.headersTimeoutMs,
-      requestTimeout: limits.requestTimeoutMs,
+      // Node knows one for all: see cutSlowBodies().
+      requestTimeout: 0,
       keepAliveTimeout: limits.keepAliveTimeoutMs,
       connectionsCheckingInterval: limits.checkIntervalMs,
       // Others, such as h2c, are an offer that a server may leave alone.
@@ -383,6 +389,11 @@ function createHttp2() {
     limitControlFrames(session);
   });
   return server;
+}
+
+/** As Node would say it. */
+function tooSlow(): BrokenBytes {
+  return Object.assign(new Error("Request timeout"), { code: "ERR_HTTP_REQUEST_TIMEOUT" });
 }
 
 function announceClose(arrival: Arrival): void {

@@ -1,11 +1,14 @@
 import { once } from "node:events";
 import { connect as connectHttp2, sensitiveHeaders } from "node:http2";
 import { connect as connectTcp } from "node:net";
+import type { Duplex } from "node:stream";
 import { expect, test } from "vitest";
 import { mount, startEdge } from "../../test/support/edge.ts";
 import { identity } from "../../test/support/identity.ts";
 import { connectRaw, frame, getBlock, types } from "../../test/support/raw-http2.ts";
+import { openPolicy } from "../rpc/policy.ts";
 import { endResponse } from "./http-message.ts";
+import type { RawMount } from "./mount.ts";
 
 const calm = 0xb;
 const endHeaders = 4;
@@ -125,6 +128,58 @@ test("over HTTP/2 a body that never ends is given up on, one of a stream of mess
   expect(chunks.join("")).toContain('"count":1');
   session.close();
 });
+
+test.for(["HTTP/1.1", "HTTP/2"])(
+  "over %s a raw route says itself how long a body may take, what was answered does not",
+  async (version) => {
+    const raw: RawMount = {
+      method: "POST",
+      pattern: "/raw/{what}",
+      policy: openPolicy,
+      raw(arrival, { bindings }) {
+        const end = () => arrival.reply(200, ["content-length", "2"], Buffer.from("ok"));
+        if (bindings[0] === "early") {
+          end();
+          arrival.discard();
+        } else {
+          arrival.body.on("data", () => {}).on("end", end);
+        }
+      },
+      onShutdown() {},
+    };
+    const limits = { requestTimeoutMs: 60, headersTimeoutMs: 60, checkIntervalMs: 20 };
+    await using at = await startEdge({ limits, mounts: [raw] });
+    const session = connectHttp2(at.url);
+    const post = (what: string): Duplex => {
+      if (version === "HTTP/2") {
+        const stream = session.request({ ":method": "POST", ":path": `/raw/${what}` });
+        stream.write("a");
+        return stream;
+      }
+      const socket = connectTcp({ port: at.port, host: "127.0.0.1" });
+      const lines = [`POST /raw/${what} HTTP/1.1`, "host: x", "content-length: 2", "", "a"];
+      socket.write(lines.join("\r\n"));
+      return socket;
+    };
+
+    const early = post("early");
+    const slow = post("slow");
+    if (version === "HTTP/1.1") {
+      await once(early.resume(), "close");
+    }
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    if (version === "HTTP/1.1") {
+      slow.write("b");
+    } else {
+      slow.end("b");
+    }
+    const [chunk] = await once(slow.setEncoding("utf8"), "data");
+
+    expect(chunk).toContain("ok");
+    slow.destroy();
+    session.destroy();
+  },
+);
 
 function envelope(flags: number, text: string): Buffer {
   const head = Buffer.alloc(5);

@@ -177,7 +177,7 @@ function withBuiltIns({ services, health }: EdgeOptions, closing: AbortSignal): 
   ];
 }
 
-/** Whether a request brings messages as they are made, and so may take any time. */
+/** Whether a request brings messages as they are made, or is for a route that watches its requests: it may take any time. */
 function streamedRequests(
   services: readonly ServiceEntry[],
   endpoints: readonly Endpoint[],
@@ -190,7 +190,7 @@ function streamedRequests(
     ),
   );
   const routes = endpoints
-    .filter(({ rpc }) => rpc !== undefined && streamed.has(rpc))
+    .filter(({ rpc, isSlow }) => isSlow === true || (rpc !== undefined && streamed.has(rpc)))
     .map(({ method, path, rpc = "" }) => {
       return { method, template: parseTemplate(path), name: rpc, value: rpc };
     });

@@ -1,5 +1,7 @@
+import type { ServerResponse } from "node:http";
 import { constants } from "node:http2";
-import { type Arrival, Http2Arrival } from "./arrival.ts";
+import type { Socket } from "node:net";
+import { type Arrival, Http1Arrival, Http2Arrival } from "./arrival.ts";
 import { HttpError } from "./rest/errors.ts";
 import { toErrorReply } from "./rest/status.ts";
 import type { Run } from "./running.ts";
@@ -9,22 +11,51 @@ const cancel = 0x8;
 // The state of a stream whose client has more to send.
 const open = constants.NGHTTP2_STREAM_STATE_OPEN;
 
-/**
- * End the HTTP/2 streams that began in this round of checks or before, and whose request has not
- * arrived as a whole. Over HTTP/1.1 Node does the same by itself.
- */
+/** What slow bodies are judged by. */
+export interface SlowBodies {
+  /** Those that began before this round of checks are late. */
+  round: number;
+  /** Whether a request may take any time to arrive. */
+  mayBeSlow?: ((arrival: Arrival) => boolean) | undefined;
+  /** Told of a connection of HTTP/1.1 whose request is late. */
+  onLate: (socket: Socket) => void;
+}
+
+/** End the requests that have not arrived as a whole in time. */
 export function cutSlowBodies(
   running: Iterable<Run>,
-  round: number,
-  mayBeSlow: (arrival: Arrival) => boolean = () => false,
+  { round, mayBeSlow = () => false, onLate }: SlowBodies,
 ): void {
   // Some end at once when they are cut, and leave.
   for (const { arrival, round: began } of [...running]) {
-    const isLate = began < round && arrival instanceof Http2Arrival;
-    if (isLate && arrival.stream.state?.state === open && !mayBeSlow(arrival)) {
-      cut(arrival);
+    if (began >= round || mayBeSlow(arrival)) {
+      continue;
+    }
+    if (arrival instanceof Http2Arrival) {
+      if (arrival.stream.state?.state === open) {
+        cut(arrival);
+      }
+    } else if (arrival instanceof Http1Arrival && arrival.hasBody && !arrival.body.complete) {
+      onLate(arrival.socket);
     }
   }
+}
+
+/** End a connection of HTTP/1.1 that was answered before its request had arrived, when the rest takes too long. */
+export function limitRest(
+  { hasBody, body, socket }: Pick<Http1Arrival, "hasBody" | "body" | "socket">,
+  response: ServerResponse,
+  timeoutMs: number,
+): void {
+  if (!hasBody) {
+    return;
+  }
+  response.once("finish", () => {
+    if (!body.complete) {
+      const timer = setTimeout(() => body.complete || socket.destroy(), timeoutMs).unref();
+      body.once("close", () => clearTimeout(timer));
+    }
+  });
 }
 
 function cut(arrival: Http2Arrival): void {

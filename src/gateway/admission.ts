@@ -2,9 +2,12 @@ import { maxCharge } from "../catalog/price-rule.ts";
 import type { Lease, LeaseBook, Purse, Shortage } from "../credits/purse.ts";
 import type { Verifier } from "../keys/verify.ts";
 import type { MaybePromise } from "../lib/maybe-promise.ts";
+import { monthOf } from "../metering/entry.ts";
 import type { Journal } from "../metering/journal.ts";
+import type { MonthCount, MonthUnits } from "../metering/month-units.ts";
 import { permissionDenied, unauthenticated } from "../rpc/errors.ts";
 import type { Principal } from "../rpc/principal.ts";
+import type { Strangers } from "../rpc/strangers.ts";
 import type { ApiMemory, GatewayApi, RoutePrice } from "./api.ts";
 import type { AsyncCount } from "./async-count.ts";
 import { answerPreflight, isPreflight, markCors } from "./cors.ts";
@@ -20,9 +23,8 @@ import {
 } from "./failure.ts";
 import type { HeaderFilter } from "./headers.ts";
 import type { Inbound, Passing } from "./inbound.ts";
-import type { MonthUnits } from "./month-units.ts";
 import type { Running } from "./running.ts";
-import { endpointName, isApiName, isPassable, pathOfTarget } from "./target.ts";
+import { callMethods, endpointName, isApiName, isPassable, pathOfTarget } from "./target.ts";
 
 /** Who calls an API. */
 export type KeyPrincipal = Extract<Principal, { kind: "key" }>;
@@ -43,6 +45,8 @@ export interface GatewayDeps {
   readonly monthUnits: MonthUnits;
   readonly asyncCount: AsyncCount;
   readonly verifier: Pick<Verifier, "countNow" | "isAccepted">;
+  /** Asked before an API is looked up that is not in memory. */
+  readonly strangers: Strangers;
   readonly running: Running;
   readonly filter: HeaderFilter;
   readonly watch: GatewayWatch;
@@ -66,7 +70,12 @@ export class Admission {
   endpoint = "";
   /** As sent, with its leading slash. */
   path = "";
+  /** Null: its tiers are not those of a month. */
+  month: MonthCount | null = null;
+  /** Units of the month that are used before the call at least, and at most when it is the last of all to end. */
   unitsBefore = 0n;
+  unitsBeforeMax = 0n;
+  #isInMonth = false;
   /** Set aside before the call. */
   reserveNanos = 0n;
   purse: Purse | null = null;
@@ -89,8 +98,20 @@ export class Admission {
   /** Ask everything, then begin the call. Throws or rejects with what the consumer is told. */
   run(): void | Promise<void> {
     const name = this.passing.bindings[0] ?? "";
-    const found = isApiName(name) ? this.deps.apis.get(name) : null;
-    return found instanceof Promise ? found.then((api) => this.#admit(api)) : this.#admit(found);
+    const { apis, strangers } = this.deps;
+    const { exchange } = this.passing.call;
+    const found = isApiName(name) ? apis.get(name, () => strangers.check(exchange)) : null;
+    return found instanceof Promise
+      ? found.then((api) => this.#admitLoaded(api))
+      : this.#admit(found);
+  }
+
+  /** Names of APIs are asked for without a key: whoever makes them up is counted as one with made-up keys is. */
+  #admitLoaded(found: GatewayApi | null): void | Promise<void> {
+    if (found === null) {
+      this.deps.strangers.count(this.passing.call.exchange);
+    }
+    return this.#admit(found);
   }
 
   #admit(found: GatewayApi | null): void | Promise<void> {
@@ -122,20 +143,64 @@ export class Admission {
     if (inbound.method === "CONNECT" || inbound.method === "TRACE") {
       throw notPassedOn();
     }
+    // Over HTTP/2 a method is any text of any length, and an event's endpoint has a limit.
+    if (!callMethods.includes(inbound.method)) {
+      inbound.setHeader("allow", callMethods.join(", "));
+      throw methodNotAllowed();
+    }
     if (deps.running.isFull) {
       throw gatewayBusy();
     }
     this.api = api;
     this.key = key;
     this.#route();
-    const { rule } = this.price;
-    const before =
-      rule?.span === "month"
-        ? deps.monthUnits.before({ accountId: key.accountId, apiId: api.id, mode: key.mode })
-        : 0n;
-    return before instanceof Promise
-      ? before.then((units) => this.#reserve(units))
-      : this.#reserve(before);
+    const begun = this.#enter();
+    if (!(begun instanceof Promise)) {
+      return begun;
+    }
+    deps.running.waiting += 1;
+    return begun.finally(() => {
+      deps.running.waiting -= 1;
+    });
+  }
+
+  #enter(): void | Promise<void> {
+    const { deps, key, api } = this;
+    if (this.price.rule?.span !== "month") {
+      return this.#reserve();
+    }
+    const month = monthOf(BigInt(deps.now().getTime()) * 1_000n);
+    const { accountId, mode } = key;
+    const count = deps.monthUnits.of({ accountId, apiId: api.id, mode, month });
+    return count instanceof Promise
+      ? count.then((found) => this.#enterMonth(found), hideUnknown)
+      : this.#enterMonth(count);
+  }
+
+  /** Reserve for whatever tier the call may be in once it ends: others that are under way may end before it. */
+  #enterMonth(month: MonthCount): void | Promise<void> {
+    const { least, most } = month.begin(this.price.rule?.unitsMax ?? 0n);
+    this.month = month;
+    this.unitsBefore = least;
+    this.unitsBeforeMax = most;
+    this.#isInMonth = true;
+    const leave = (error: unknown) => {
+      this.leaveMonth();
+      throw error;
+    };
+    try {
+      return this.#reserve()?.catch(leave);
+    } catch (error) {
+      return leave(error);
+    }
+  }
+
+  /** The call is under way no more, as far as its month is concerned. */
+  leaveMonth(): void {
+    if (this.#isInMonth) {
+      this.#isInMonth = false;
+      this.month?.end(this.price.rule?.unitsMax ?? 0n);
+    }
   }
 
   #route(): void {
@@ -160,10 +225,11 @@ export class Admission {
     }
   }
 
-  #reserve(unitsBefore: bigint): void | Promise<void> {
+  #reserve(): void | Promise<void> {
     const { rule, pinned } = this.price;
-    this.unitsBefore = unitsBefore;
-    this.reserveNanos = rule === null ? pinned.unitNanos : maxCharge(rule, unitsBefore);
+    const { unitsBefore, unitsBeforeMax } = this;
+    this.reserveNanos =
+      rule === null ? pinned.unitNanos : maxCharge(rule, unitsBefore, unitsBeforeMax);
     const purse = this.#purse();
     return purse instanceof Promise
       ? purse.then((found) => this.#take(found), hideUnknown)

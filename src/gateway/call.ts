@@ -1,26 +1,31 @@
 import type { IncomingHttpHeaders } from "node:http";
 import type { Dispatcher } from "undici";
 import type { Outcome } from "../catalog/price-rule.ts";
+import { unauthenticated } from "../rpc/errors.ts";
 import type { Admission } from "./admission.ts";
 import { echoReply } from "./echo.ts";
 import {
   bodyInvalid,
   circuitOpen,
+  consumerLeft,
   credentialUnknown,
   type Failure,
   failureOf,
   InvalidReplyError,
   isRequestAtFault,
-  keyRefused,
   ReplyTooLargeError,
   stopped,
+  timedOut,
+  upstreamBusy,
 } from "./failure.ts";
+import { Parting } from "./parting.ts";
 import { Payment, tell } from "./payment.ts";
 import { Reply } from "./reply.ts";
 import { requestHeaders } from "./request.ts";
 import type { RunningCall } from "./running.ts";
 import { Tries } from "./tries.ts";
 import { Upload, UploadCutError } from "./upload.ts";
+import type { Target } from "./upstream.ts";
 import { Watchdog } from "./watchdog.ts";
 
 /** Replies before the reply, as of 103, that are dropped. */
@@ -47,10 +52,14 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
   readonly #upload: Upload;
   #headers: string[] | null = null;
   #controller: Dispatcher.DispatchController | null = null;
+  /** The target of a try that has no connection yet. */
+  #waitsFor: Target | null = null;
   /** The reply of this try is not the consumer's. */
   #isDropped = false;
   #informational = 0;
   #failure: Error | null = null;
+  /** Not null: the consumer is gone, and the reply is read on. */
+  #parting: Parting | null = null;
   /** The reply did not wait for the event. */
   #isPassed = false;
   /** Only of a call that takes long. */
@@ -113,13 +122,15 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
     const { deps, inbound, passing, api, path } = this.#admission;
     const target = this.#tries.next();
     if (target === null) {
-      if (last === null) {
-        this.#giveUp(circuitOpen(this.#tries.set?.retryAfterMs ?? 0));
-      } else {
-        this.#fail(last);
-      }
+      this.#giveUpOrFail(last, circuitOpen(this.#tries.set?.retryAfterMs ?? 0));
       return;
     }
+    if (target.waiting >= target.waitingMax) {
+      this.#giveUpOrFail(last, upstreamBusy());
+      return;
+    }
+    target.waiting += 1;
+    this.#waitsFor = target;
     this.#controller = null;
     this.#isDropped = false;
     this.#informational = 0;
@@ -137,6 +148,23 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
     );
   }
 
+  /** End a call that cannot be sent: it leaves an event only when it was tried before. */
+  #giveUpOrFail(last: Failure | null, error: Error): void {
+    if (last === null) {
+      this.#giveUp(error);
+    } else {
+      this.#fail(last);
+    }
+  }
+
+  /** The present try waits for its connection no more. */
+  #waitNoMore(): void {
+    if (this.#waitsFor !== null) {
+      this.#waitsFor.waiting -= 1;
+      this.#waitsFor = null;
+    }
+  }
+
   /** A test call that goes nowhere. */
   #echo(): void {
     const { inbound, passing, path, deps } = this.#admission;
@@ -151,11 +179,12 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
   }
 
   onRequestStart(controller: Dispatcher.DispatchController): void {
-    if (this.#stage === stages.open) {
-      this.#controller = controller;
-    } else {
-      controller.abort(new Error("Cannot go on: the call has ended"));
+    this.#waitNoMore();
+    if (this.#stage !== stages.open) {
+      // Thrown: to abort would cost the connection, which has sent nothing.
+      throw callEnded();
     }
+    this.#controller = controller;
   }
 
   onRequestSent(): void {
@@ -192,7 +221,7 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
       this.#tries.target?.health.succeeded();
     }
     const { responseBytesMax } = this.#admission.api;
-    const length = this.#reply.start(status, headers);
+    const length = this.#reply.start(status, headers, this.#tries.target);
     if (responseBytesMax > 0 && (length ?? 0) > responseBytesMax) {
       controller.abort(new ReplyTooLargeError("Cannot pass on a reply: it is too large"));
     } else if (length === null) {
@@ -202,6 +231,11 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
 
   onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
     if (this.#stage !== stages.open || this.#isDropped) {
+      return;
+    }
+    if (this.#parting !== null) {
+      this.#reply.overhear(chunk);
+      this.#readOn(this.#parting);
       return;
     }
     const { responseBytesMax } = this.#admission.api;
@@ -219,31 +253,40 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
   }
 
   onResponseEnd(): void {
-    if (this.#stage === stages.open) {
-      this.#reply.times.answeredMs = this.#admission.deps.nowMs();
-      this.#endReply();
+    if (this.#stage !== stages.open) {
+      return;
     }
+    if (this.#parting !== null) {
+      this.#fail(this.#parting.failure);
+      return;
+    }
+    this.#reply.times.answeredMs = this.#admission.deps.nowMs();
+    this.#endReply();
   }
 
   #endReply(): void {
     const { deps, api } = this.#admission;
-    const isPassed = api.isAsync && deps.asyncCount.mayPass();
-    const ending = { status: this.#reply.status, outcome: "whole" } as const;
-    if (!isPassed) {
-      this.#settle(ending, true);
-      return;
+    // A process that stood still may have lost the lease before anybody has told it so.
+    this.#isPassed = api.isAsync && !this.#payment.isLost && deps.asyncCount.mayPass();
+    if (this.#isPassed) {
+      this.#payment.pass();
     }
-    this.#isPassed = true;
-    this.#payment.pass();
-    this.#settle(ending, false);
-    this.#finish();
+    this.#settle({ status: this.#reply.status, outcome: "whole" });
+    if (this.#isPassed) {
+      this.#finish();
+    }
   }
 
   onResponseError(_controller: Dispatcher.DispatchController | null, error: Error): void {
+    this.#waitNoMore();
     if (this.#stage !== stages.open) {
       return;
     }
     const { inbound } = this.#admission;
+    if (this.#parting !== null) {
+      this.#fail(this.#parting.failure);
+      return;
+    }
     if (this.#isDropped) {
       this.#dispatch(null);
       return;
@@ -256,7 +299,7 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
       this.onClosed();
       return;
     }
-    const failure = failureOf(error);
+    const failure = this.#blamed(failureOf(error));
     if (failure.isUpstreams) {
       this.#tries.target?.health.failed();
     }
@@ -281,63 +324,104 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
 
   /** The reply has ended, or the consumer has left. */
   onClosed(): void {
-    if (this.#stage !== stages.open) {
-      return;
+    if (this.#stage === stages.open) {
+      this.#cut(consumerLeft(this.#workedStatus, stopped().error));
     }
-    if (this.#tries.count === 0) {
-      this.#giveUp(null);
-      return;
-    }
-    // A consumer who leaves has had the upstream's work; one who did not say all has not.
-    if (this.#upload.isSent) {
-      const status = this.#reply.status || consumerLeftStatus;
-      this.#settle({ status, outcome: "consumer_left" }, false);
-    } else {
-      this.#fail(stopped());
-    }
-    this.#abort();
+  }
+
+  /**
+   * What is noted when the consumer does not go on. Null: the upstream has done nothing. Who has not said all has had its
+   * work, too, once the reply has begun.
+   */
+  get #workedStatus(): number | null {
+    const { status } = this.#reply;
+    return status === 0 && !this.#upload.isSent ? null : status || consumerLeftStatus;
   }
 
   sweep(nowMs: number, isKeyForgotten: boolean): void {
-    if (this.#stage === stages.open) {
+    if (this.#stage === stages.open && this.#parting !== null) {
+      this.#readOn(this.#parting);
+    } else if (this.#stage === stages.open) {
       this.#watchdog ??= new Watchdog(this.#admission, this.#payment, this);
       this.#watchdog.look(nowMs, isKeyForgotten);
+    }
+    // The pool's own times begin with the connection.
+    const { timeoutMs } = this.#admission.api;
+    if (this.#waitsFor !== null && nowMs - this.#reply.times.dispatchedMs > timeoutMs) {
+      this.onFailed({ ...stopped(), status: 504, error: timedOut().error });
     }
   }
 
   stop(): void {
-    this.onOverdue(stopped());
+    this.onFailed(stopped());
+  }
+
+  /** The call takes too long. */
+  onOverdue(): void {
+    this.onFailed(this.#blamed(timedOut()));
+  }
+
+  /** Whose consumer reads no more, or does not end his request, is paid: else all but the end of a reply would be free. */
+  #blamed(failure: Failure): Failure {
+    const isHeldUp = this.#reply.isPaused || (this.#reply.status !== 0 && !this.#upload.isSent);
+    return failure.outcome === "timed_out" && isHeldUp
+      ? consumerLeft(this.#workedStatus, failure.error)
+      : failure;
   }
 
   /** The call must not go on. */
-  onOverdue(failure: Failure): void {
+  onFailed(failure: Failure): void {
     if (this.#stage === stages.open) {
       this.#cut(failure);
     }
   }
 
-  /** The key is no longer accepted, or nobody knows. */
+  /** The key is no longer accepted. */
   onKeyRefused(): void {
     if (this.#stage === stages.open) {
-      const status = this.#reply.status || consumerLeftStatus;
-      this.#cut(keyRefused(this.#upload.isSent ? status : null));
+      this.#cut(consumerLeft(this.#workedStatus, unauthenticated()));
     }
   }
 
-  /** End the call from our side. */
+  /** End the call before its reply has ended. */
   #cut(failure: Failure): void {
     if (this.#tries.count === 0) {
-      this.#giveUp(failure.error);
+      this.#giveUp(this.#admission.inbound.isGone ? null : failure.error);
       return;
     }
-    this.#fail(failure);
+    const isPaid = failure.outcome === "consumer_left";
+    if (isPaid && this.#parting === null && this.#reply.isUnsaid && this.#controller !== null) {
+      this.#part(failure, this.#controller);
+      return;
+    }
+    if (isPaid && this.#parting !== null && !this.#parting.isOver(this.#admission.deps.nowMs())) {
+      return;
+    }
+    this.#fail(this.#parting?.failure ?? failure);
     this.#abort();
+  }
+
+  /** Read on without the consumer, for what the call costs. */
+  #part(failure: Failure, controller: Dispatcher.DispatchController): void {
+    const { inbound, deps } = this.#admission;
+    this.#parting = new Parting(failure, this.#reply, deps.nowMs());
+    if (!inbound.isGone) {
+      inbound.breakOff();
+    }
+    controller.resume();
+  }
+
+  #readOn(parting: Parting): void {
+    if (parting.isOver(this.#admission.deps.nowMs())) {
+      this.#fail(parting.failure);
+      this.#abort();
+    }
   }
 
   #abort(): void {
     const controller = this.#controller;
     this.#controller = null;
-    controller?.abort(new Error("Cannot go on: the call has ended"));
+    controller?.abort(callEnded());
   }
 
   /** End a call of which nothing was sent: it leaves no event. */
@@ -353,13 +437,13 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
 
   #fail(failure: Failure): void {
     this.#failure = failure.error;
-    this.#settle(failure, false);
+    this.#settle(failure);
   }
 
-  #settle(ending: { status: number; outcome: Outcome }, isStrict: boolean): void {
+  #settle(ending: { status: number; outcome: Outcome }): void {
     this.#stage = stages.settling;
     this.#reply.times.pushedMs = this.#admission.deps.nowMs();
-    this.#payment.settle({ ...ending, units: this.#reply.units }, isStrict);
+    this.#payment.settle({ ...ending, units: this.#reply.units });
   }
 
   /** The event is durable, or (with an error) nothing pays for the reply: complete it, or tell that there is none. */
@@ -396,4 +480,8 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
       inbound.breakOff();
     }
   }
+}
+
+function callEnded(): Error {
+  return new Error("Cannot go on: the call has ended");
 }

@@ -7,6 +7,7 @@ const exposedHeaders = [
   "Retry-After",
   "Server-Timing",
   "X-Callora-Charged-Nanos",
+  "X-Callora-Location",
   "X-Callora-Mode",
   "X-Callora-Price-Version",
   "X-Callora-Remaining-Nanos",

@@ -1,9 +1,9 @@
-import { Code, ConnectError } from "@connectrpc/connect";
+import { Code } from "@connectrpc/connect";
 import { errors as undici } from "undici";
 import { ErrorInfoSchema } from "../../gen/google/rpc/error_details_pb.ts";
 import type { Outcome } from "../catalog/price-rule.ts";
 import type { Shortage } from "../credits/purse.ts";
-import { RouteError, reasoned, unauthenticated, unavailable } from "../rpc/errors.ts";
+import { RouteError, reasoned, unavailable } from "../rpc/errors.ts";
 import { AddressRefusedError } from "./upstream.ts";
 
 /** Why a call has no whole reply: what the consumer is told, and what is noted. */
@@ -96,13 +96,19 @@ export function leaseLost(): Failure {
   return { ...stopped(), error: creditUnknown() };
 }
 
+/** Nobody knows whether the key is still accepted. That is not the consumer's fault: it is free. */
+export function trustLost(): Failure {
+  const message = "Cannot finish the call: nobody knows now whether its key is accepted";
+  const error = unavailable("TRUST_LOST", message);
+  return { error, status: 503, outcome: "failed", isUpstreams: false, mayRetry: false };
+}
+
 /**
- * The key is no longer accepted. What was done already is paid, as if the consumer had left. `status` is what is noted
- * then; null: nothing was done.
+ * The consumer left, or does not read on, or the key is no longer accepted, which `error` tells. What was done already is
+ * paid: `status` is what is noted then. Null: nothing was done.
  */
-export function keyRefused(status: number | null): Failure {
+export function consumerLeft(status: number | null, error: Error): Failure {
   const outcome = status === null ? "failed" : "consumer_left";
-  const error = unauthenticated();
   return { error, status: status ?? 502, outcome, isUpstreams: false, mayRetry: false };
 }
 
@@ -149,6 +155,11 @@ export function circuitOpen(retryAfterMs: number): Error {
   return unavailable("UPSTREAM_CIRCUIT_OPEN", message, Math.max(retryAfterMs, 1_000));
 }
 
+/** 503: too many calls wait for the upstream. */
+export function upstreamBusy(): Error {
+  return unavailable("UPSTREAM_BUSY", "Cannot call the upstream: too many calls wait for it");
+}
+
 /** 503: the secret that the upstream wants cannot be had. */
 export function credentialUnknown(): Error {
   const message = "Cannot call the upstream: its credential cannot be had";
@@ -161,19 +172,17 @@ export function creditUnknown(): Error {
   return unavailable("CREDIT_UNKNOWN", message);
 }
 
-/** 503: the call could not be written down in time. In doubt: the database did not say whether it was. */
-export function journalBusy(isInDoubt: boolean): Error {
-  const doubt = "the database does not answer, its request id tells later whether it was charged";
-  const reason = isInDoubt ? doubt : "try again, nothing was charged";
-  return unavailable("JOURNAL_BUSY", `Cannot write the call down: ${reason}`);
+/** 503: the call could not be written down in time. */
+export function journalBusy(): Error {
+  const message = "Cannot write the call down: try again, nothing was charged";
+  return unavailable("JOURNAL_BUSY", message);
 }
 
-/** Whether the journal took no more. Then the event was not handed to the database. */
-export function isJournalBusy(error: unknown): boolean {
-  return (
-    error instanceof ConnectError &&
-    error.findDetails(ErrorInfoSchema).some(({ reason }) => reason === "JOURNAL_BUSY")
-  );
+/** 503: the event may be in the journal. */
+export function chargeUnknown(): Error {
+  const message =
+    "Cannot tell whether the call was charged: look for its request id in the account's events";
+  return reasoned(Code.Unavailable, { reason: "CHARGE_UNKNOWN", message });
 }
 
 /** 503: too many calls are running. */

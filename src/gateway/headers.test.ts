@@ -66,6 +66,22 @@ test("a consumer cannot claim to be another client, or to be us", () => {
     "x-real-ip": "10.0.0.1",
     "x-request-id": "mine",
     "X-Callora-Account": "acc_1",
+    "True-Client-IP": "10.0.0.1",
+    "CF-Connecting-IP": "10.0.0.1",
+    baggage: "mine=1",
+  });
+
+  expect(headers).toEqual({});
+});
+
+test("a call cannot pass for one of another route, nor a name for one that is dropped", () => {
+  const headers = upstreamHeaders({
+    "X-HTTP-Method-Override": "DELETE",
+    "X-Original-URL": "/dear",
+    "x-rewrite-url": "/dear",
+    X_User_Id: "usr_1",
+    X_Forwarded_For: "10.0.0.1",
+    "x-secret_of-api": "theirs",
   });
 
   expect(headers).toEqual({});
@@ -119,12 +135,14 @@ test("of a header that a reply has once, the upstream's first counts", () => {
   const headers = consumerHeaders({
     "content-type": ["text/plain", "text/html"],
     "content-encoding": ["gzip", "br"],
+    referer: ["https://a.example/", "https://b.example/"],
     link: ["</a>", "</b>"],
   });
 
   expect(headers).toEqual({
     "content-type": "text/plain",
     "content-encoding": "gzip, br",
+    referer: "https://a.example/",
     link: ["</a>", "</b>"],
     ...guards,
   });

@@ -28,13 +28,29 @@ const notForUpstream = new Set([
   "x-user-id",
   "forwarded",
   "x-real-ip",
+  "x-client-ip",
+  "x-cluster-client-ip",
+  "true-client-ip",
+  "cf-connecting-ip",
+  "fastly-client-ip",
   "x-request-id",
   "traceparent",
   "tracestate",
+  "baggage",
+  // With them a call of one route would be served as one of another, which has another price.
+  "x-http-method",
+  "x-http-method-override",
+  "x-method-override",
+  "x-original-method",
+  "x-original-url",
+  "x-rewrite-url",
 ]);
 
-/** What a client says of itself where only we may, and what an upgrade would need. */
-const claims = /^(?::|x-forwarded-|x-callora-|sec-websocket-)/;
+/**
+ * What a client says of itself where only we may, and what an upgrade would need. And names with `_`, which many servers
+ * read as `-`: they would pass for what is dropped.
+ */
+const claims = /^(?::|x-forwarded-|x-callora-|sec-websocket-)|_/;
 
 /** What an upstream answers that would act on our own origin, or that we say ourselves. */
 const notForConsumer = new Set([
@@ -52,6 +68,8 @@ const notForConsumer = new Set([
   "alt-svc",
   "strict-transport-security",
   "service-worker-allowed",
+  "location",
+  "refresh",
   "content-security-policy",
   "x-content-type-options",
   "x-request-id",
@@ -64,18 +82,31 @@ const notFromUpstream = /^(?:access-control|x-callora|x-ratelimit)-/;
 /** Of these a reply has one. HTTP/2 refuses more. */
 const single = new Set([
   "age",
+  "authorization",
   "content-length",
   "content-location",
   "content-md5",
   "content-range",
   "content-type",
   "date",
+  "dnt",
   "etag",
   "expires",
+  "from",
+  "host",
+  "if-match",
+  "if-modified-since",
+  "if-none-match",
+  "if-range",
+  "if-unmodified-since",
   "last-modified",
-  "location",
+  "max-forwards",
+  "range",
+  "referer",
   "retry-after",
   "tk",
+  "upgrade-insecure-requests",
+  "user-agent",
 ]);
 const joined = new Set(["content-encoding", "content-language"]);
 
@@ -91,7 +122,7 @@ export interface UpstreamExtra {
 export interface HeaderFilter {
   /** Names and values by turns, as sent; without credentials, hops and claims about the client. */
   toUpstream(raw: readonly string[], extra: UpstreamExtra): string[];
-  /** Names and values by turns, without what would act on our origin. */
+  /** Names and values by turns, without what would act on our origin, or lead the consumer away. */
   toConsumer(headers: IncomingHttpHeaders): HeaderValue[];
 }
 

@@ -1,14 +1,18 @@
 import type { Lease } from "../credits/purse.ts";
-import type { UsageEntry } from "../metering/entry.ts";
+import { isUnwritten } from "../metering/append-queue.ts";
+import { countedUnits } from "../metering/bill-lines.ts";
+import { monthOf, type UsageEntry } from "../metering/entry.ts";
 import { type AppendSink, LeaseEndedError } from "../metering/journal.ts";
 import type { Admission } from "./admission.ts";
 import { type Ending, toEntry, type Usage, usageOf } from "./event.ts";
-import { isJournalBusy, journalBusy, leaseLost, shortOfCredit } from "./failure.ts";
+import { chargeUnknown, journalBusy, leaseLost, shortOfCredit } from "./failure.ts";
 
 /** No try to hand an event to the journal begins later than this after the first. A database restarts in less. */
 const appendMsMax = 10_000;
+/** The same, of one that may be there, though the database did not say. */
+const unknownMsMax = 30_000;
 /** The same, of a reply that did not wait and is out: their number is bounded. */
-const passedAppendMsMax = 600_000;
+const passedMsMax = 600_000;
 const pauseMsMin = 200;
 const pauseMsMax = 1_600;
 
@@ -27,11 +31,12 @@ export class Payment implements AppendSink {
   #takenNanos: bigint;
   #usage: Usage | null = null;
   #entry: UsageEntry | null = null;
+  /** What its month's memory counts of it. */
+  #countedUnits = 0n;
   #appends = 0;
-  #firstAppendMs = 0;
-  /** A commit did not say whether it was one. */
-  #isInDoubt = false;
-  #isStrict = false;
+  #settledMs = 0;
+  /** A try did not end with an answer of the database. */
+  #mayBeWritten = false;
   /** The reply does not wait. */
   #isPassed = false;
   /** A second lease pays: the first was over. */
@@ -59,6 +64,7 @@ export class Payment implements AppendSink {
 
   /** Give all back: the call leaves no event. */
   giveBack(): void {
+    this.#admission.leaveMonth();
     this.#release(0n);
   }
 
@@ -68,50 +74,100 @@ export class Payment implements AppendSink {
     this.#admission.deps.asyncCount.begin();
   }
 
-  /** Hand the call's event to the journal. A strict one is not written when its lease is over. */
-  settle(ending: Ending, isStrict: boolean): void {
-    const { deps, key, price, endpoint, unitsBefore, passing } = this.#admission;
+  /** Hand the call's event to the journal. One that costs something is not written when its lease is over. */
+  settle(ending: Ending): void {
+    const { deps, key, price, endpoint, passing } = this.#admission;
     const { status } = ending;
+    const now = deps.now();
+    const unitsBefore = this.#unitsBefore(ending);
     const usage = usageOf(price, unitsBefore, ending);
     this.#usage = usage;
-    this.#isStrict = isStrict && usage.chargedNanos > 0n;
+    this.#settledMs = deps.nowMs();
     const leaseId = this.#lease?.id ?? null;
     const { requestId } = passing.call.exchange;
     const parts = { key, price, endpoint, status, usage, unitsBefore, leaseId, requestId };
-    this.#entry = toEntry(parts, deps.now());
-    if (price.rule?.span === "month" && usage.outcome !== "failed") {
-      const { accountId, mode } = key;
-      deps.monthUnits.used({ accountId, apiId: price.pinned.apiId, mode }, usage.units);
-    }
+    this.#entry = toEntry(parts, now);
+    deps.running.settling += 1;
+    this.#countInMonth(this.#entry);
     this.#append();
+  }
+
+  /**
+   * The units of the month when the call ends. A dearer tier than it reserved for is reached when calls that began after it
+   * have ended before it: then it takes more, or stays where there is enough for it.
+   */
+  #unitsBefore(ending: Ending): bigint {
+    const { month, unitsBefore: least, unitsBeforeMax: most, price } = this.#admission;
+    if (month === null) {
+      return 0n;
+    }
+    this.#admission.leaveMonth();
+    const { units } = month;
+    if (units <= most) {
+      return units > least ? units : least;
+    }
+    const { chargedNanos } = usageOf(price, units, ending);
+    const isCovered = chargedNanos <= this.#takenNanos || this.#takeMore(chargedNanos);
+    return isCovered ? units : most;
+  }
+
+  #takeMore(nanos: bigint): boolean {
+    const more = nanos - this.#takenNanos;
+    const lease = this.#admission.purse?.take(more) ?? null;
+    if (lease === null || (this.#lease !== null && this.#lease !== lease)) {
+      lease?.release(more);
+      return false;
+    }
+    if (this.#lease === lease) {
+      // As one call.
+      lease.release(0n);
+    }
+    this.#lease = lease;
+    this.#takenNanos = nanos;
+    return true;
+  }
+
+  /** An event of the next month counts there once it is applied: its tiers are those that it began with. */
+  #countInMonth(entry: UsageEntry): void {
+    const { month } = this.#admission;
+    if (month !== null && month.month === monthOf(entry.timeMicros)) {
+      this.#countedUnits = countedUnits(entry);
+      month.count(this.#countedUnits);
+    }
   }
 
   #append(): void {
     if (this.#entry !== null) {
-      const { nowMs } = this.#admission.deps;
-      this.#firstAppendMs ||= nowMs();
       this.#appends += 1;
-      this.#admission.deps.journal.push(this.#entry, this, this.#isStrict);
+      this.#admission.deps.journal.push(this.#entry, this, this.chargedNanos > 0n);
     }
   }
 
-  onDurable(): void {
+  onDurable(position: bigint): void {
+    this.#admission.month?.written(this.#countedUnits, position);
+    this.#countedUnits = 0n;
     if (this.#isPassed) {
       this.#admission.deps.asyncCount.end(true);
     }
     this.#release(this.chargedNanos);
-    this.#sink.onSettled(null);
+    this.#settled(null);
   }
 
   onRefused(error: unknown): void {
+    this.#mayBeWritten ||= !(error instanceof LeaseEndedError) && !isUnwritten(error);
     if (error instanceof LeaseEndedError) {
       this.#lease?.lose();
       this.#payAgain();
-      return;
+    } else {
+      this.#tryOn(error);
     }
-    this.#isInDoubt ||= !isJournalBusy(error);
+  }
+
+  /** What may be written is tried until the database says so: its consumer must not hear that nothing was charged. */
+  #tryOn(error: unknown): void {
+    const forMs = this.#mayBeWritten ? unknownMsMax : appendMsMax;
+    const endMs = this.#settledMs + (this.#isPassed ? passedMsMax : forMs);
     const pauseMs = Math.min(pauseMsMax, pauseMsMin * 2 ** (this.#appends - 1));
-    const endMs = this.#firstAppendMs + (this.#isPassed ? passedAppendMsMax : appendMsMax);
     if (this.#admission.deps.nowMs() + pauseMs < endMs) {
       // Its identity makes it count once, even when it did reach the journal.
       setTimeout(() => this.#append(), pauseMs).unref();
@@ -120,14 +176,15 @@ export class Payment implements AppendSink {
     }
   }
 
-  /** The event may be there: what was set aside for it stays so until the lease is closed. */
+  /** Nobody knows whether the event is there: what was set aside for it stays so until the lease is closed. */
   #lose(error: unknown): void {
+    this.#withdraw();
     tell(this.#admission, error);
     if (this.#isPassed) {
       this.#admission.deps.asyncCount.end(false);
     }
     this.#release(this.#takenNanos);
-    this.#sink.onSettled(journalBusy(this.#isInDoubt));
+    this.#settled(this.#mayBeWritten ? chargeUnknown() : journalBusy());
   }
 
   /** The lease was over before the event was there: another pays, or nobody gets the reply. */
@@ -164,9 +221,23 @@ export class Payment implements AppendSink {
   }
 
   #refuse(error: Error): void {
+    this.#withdraw();
     this.#admission.deps.watch.onUnpaid();
+    if (this.#isPassed) {
+      this.#admission.deps.asyncCount.end(false);
+    }
     this.#release(0n);
+    this.#settled(this.#mayBeWritten ? chargeUnknown() : error);
+  }
+
+  #settled(error: Error | null): void {
+    this.#admission.deps.running.settling -= 1;
     this.#sink.onSettled(error);
+  }
+
+  #withdraw(): void {
+    this.#admission.month?.withdraw(this.#countedUnits);
+    this.#countedUnits = 0n;
   }
 
   /** Give back what was set aside and is not charged. */

@@ -1,9 +1,13 @@
 import type { IncomingHttpHeaders } from "node:http";
+import { freeBits } from "../catalog/price-rule.ts";
 import type { Admission } from "./admission.ts";
+import { Bytes } from "./bytes.ts";
 import { usageOf } from "./event.ts";
 import type { HeaderValue } from "./headers.ts";
 import type { ReplySink } from "./inbound.ts";
+import { readLocation } from "./location.ts";
 import { createUnitReader, type UnitReader } from "./units.ts";
+import type { Target } from "./upstream.ts";
 
 /** When the parts of a call happened, in milliseconds of one monotonic clock. Zero: not yet. */
 export interface Times {
@@ -30,12 +34,17 @@ export class Reply {
   status = 0;
   /** Bytes of the body so far. */
   received = 0;
+  /** Whether it waits for the consumer to take what was sent. */
+  isPaused = false;
   readonly #admission: Admission;
   readonly #listener: ReplyListener;
   #headers: IncomingHttpHeaders = {};
+  /** The upstream that answers. Null: it is an echo. */
+  #from: Target | null = null;
   /** Null: the upstream did not say. */
   #length: number | null = null;
-  #chunks: Buffer[] = [];
+  /** What is kept back. */
+  readonly #kept = new Bytes();
   #reader: UnitReader | null = null;
   #sink: ReplySink | null = null;
 
@@ -49,22 +58,44 @@ export class Reply {
     return this.#sink !== null;
   }
 
+  /** Whether nobody can say at its beginning what it costs. */
+  get #isPricedAtEnd(): boolean {
+    return this.#reader !== null || this.#admission.month !== null;
+  }
+
+  /** Whether a part was sent to the consumer, and what was used may still come. */
+  get isUnsaid(): boolean {
+    const { rule } = this.#admission.price;
+    const isCounted = rule !== null && rule.source !== null && "path" in rule.source;
+    const isFree = isCounted && (rule.free & freeBits.consumerLeft) !== 0;
+    return this.isBegun && isCounted && !isFree && this.units === null;
+  }
+
+  /** Take a part of the body whose consumer is gone. */
+  overhear(chunk: Buffer): void {
+    this.received += chunk.length;
+    this.#reader?.data(chunk);
+  }
+
   /** What the reply says was used. Null: nothing. */
   get units(): bigint | null {
     return this.#reader?.units ?? null;
   }
 
   /** Take the upstream's headers. Returns the length of the body; null: nobody knows. */
-  start(status: number, headers: IncomingHttpHeaders): number | null {
+  start(status: number, headers: IncomingHttpHeaders, from: Target | null = null): number | null {
     const { inbound, price, deps } = this.#admission;
     this.status = status;
+    this.#from = from;
     this.#headers = headers;
     this.times.answeredMs = deps.nowMs();
     const hasNoBody = inbound.method === "HEAD" || status === 204 || status === 304;
     this.#length = hasNoBody ? 0 : lengthOf(headers["content-length"]);
     const source = price.rule?.source ?? null;
     if (source !== null) {
-      this.#reader = createUnitReader(source, { header: (name) => firstOf(headers[name]) });
+      this.#reader = createUnitReader(source, {
+        header: (name) => (Object.hasOwn(headers, name) ? firstOf(headers[name]) : undefined),
+      });
     }
     return this.#length;
   }
@@ -75,7 +106,7 @@ export class Reply {
     if (length !== 0) {
       this.#length = body.length;
       this.#reader?.data(body);
-      this.#chunks.push(body);
+      this.#kept.add(body);
     }
   }
 
@@ -85,11 +116,12 @@ export class Reply {
     this.#reader?.data(chunk);
     const length = this.#length;
     if (length !== null && (length <= smallBytesMax || this.received >= length)) {
-      this.#chunks.push(chunk);
+      this.#kept.add(chunk);
       return;
     }
     const sink = this.begin();
-    return !this.#admission.inbound.isGone && !sink.write(chunk) ? "pause" : undefined;
+    this.isPaused = !this.#admission.inbound.isGone && !sink.write(chunk);
+    return this.isPaused ? "pause" : undefined;
   }
 
   /** Begin to send the reply as a stream. */
@@ -97,17 +129,21 @@ export class Reply {
     if (this.#sink !== null) {
       return this.#sink;
     }
-    const { inbound, price, unitsBefore } = this.#admission;
+    const { inbound, price } = this.#admission;
     const ending = { status: this.status, outcome: "whole", units: null } as const;
     const sink = inbound.begin(
       this.status,
       replyHeaders(this.#admission, this.#headers, {
         status: this.status,
-        charged: this.#reader === null ? usageOf(price, unitsBefore, ending).chargedNanos : null,
+        charged: this.#isPricedAtEnd ? null : usageOf(price, 0n, ending).chargedNanos,
         times: this.times,
+        from: this.#from,
       }),
     );
-    sink.on("drain", () => this.#listener.onDrain());
+    sink.on("drain", () => {
+      this.isPaused = false;
+      this.#listener.onDrain();
+    });
     this.#sink = sink;
     return sink;
   }
@@ -115,14 +151,13 @@ export class Reply {
   /** Send what is left. */
   complete(chargedNanos: bigint): void {
     const { inbound } = this.#admission;
-    const chunks = this.#chunks;
-    const rest = chunks.length > 1 ? Buffer.concat(chunks) : chunks[0];
+    const rest = this.#kept.length > 0 ? this.#kept.all : undefined;
     if (this.#sink === null) {
       const { status, times } = this;
-      const told = { status, charged: chargedNanos, times };
+      const told = { status, charged: chargedNanos, times, from: this.#from };
       inbound.reply(status, replyHeaders(this.#admission, this.#headers, told), rest);
     } else {
-      if (this.#reader !== null) {
+      if (this.#isPricedAtEnd) {
         this.#sink.addTrailers({ "x-callora-charged-nanos": String(chargedNanos) });
       }
       this.#sink.end(rest);
@@ -141,16 +176,28 @@ function firstOf(value: string | string[] | undefined): string | undefined {
   return typeof value === "object" ? value[0] : value;
 }
 
+/** What of a reply its headers depend on, besides those of the upstream. */
+interface Told {
+  status: number;
+  charged: bigint | null;
+  times: Times;
+  from: Target | null;
+}
+
 /** The upstream's headers, and what we say of the call. What it costs is null when that comes after the body. */
 function replyHeaders(
   admission: Admission,
   headers: IncomingHttpHeaders,
-  { status, charged, times }: { status: number; charged: bigint | null; times: Times },
+  { status, charged, times, from }: Told,
 ): HeaderValue[] {
-  const { deps, price, purse, key, reserveNanos } = admission;
+  const { deps, price, purse, lease, key, reserveNanos } = admission;
   const reply = deps.filter.toConsumer(headers);
   if (status === 204) {
     dropLength(reply);
+  }
+  const location = firstOf(headers.location);
+  if (location !== undefined && from !== null) {
+    pushLocation(reply, location, admission, from);
   }
   reply.push("x-callora-price-version", String(price.pinned.version));
   if (charged === null) {
@@ -158,7 +205,8 @@ function replyHeaders(
   } else {
     reply.push("x-callora-charged-nanos", String(charged));
   }
-  if (purse !== null) {
+  // Of whom nothing was ever asked, nothing is known.
+  if (purse !== null && (lease !== null || purse.remainingNanos > 0n)) {
     reply.push("x-callora-remaining-nanos", String(purse.remainingNanos));
   }
   if (key.mode === "test") {
@@ -168,6 +216,22 @@ function replyHeaders(
   const ours = serverTiming(admission, times);
   reply.push("server-timing", theirs === undefined ? ours : `${ours}, ${String(theirs)}`);
   return reply;
+}
+
+/** Within the API a client may follow. Where else it leads is told, but no client goes there by itself, with its key. */
+function pushLocation(
+  reply: HeaderValue[],
+  location: string,
+  { passing, path }: Admission,
+  { origin, basePath }: Target,
+): void {
+  const baseUrl = origin + basePath;
+  const requestUrl = `${baseUrl}${path}?${passing.query}`;
+  const prefix = `/v1/call/${passing.bindings[0] ?? ""}`;
+  const led = readLocation(location, { requestUrl, baseUrl, prefix });
+  if (led !== null) {
+    reply.push(led.isInside ? "location" : "x-callora-location", led.url);
+  }
 }
 
 function dropLength(reply: HeaderValue[]): void {

@@ -11,7 +11,12 @@ export interface RunningCall {
 /** The calls that a process serves now. */
 export interface Running {
   readonly size: number;
+  /** Whether too many calls run, or wait for what they need to begin. */
   readonly isFull: boolean;
+  /** Calls that wait for what they need to begin. */
+  waiting: number;
+  /** Calls whose events are on their way into the journal, also where nobody waits for them. */
+  settling: number;
   add(call: RunningCall): void;
   remove(call: RunningCall): void;
   /** Look after all of them from now on. */
@@ -59,8 +64,10 @@ export function createRunning({
       return size;
     },
     get isFull() {
-      return size >= callsMax;
+      return size + this.waiting >= callsMax;
     },
+    waiting: 0,
+    settling: 0,
     add(call) {
       call.previous = null;
       call.next = first;

@@ -3,6 +3,18 @@ export function isApiName(text: string): boolean {
   return /^[a-z0-9_-]{1,63}$/.test(text);
 }
 
+/** The methods that calls may have: those that routes know. */
+export const callMethods: readonly string[] = [
+  "GET",
+  "HEAD",
+  "POST",
+  "PUT",
+  "PATCH",
+  "DELETE",
+  "OPTIONS",
+  "QUERY",
+];
+
 /** How an endpoint is named in analytics. Long or numbered path segments are not told apart. */
 export function endpointName(method: string, path: string): string {
   const segments = path

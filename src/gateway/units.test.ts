@@ -1,3 +1,5 @@
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { expect, test } from "vitest";
 import { freeBits, type Outcome, type UnitSource } from "../catalog/price-rule.ts";
 import { createUnitReader, usedUnits } from "./units.ts";
@@ -71,9 +73,9 @@ test("a reply in parts, of which one cuts a character", () => {
   }
 });
 
-test("a reply that is larger than a MiB, or compressed, says nothing", () => {
+test("a reply that is larger than 256 KiB, or compressed, says nothing", () => {
   const rest = '","usage":{"total_tokens":42}}';
-  const fitting = `{"a":"${"x".repeat(1024 * 1024 - 6 - rest.length)}${rest}`;
+  const fitting = `{"a":"${"x".repeat(256 * 1024 - 6 - rest.length)}${rest}`;
 
   expect(read(usage, { body: fitting })).toBe(42n);
   expect(read(usage, { body: ` ${fitting}` })).toBeNull();
@@ -158,6 +160,47 @@ test("an event that is too large is passed by, however it comes", () => {
   expect(read(usage, { headers, body: [long, long, fits].map((one) => Buffer.from(one)) })).toBe(
     5n,
   );
+});
+
+test.for(["\r", "\n", "\r\n", "data:\n"])("a stream of %j alone is read in no time", (text) => {
+  const chunk = Buffer.from(text.repeat((64 * 1024) / text.length));
+  const reader = createUnitReader(usage, { header: (name) => headers[name as "content-type"] });
+  reader.data(chunk);
+
+  const begun = performance.now();
+  for (let time = 0; time < 20; time++) {
+    reader.data(chunk);
+  }
+
+  // A search from each line to the end of its chunk takes twenty times as long as this.
+  expect(performance.now() - begun).toBeLessThan(1_000);
+});
+
+setFlagsFromString("--expose-gc");
+const collectGarbage = runInNewContext("gc") as () => void;
+
+function heldBytes(): number {
+  collectGarbage();
+  const { heapUsed, external } = process.memoryUsage();
+  return heapUsed + external;
+}
+
+test.for([
+  ["application/json", 200_000],
+  ["text/event-stream", 60_000],
+] as const)("a reply of %s takes no more memory when it comes byte by byte", ([type, bytes]) => {
+  const reader = createUnitReader(usage, {
+    header: (name) => (name === "content-type" ? type : undefined),
+  });
+  const before = heldBytes();
+
+  for (let at = 0; at < bytes; at++) {
+    reader.data(Buffer.from("x"));
+  }
+
+  // A buffer for each byte takes about a hundred.
+  expect(heldBytes() - before).toBeLessThan(10 * bytes);
+  expect(reader.units).toBeNull();
 });
 
 test("a name that JSON may write with escapes is found", () => {

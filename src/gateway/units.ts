@@ -1,5 +1,6 @@
 import { freeBits, type Outcome, type PriceRule, type UnitSource } from "../catalog/price-rule.ts";
 import { compilePath, findValue, type JsonPath } from "../lib/json-path.ts";
+import { Bytes } from "./bytes.ts";
 
 /** Reads the number of units out of an upstream's reply. */
 export interface UnitReader {
@@ -12,7 +13,7 @@ export interface UnitReader {
 /** Most units of a call, whatever its reply says: the journal holds no more. */
 const unitsMax = 1_000_000_000_000n;
 /** Most bytes of a JSON reply, and of one event of a stream, that units are looked for in. */
-const jsonBytesMax = 1024 * 1024;
+const jsonBytesMax = 256 * 1024;
 const eventBytesMax = 64 * 1024;
 
 /**
@@ -85,8 +86,8 @@ function unitsIn(json: string, path: JsonPath): bigint | null {
 /** Reads a body that is one JSON value. */
 class JsonReader implements UnitReader {
   readonly #path: JsonPath;
-  #parts: Buffer[] = [];
-  #bytes = 0;
+  readonly #body = new Bytes();
+  #isLong = false;
   /** Undefined: not asked yet. */
   #units: bigint | null | undefined;
 
@@ -96,18 +97,17 @@ class JsonReader implements UnitReader {
 
   data(chunk: Buffer): void {
     this.#units = undefined;
-    this.#bytes += chunk.length;
-    if (this.#bytes > jsonBytesMax) {
-      this.#parts = [];
+    this.#isLong ||= this.#body.length + chunk.length > jsonBytesMax;
+    if (this.#isLong) {
+      this.#body.clear();
     } else {
-      this.#parts.push(chunk);
+      this.#body.add(chunk);
     }
   }
 
   get units(): bigint | null {
     if (this.#units === undefined) {
-      const isLong = this.#bytes > jsonBytesMax;
-      this.#units = isLong ? null : unitsIn(Buffer.concat(this.#parts).toString(), this.#path);
+      this.#units = this.#isLong ? null : unitsIn(this.#body.all.toString(), this.#path);
     }
     return this.#units;
   }
@@ -127,10 +127,10 @@ class EventsReader implements UnitReader {
   /** Bytes that an event with the value has, to parse no others. Undefined: any may have it. */
   readonly #mark: Buffer | undefined;
   #units: bigint | null = null;
-  /** The line so far, in parts, and the `data` lines of the event so far. */
-  #line: Buffer[] = [];
+  /** The line so far, and the lines of `data` of the event so far, each with its end. */
+  readonly #line = new Bytes();
   #lineBytes = 0;
-  #event: Buffer[] = [];
+  readonly #event = new Bytes();
   #eventBytes = 0;
   #isAfterCarriageReturn = false;
   /** Whether the first line is over, before which a byte order mark may stand. */
@@ -151,11 +151,10 @@ class EventsReader implements UnitReader {
     }
     while (from < chunk.length) {
       const end = lineEnd(chunk, from);
-      if (end === -1) {
-        this.#keep(chunk.subarray(from));
+      this.#keep(chunk.subarray(from, end));
+      if (end === chunk.length) {
         return;
       }
-      this.#keep(chunk.subarray(from, end));
       this.#endLine();
       from = end + 1;
       if (chunk[end] === carriageReturn) {
@@ -169,9 +168,14 @@ class EventsReader implements UnitReader {
   }
 
   get units(): bigint | null {
-    const line = this.#lineBytes > eventBytesMax ? null : this.#dataOf(Buffer.concat(this.#line));
-    const rest = line === null ? this.#event : [...this.#event, line];
-    return this.#unitsOf(rest, this.#eventBytes + (line?.length ?? 0)) ?? this.#units;
+    const isLong = this.#lineBytes > eventBytesMax;
+    const line = isLong ? null : this.#dataOf(this.#line.all);
+    const rest = new Bytes();
+    rest.add(this.#event.all);
+    if (line !== null) {
+      rest.add(line);
+    }
+    return this.#unitsOf(rest.all, this.#eventBytes + (line?.length ?? 0)) ?? this.#units;
   }
 
   /** Of a line that is too long to matter only the length is kept. */
@@ -182,31 +186,38 @@ class EventsReader implements UnitReader {
     this.#lineBytes += part.length;
     if (this.#lineBytes <= eventBytesMax) {
       // A copy: the chunk that it lies in may be large.
-      this.#line.push(Buffer.from(part));
+      this.#line.add(Buffer.from(part));
     } else {
-      this.#line = [];
+      this.#line.clear();
     }
   }
 
   #endLine(): void {
     const bytes = this.#lineBytes;
     if (bytes === 0) {
-      this.#units = this.#unitsOf(this.#event, this.#eventBytes) ?? this.#units;
-      this.#event = [];
-      this.#eventBytes = 0;
+      this.#endEvent();
       return;
     }
     const isLong = bytes > eventBytesMax;
-    const data = isLong ? null : this.#dataOf(Buffer.concat(this.#line));
-    this.#line = [];
-    this.#lineBytes = 0;
-    this.#isBegun = true;
+    const data = isLong ? null : this.#dataOf(this.#line.all);
     // Of a long line nobody knows what it was: the event is passed by.
     this.#eventBytes += isLong ? bytes : data === null ? 0 : data.length + 1;
     if (this.#eventBytes > eventBytesMax) {
-      this.#event = [];
+      this.#event.clear();
     } else if (data !== null) {
-      this.#event.push(data);
+      this.#event.add(Buffer.from(data));
+      this.#event.add(lineFeed);
+    }
+    this.#line.clear();
+    this.#lineBytes = 0;
+    this.#isBegun = true;
+  }
+
+  #endEvent(): void {
+    if (this.#eventBytes > 0) {
+      this.#units = this.#unitsOf(this.#event.all, this.#eventBytes) ?? this.#units;
+      this.#event.clear();
+      this.#eventBytes = 0;
     }
   }
 
@@ -214,21 +225,24 @@ class EventsReader implements UnitReader {
     return dataOf(this.#isBegun ? line : withoutMark(line));
   }
 
-  #unitsOf(lines: readonly Buffer[], bytes: number): bigint | null {
-    const isMarked =
-      this.#mark === undefined || lines.some((one) => one.includes(this.#mark ?? ""));
-    if (lines.length === 0 || bytes > eventBytesMax || !isMarked) {
+  #unitsOf(event: Buffer, bytes: number): bigint | null {
+    const isMarked = this.#mark === undefined || event.includes(this.#mark);
+    if (event.length === 0 || bytes > eventBytesMax || !isMarked) {
       return null;
     }
-    return unitsIn(lines.map((line) => line.toString()).join("\n"), this.#path);
+    return unitsIn(event.toString(), this.#path);
   }
 }
 
+const lineFeed = Buffer.from([newline]);
+
+/** Where a line ends, or the chunk. Byte by byte: to search for either end of many short lines takes longer. */
 function lineEnd(chunk: Buffer, from: number): number {
-  const lineFeed = chunk.indexOf(newline, from);
-  const before = lineFeed === -1 ? chunk : chunk.subarray(0, lineFeed);
-  const found = before.indexOf(carriageReturn, from);
-  return found === -1 ? lineFeed : found;
+  let at = from;
+  while (at < chunk.length && chunk[at] !== newline && chunk[at] !== carriageReturn) {
+    at += 1;
+  }
+  return at;
 }
 
 const byteOrderMark = Buffer.from([0xef, 0xbb, 0xbf]);

@@ -1,4 +1,6 @@
 import { Readable } from "node:stream";
+import { context, trace } from "@opentelemetry/api";
+import { Bytes } from "./bytes.ts";
 import type { Inbound } from "./inbound.ts";
 
 /** Bodies up to this are read before they are sent on: then they can be sent again. */
@@ -33,14 +35,17 @@ export class Upload {
       listener.onBody();
       return;
     }
-    const chunks: Buffer[] = [];
-    inbound.body.on("data", (chunk: Buffer) => chunks.push(chunk));
-    inbound.body.on("end", () => {
+    const bytes = new Bytes();
+    inbound.body.on("data", (chunk: Buffer) => bytes.add(chunk));
+    const onEnd = () => {
       if (!inbound.isCutOff) {
-        this.collected = chunks.length === 1 ? (chunks[0] ?? null) : Buffer.concat(chunks);
+        this.collected = bytes.all;
         listener.onBody();
       }
-    });
+    };
+    // A stream tells of its end outside of the call's span, of which the upstream is to hear.
+    const isTraced = trace.getActiveSpan() !== undefined;
+    inbound.body.on("end", isTraced ? context.bind(context.active(), onEnd) : onEnd);
   }
 
   /** The body for another try. */

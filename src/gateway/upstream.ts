@@ -16,7 +16,12 @@ export interface Target {
   readonly basePath: string;
   /** For the host header. */
   readonly host: string;
+  readonly origin: string;
   readonly health: Health;
+  /** Calls that wait for a connection, also those whose consumers have left: their bodies are in memory until then. */
+  waiting: number;
+  /** How many may. */
+  readonly waitingMax: number;
 }
 
 /** The servers of an API. */
@@ -89,6 +94,7 @@ export function createUpstreams(deps: UpstreamDeps): Upstreams {
             owner,
             pools,
             health: healthOf(`${owner} ${url}`),
+            waitingMax: 2 * deps.connectionsMax,
           });
           return { target, weight };
         }),
@@ -101,33 +107,41 @@ export function createUpstreams(deps: UpstreamDeps): Upstreams {
   };
 }
 
+interface PooledTargetParts {
+  owner: string;
+  pools: Pools;
+  health: Health;
+  waitingMax: number;
+}
+
 /** A target whose pool is opened when it is called, and again when it was given up in between. */
 class PooledTarget implements Target {
   readonly basePath: string;
   readonly host: string;
+  readonly origin: string;
   readonly health: Health;
+  waiting = 0;
+  readonly waitingMax: number;
   readonly #pools: Pools;
-  readonly #origin: string;
+
   readonly #owner: string;
   #slot: Slot | undefined;
 
-  constructor(
-    url: string,
-    { owner, pools, health }: { owner: string; pools: Pools; health: Health },
-  ) {
+  constructor(url: string, { owner, pools, health, waitingMax }: PooledTargetParts) {
     const { origin, pathname, host } = new URL(url);
     this.basePath = pathname.replace(/\/+$/, "");
     this.host = host;
     this.health = health;
+    this.waitingMax = waitingMax;
     this.#pools = pools;
-    this.#origin = origin;
+    this.origin = origin;
     this.#owner = owner;
   }
 
   get pool(): Dispatcher {
     let slot = this.#slot;
     if (slot === undefined || slot.isGivenUp) {
-      slot = this.#pools.open(this.#owner, this.#origin);
+      slot = this.#pools.open(this.#owner, this.origin);
       this.#slot = slot;
     }
     this.#pools.touch(slot);
@@ -193,6 +207,8 @@ function createPools({ addresses, connectionsMax, timeoutMs, nowMs, resolve }: U
         headersTimeout: timeoutMs,
         bodyTimeout: timeoutMs,
         keepAliveTimeout: keepAliveMs,
+        // Whatever an upstream says.
+        keepAliveMaxTimeout: keepAliveMs,
         maxHeaderSize: 16_384,
         connect,
       });

@@ -1,5 +1,5 @@
 import type { Admission } from "./admission.ts";
-import { type Failure, leaseLost, timedOut } from "./failure.ts";
+import { type Failure, leaseLost, trustLost } from "./failure.ts";
 import type { Payment } from "./payment.ts";
 
 /** Times in a row that nobody knows whether a key is accepted. */
@@ -12,8 +12,10 @@ const longMs = 2_000;
 
 /** Whom a watchdog tells that its call must not go on. */
 export interface WatchedCall {
-  onOverdue(failure: Failure): void;
-  /** The key is no longer accepted, or nobody knows. */
+  /** It takes too long. */
+  onOverdue(): void;
+  onFailed(failure: Failure): void;
+  /** The key is no longer accepted. */
   onKeyRefused(): void;
 }
 
@@ -36,10 +38,10 @@ export class Watchdog {
     const { startedMs, api, deps } = this.#admission;
     const ageMs = nowMs - startedMs;
     if (ageMs > api.durationMsMax) {
-      this.#call.onOverdue(timedOut());
+      this.#call.onOverdue();
     } else if (this.#payment.isLost) {
       deps.watch.onUnpaid();
-      this.#call.onOverdue(leaseLost());
+      this.#call.onFailed(leaseLost());
     } else {
       if (ageMs > longMs) {
         this.#payment.renew();
@@ -67,7 +69,7 @@ export class Watchdog {
         this.#unknown += 1;
         this.#isAsking = false;
         if (this.#unknown >= unknownMax) {
-          this.#call.onKeyRefused();
+          this.#call.onFailed(trustLost());
         }
       },
     );

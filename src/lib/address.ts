@@ -39,7 +39,13 @@ export function createAddressPolicy({
 /** What IANA has given out to everybody: of IPv6 that is 2000::/3 alone. */
 const globalUnicast = ipaddr.IPv6.parseCIDR("2000::/3");
 
+/** Within Azure it answers what only the machine itself may know. */
+const azureWireServer = "168.63.129.16";
+
 function isPublic(address: ReturnType<typeof ipaddr.process>): boolean {
+  if (address.toString() === azureWireServer) {
+    return false;
+  }
   const isGlobal = address.kind() === "ipv4" || address.match(globalUnicast);
   return isGlobal && address.range() === "unicast";
 }

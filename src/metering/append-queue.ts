@@ -1,6 +1,9 @@
+import { ConnectError } from "@connectrpc/connect";
+import { ErrorInfoSchema } from "../../gen/google/rpc/error_details_pb.ts";
 import { unavailable } from "../rpc/errors.ts";
 import type { Entry, Place, UsageEntry } from "./entry.ts";
 import type { AppendSink, Receipt } from "./journal.ts";
+import { isDenied } from "./refusal.ts";
 
 /** How much may wait for a commit, and for how long. What goes beyond is refused, never lost. */
 export interface QueueLimits {
@@ -84,8 +87,8 @@ class Pushed implements Waiting {
     this.#sink = sink;
   }
 
-  settle(): void {
-    this.#sink.onDurable();
+  settle(places: readonly Place[]): void {
+    this.#sink.onDurable(lastOf(places));
   }
 
   refuse(error: unknown): void {
@@ -279,6 +282,16 @@ function sizeOf(entry: Entry): number {
   return entryBytes + ("data" in entry ? entry.data.length : entry.reason.length);
 }
 
+const busyReason = "JOURNAL_BUSY";
+
 function busy() {
-  return unavailable("JOURNAL_BUSY", "Cannot take more events: too many wait to be written");
+  return unavailable(busyReason, "Cannot take more events: too many wait to be written");
+}
+
+/** Whether it is certain that nothing of an event was written: the journal took no more, or the database denied it. */
+export function isUnwritten(error: unknown): boolean {
+  const isBusy =
+    error instanceof ConnectError &&
+    error.findDetails(ErrorInfoSchema).some(({ reason }) => reason === busyReason);
+  return isBusy || isDenied(error);
 }

@@ -1,6 +1,6 @@
 import { sql } from "slonik";
 import { z } from "zod";
-import { type Column, selectColumns, unnestColumns } from "../db/columns.ts";
+import { type Column, selectColumns } from "../db/columns.ts";
 import { nothing, type Queries, type Tx } from "../db/pool.ts";
 import type { Mode } from "../ledger/store.ts";
 import { inTurns } from "../lib/turns.ts";
@@ -49,7 +49,7 @@ export function addCorrectedLines(tx: Tx, done: readonly Corrected[]): Promise<v
 }
 
 /** A call that failed used nothing, and one that said no units none: tiers of a month go on without them. */
-function countedUnits(entry: Applied["entry"]): bigint {
+export function countedUnits(entry: Applied["entry"]): bigint {
   const { outcome } = entry;
   return outcome === "failed" || outcome === "no_units" ? 0n : unitsOf(entry);
 }
@@ -137,38 +137,4 @@ export async function listBillLines(
     chargedNanos: row.charged_nanos,
     correctedNanos: row.corrected_nanos,
   }));
-}
-
-/** Whose units of a month are asked for. */
-export interface MonthUnitsKey {
-  accountId: string;
-  apiId: string;
-  mode: Mode;
-  /** By its first day, for example `2026-11-01`. */
-  month: string;
-}
-
-const unitsRow = z.object({ place: z.bigint(), units: z.bigint() });
-
-const keyColumns: Column<MonthUnitsKey>[] = [
-  { type: "text", of: ({ accountId }) => accountId },
-  { type: "text", of: ({ apiId }) => apiId },
-  { type: "text", of: ({ mode }) => mode },
-  { type: "date", of: ({ month }) => month },
-];
-
-/** Units of applied events by account, API and month, in the order that was asked for. */
-export async function listMonthUnits(
-  db: Queries,
-  keys: readonly MonthUnitsKey[],
-): Promise<readonly bigint[]> {
-  const rows = await db.any(sql.type(unitsRow)`
-    select asked.place, coalesce(sum(line.units), 0)::int8 as units
-    from ${unnestColumns(keys, keyColumns)} with ordinality
-      as asked (account_id, api_id, mode, month, place)
-    left join billing_lines as line on line.account_id = asked.account_id
-      and line.mode = asked.mode and line.booked_month = asked.month and line.api_id = asked.api_id
-    group by asked.place order by asked.place
-  `);
-  return rows.map(({ units }) => units);
 }

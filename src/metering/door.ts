@@ -14,6 +14,7 @@ import { checkKnown, checkShape, type Known, toEntry } from "./check.ts";
 import type { Pinned, UsageEntry } from "./entry.ts";
 import { getWatermark, type Journal, type Receipt } from "./journal.ts";
 import { placeInMonths } from "./month-base.ts";
+import type { MonthUnits } from "./month-units.ts";
 import { type Outcome, type OutcomeDeps, waitForOutcomes } from "./outcomes.ts";
 
 /** An event that somebody sent, or what was wrong with it before it was one. */
@@ -22,6 +23,7 @@ export type Candidate = { event: UsageEvent } | { violations: Violation[] };
 /** What recording needs. */
 export interface DoorDeps extends OutcomeDeps {
   journal: Journal;
+  monthUnits: MonthUnits;
   /** By the API's id. */
   prices: Pick<Memory<PriceRow>, "get">;
   /** Those of the ids that are no accounts. */
@@ -82,9 +84,18 @@ export async function takeEvents(
   if (!partial) {
     refuseAll(violations);
   }
-  await placeInMonths(deps.db, entries, rating.readRule);
-  const receipt = entries.length === 0 ? nowhere : await deps.journal.append(entries);
-  return { entries, receipt, violations };
+  if (entries.length === 0) {
+    return { entries, receipt: nowhere, violations };
+  }
+  const placed = await placeInMonths(deps.monthUnits, entries, rating.readRule);
+  try {
+    const receipt = await deps.journal.append(entries);
+    placed.written(receipt);
+    return { entries, receipt, violations };
+  } catch (error) {
+    placed.withdraw();
+    throw error;
+  }
 }
 
 const nowhere: Receipt = { position: 0n, places: [], applied: 0n };

@@ -39,8 +39,8 @@ export interface Receipt {
 
 /** Whoever waits for an entry that was pushed. Told once, by one of the two, which must not throw. */
 export interface AppendSink {
-  /** The entry is durable. */
-  onDurable(): void;
+  /** The entry is durable, at this position. */
+  onDurable(position: bigint): void;
   /** It is not there, or nobody knows: see Journal.append. LeaseEndedError: its lease was over, it was not written. */
   onRefused(error: unknown): void;
 }

@@ -1,41 +1,58 @@
 import type { RuleReader } from "../catalog/price-rule.ts";
-import type { Database } from "../db/database.ts";
-import { listMonthUnits, type MonthUnitsKey } from "./bill-lines.ts";
-import { monthOf, type UsageEntry, unitsOf } from "./entry.ts";
+import { countedUnits } from "./bill-lines.ts";
+import { monthOf, type UsageEntry } from "./entry.ts";
+import type { Receipt } from "./journal.ts";
+import type { MonthCount, MonthUnits } from "./month-units.ts";
 import { chargeOf } from "./rate.ts";
-import { entryLimits } from "./row-limits.ts";
+
+/** Events whose units count in the memory of their months already. One of the two is to be said. */
+export interface PlacedEvents {
+  /** They are in the journal. The receipt is that of all events. */
+  written(receipt: Receipt): void;
+  /** They are not, or nobody knows. */
+  withdraw(): void;
+}
 
 /**
- * Set where the tiers of events begin whose price spans months: after what is applied of their consumer's month, and
- * after those before them in the list. What is charged follows from it. Others stay as they are.
+ * Set where the tiers of events begin whose price spans months: after what was used of their consumer's month as far as
+ * is known, and after those before them in the list. What is charged follows from it. Others stay as they are.
  */
 export async function placeInMonths(
-  db: Pick<Database, "systemStatement">,
+  monthUnits: MonthUnits,
   entries: readonly UsageEntry[],
   readRule: RuleReader,
-): Promise<void> {
-  const spanning = entries.filter(
-    ({ price }) => price.rule !== "" && readRule(price.rule).span === "month",
+): Promise<PlacedEvents> {
+  const spans = ({ price }: UsageEntry) =>
+    price.rule !== "" && readRule(price.rule).span === "month";
+  // All are known before one counts: else a month that cannot be read would leave others counted.
+  const months = await Promise.all(
+    entries.map((entry) => (spans(entry) ? monthUnits.of(keyOf(entry)) : null)),
   );
-  if (spanning.length === 0) {
-    return;
+  const placed: { count: MonthCount; units: bigint; index: number }[] = [];
+  for (const [index, entry] of entries.entries()) {
+    const count = months[index];
+    if (count !== undefined && count !== null) {
+      entry.unitsBefore = count.units;
+      entry.chargedNanos = chargeOf(entry, readRule);
+      const units = countedUnits(entry);
+      count.count(units);
+      placed.push({ count, units, index });
+    }
   }
-  const keys = new Map(spanning.map((entry) => [nameOf(keyOf(entry)), keyOf(entry)]));
-  const applied = await db.systemStatement((tx) => listMonthUnits(tx, [...keys.values()]));
-  const used = new Map([...keys.keys()].map((name, index) => [name, applied[index] ?? 0n]));
-  for (const entry of spanning) {
-    const name = nameOf(keyOf(entry));
-    const before = used.get(name) ?? 0n;
-    entry.unitsBefore = before < entryLimits.unitsMax ? before : entryLimits.unitsMax;
-    entry.chargedNanos = chargeOf(entry, readRule);
-    used.set(name, before + unitsOf(entry));
-  }
+  return {
+    written({ places }) {
+      for (const { count, units, index } of placed) {
+        count.written(units, places[index]?.position ?? 0n);
+      }
+    },
+    withdraw() {
+      for (const { count, units } of placed) {
+        count.withdraw(units);
+      }
+    },
+  };
 }
 
-function keyOf({ account, mode, price, timeMicros }: UsageEntry): MonthUnitsKey {
+function keyOf({ account, mode, price, timeMicros }: UsageEntry) {
   return { accountId: account, apiId: price.apiId, mode, month: monthOf(timeMicros) };
-}
-
-function nameOf({ accountId, apiId, mode, month }: MonthUnitsKey): string {
-  return `${accountId} ${apiId} ${mode} ${month}`;
 }

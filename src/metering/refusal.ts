@@ -32,6 +32,15 @@ export function asRefusal(error: unknown): Refusal | null {
   return { detail: `the database refused it: ${state}${rest}`.slice(0, detailLengthMax) };
 }
 
+/** Connections that end, commits of which nobody knows, and sessions that are ended: perhaps after their commit. */
+const doubtfulStates = /^(?:08...|40003|57...)$/;
+
+/** Whether the database itself said that a statement failed: then nothing of it is there. */
+export function isDenied(error: unknown): boolean {
+  const state = findState(error);
+  return state !== undefined && !doubtfulStates.test(state);
+}
+
 /** The SQLSTATE of an error, or of what caused it. */
 function findState(error: unknown): string | undefined {
   if (!(error instanceof Error)) {

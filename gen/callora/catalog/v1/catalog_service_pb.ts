@@ -224,7 +224,7 @@ export const UpstreamSchema: GenMessage<Upstream> = /*@__PURE__*/
 
 /**
  * A secret of the developer, kept by SecretService, that is sent with each live call. While there is none that can be
- * sent, calls are refused. Test calls go without it.
+ * sent, calls are refused. Test calls get what is kept for tests, and go without it when there is nothing.
  *
  * @generated from message callora.catalog.v1.UpstreamCredential
  */

@@ -105,7 +105,8 @@ export type UnitSource = Message<"callora.catalog.v1.UnitSource"> & {
     case: "responseHeader";
   } | {
     /**
-     * A path in the reply's JSON, or in the last event of a stream of events that has it: `$.usage.total_tokens`.
+     * A path in the reply's JSON, or in the last event of a stream of events that has it: `$.usage.total_tokens`. A reply
+     * of more than 256 KiB, and an event of more than 64 KiB, says nothing.
      *
      * @generated from field: string json_path = 2;
      */
@@ -278,6 +279,10 @@ export const TierSpan = {
   /**
    * All of a consumer's calls of the API in a UTC month, as far as the process knows them.
    *
+   * A call's tiers begin where the month is when the call ends; it reserves for the dearest tier that it may be in by then.
+   * Calls and events of one process count at once and exactly. Those of other processes count once they are applied and
+   * read, which is some seconds later: units that several processes serve in those seconds may begin at the same place.
+   *
    * @generated from enum value: TIER_SPAN_MONTH = 2;
    */
   MONTH: 2,
@@ -331,7 +336,7 @@ export const FreeOn = {
   TIMEOUT: 3,
 
   /**
-   * The consumer left before the end.
+   * The consumer left before the end, would read no more, or did not end the request.
    *
    * @generated from enum value: FREE_ON_CONSUMER_LEFT = 4;
    */
