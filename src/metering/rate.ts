@@ -143,11 +143,11 @@ export function chain(previous: Buffer, lines: readonly string[]): Buffer {
   const longest = lines.reduce((max, { length }) => Math.max(max, length), 0);
   // A unit of a string takes up to three bytes.
   const bytes = Buffer.allocUnsafe(previous.length + 3 * longest);
-  let last = previous;
+  // As text, a unit a byte: a buffer takes longer to make.
+  let last = previous.toString("latin1");
   for (const line of lines) {
-    last.copy(bytes);
-    const end = last.length + bytes.write(line, last.length);
-    last = hash("sha256", bytes.subarray(0, end), "buffer");
+    const begin = bytes.write(last, "latin1");
+    last = hash("sha256", bytes.subarray(0, begin + bytes.write(line, begin)), "latin1");
   }
-  return last;
+  return Buffer.from(last, "latin1");
 }
