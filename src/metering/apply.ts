@@ -28,14 +28,7 @@ import { addMeters } from "./meter-rollup.ts";
 import type { Batch } from "./projections.ts";
 import { addRollups } from "./rollup.ts";
 import { createRunning, type ShareKey } from "./running.ts";
-import {
-  addChargeTotals,
-  addRevenueTotals,
-  findChargeTotals,
-  findClosedMonths,
-  findDebtLimits,
-  findRevenueTotals,
-} from "./totals.ts";
+import { addTotals, findStanding, type Standing } from "./totals.ts";
 
 /** How usage is applied. */
 export interface ApplyOptions {
@@ -68,10 +61,10 @@ export async function applyUsage(
   const charged = candidates.filter(
     (one) => one.entry.chargedNanos > 0n && findFirst(one, stored) === undefined,
   );
-  const funds = createFunds(await lockMeans(tx, charged, options));
-  const running = createRunning(await findTotals(tx, candidates, shard));
-  const closed = await findClosedMonths(tx, firstMonth(candidates));
-  const known = { shard, batchPosition, stored, funds, running, closed };
+  const standing = await findStandingOf(tx, candidates, shard);
+  const funds = createFunds(await lockMeans(tx, charged, { ...options, standing }));
+  const running = createRunning(standing);
+  const known = { shard, batchPosition, stored, funds, running, closed: standing.closed };
   const decision = await decide(candidates, known);
   await store(tx, batch, decision, options);
   return decision;
@@ -96,8 +89,7 @@ async function store(
   if (charged.length === 0) {
     return;
   }
-  await addRevenueTotals(tx, charged, shard);
-  await addChargeTotals(tx, charged);
+  await addTotals(tx, charged, shard);
   await spendLeases(tx, spendingOf(charged));
   await burnGrants(tx, await burningsOf(charged));
   const source = { type: "usage", id: `${shard}:${first}-${last}${trial}` };
@@ -162,18 +154,16 @@ async function identitiesOf(candidates: readonly Candidate[]): Promise<Identity[
 async function lockMeans(
   tx: Tx,
   charged: readonly Candidate[],
-  { debtLimitNanos }: ApplyOptions,
+  { debtLimitNanos, standing }: Pick<ApplyOptions, "debtLimitNanos"> & { standing: Standing },
 ): Promise<Means> {
   const leftOf = await lockLeases(tx, leasesOf(charged));
   const keys = await payingBalances(charged, leftOf);
   const heldBy = keys.length === 0 ? () => 0n : await lockBalances(tx, keys);
-  const accounts = new Set(charged.map(({ entry }) => entry.account));
-  const limits = charged.length === 0 ? new Map() : await findDebtLimits(tx, [...accounts]);
   return {
     leftOf,
     balanceOf: (accountId, mode) => heldBy({ accountId, mode, kind: "consumer" }),
     debtOf: (accountId, mode) => -heldBy({ accountId, mode, kind: "consumer_receivable" }),
-    debtLimitOf: (accountId) => limits.get(accountId) ?? debtLimitNanos,
+    debtLimitOf: (accountId) => standing.debtLimits.get(accountId) ?? debtLimitNanos,
   };
 }
 
@@ -200,22 +190,24 @@ function spendingOf(events: readonly NewEvent[]): LeaseSpending[] {
   return [...spent.values()];
 }
 
-async function findTotals(tx: Tx, candidates: readonly Candidate[], shard: number) {
-  const keys = new Map<string, ShareKey>();
+async function findStandingOf(tx: Tx, candidates: readonly Candidate[], shard: number) {
+  const shares = new Map<string, ShareKey>();
   const accounts = new Set<string>();
   await inTurns(candidates, ({ entry }) => {
     const { mode, price } = entry;
     const { developerId, feeBasisPoints } = price;
     const name = `${developerId} ${mode} ${feeBasisPoints}`;
-    if (!keys.has(name)) {
-      keys.set(name, { developerId, mode, feeBasisPoints });
+    if (!shares.has(name)) {
+      shares.set(name, { developerId, mode, feeBasisPoints });
     }
     accounts.add(entry.account);
   });
-  return {
-    grossOf: await findRevenueTotals(tx, { shard, keys: [...keys.values()] }),
-    chargedOf: await findChargeTotals(tx, [...accounts]),
-  };
+  return findStanding(tx, {
+    shard,
+    shares: [...shares.values()],
+    accountIds: [...accounts],
+    firstMonth: firstMonth(candidates),
+  });
 }
 
 function firstMonth(candidates: readonly Candidate[]): string {

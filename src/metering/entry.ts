@@ -115,7 +115,7 @@ export function bodyHash(entry: UsageEntry): Buffer {
     .map((part) => `${Buffer.byteLength(part)}:${part}`)
     .join("");
   // As text first: a buffer that hash() makes has memory of its own, which takes as long again to give and take back.
-  return Buffer.from(hash("sha256", text, "latin1"), "latin1");
+  return Buffer.from(hash("sha256", text, "binary"), "latin1");
 }
 
 /** A time in microseconds since 1970 as RFC 3339 writes it, in UTC. */
@@ -126,6 +126,11 @@ export function timeText(micros: bigint): string {
 }
 
 const quarterMicros = 15n * 60n * 1_000_000n;
+
+/** Which quarter of an hour since 1970 a time lies in. */
+export function quarterIndexOf(micros: bigint): number {
+  return Number(micros / quarterMicros);
+}
 
 /** When the quarter of an hour began that a time lies in: the grain of the roll-ups. */
 export function bucketMicrosOf(micros: bigint): bigint {

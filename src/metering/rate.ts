@@ -147,7 +147,7 @@ export function chain(previous: Buffer, lines: readonly string[]): Buffer {
   let last = previous.toString("latin1");
   for (const line of lines) {
     const begin = bytes.write(last, "latin1");
-    last = hash("sha256", bytes.subarray(0, begin + bytes.write(line, begin)), "latin1");
+    last = hash("sha256", bytes.subarray(0, begin + bytes.write(line, begin)), "binary");
   }
   return Buffer.from(last, "latin1");
 }

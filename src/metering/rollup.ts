@@ -3,7 +3,7 @@ import { type Column, selectColumns } from "../db/columns.ts";
 import { nothing, type Tx } from "../db/pool.ts";
 import { inTurns } from "../lib/turns.ts";
 import type { Applied } from "./applied-event.ts";
-import { bucketMicrosOf, statusOf } from "./entry.ts";
+import { bucketMicrosOf, quarterIndexOf, statusOf } from "./entry.ts";
 
 /** What is added to one row of either table: the sum of events that are alike in all that the row is known by. */
 interface Sum {
@@ -35,45 +35,50 @@ export function addRollups(tx: Tx, events: readonly Applied[]): Promise<void> {
 
 /** Change the sums of consumers and developers. Negative numbers take from them. */
 export async function changeRollups(tx: Tx, events: readonly RollupChange[]): Promise<void> {
-  if (events.length === 0) {
-    return;
+  if (events.length > 0) {
+    await addSums(tx, await sumUp(events));
   }
-  await addUsage(
-    tx,
-    await sumBy(
-      events,
-      ({ entry: e, bookedMonth }) => `${e.account} ${e.mode} ${e.price.apiId} ${bookedMonth}`,
-    ),
-  );
-  await addRevenue(
-    tx,
-    await sumBy(
-      events,
-      ({ entry: e, bookedMonth }) =>
-        `${e.price.developerId} ${e.mode} ${e.price.apiId} ${e.account} ${bookedMonth} ${e.endpoint}`,
-    ),
-  );
 }
 
-/** Sums by key and quarter of an hour. Sorted, so that two projectors of different shards lock rows in one order. */
-async function sumBy(
-  events: readonly RollupChange[],
-  keyOf: (event: RollupChange) => string,
-): Promise<Sum[]> {
-  const sums = new Map<string, Sum>();
+/** Sums of consumers, and of developers by endpoint. */
+interface Sums {
+  usage: Sum[];
+  revenue: Sum[];
+}
+
+/** Sums by quarter of an hour. Sorted, so that two transactions lock rows in one order. */
+async function sumUp(events: readonly RollupChange[]): Promise<Sums> {
+  const usage = new Map<string, Sum>();
+  const revenue = new Map<string, Sum>();
   await inTurns(events, (event) => {
-    const { entry, calls, nanos } = event;
-    const bucketMicros = bucketMicrosOf(entry.timeMicros);
-    const key = `${bucketMicros} ${keyOf(event)}`;
-    let sum = sums.get(key);
-    if (sum === undefined) {
-      sum = { like: event, bucketMicros, calls: 0n, errors: 0n, nanos: 0n };
-      sums.set(key, sum);
+    const { entry, bookedMonth, calls, nanos } = event;
+    const { account, mode, price, endpoint, timeMicros } = entry;
+    const name = `${quarterIndexOf(timeMicros)} ${account} ${mode} ${price.apiId} ${bookedMonth}`;
+    const errors = statusOf(entry) >= 400 ? calls : 0n;
+    for (const sum of [
+      sumAt(usage, name, event),
+      sumAt(revenue, `${name} ${price.developerId} ${endpoint}`, event),
+    ]) {
+      sum.calls += calls;
+      sum.errors += errors;
+      sum.nanos += nanos;
     }
-    sum.calls += calls;
-    sum.errors += statusOf(entry) >= 400 ? calls : 0n;
-    sum.nanos += nanos;
   });
+  return { usage: inOrder(usage), revenue: inOrder(revenue) };
+}
+
+function sumAt(sums: Map<string, Sum>, name: string, like: RollupChange): Sum {
+  const known = sums.get(name);
+  if (known !== undefined) {
+    return known;
+  }
+  const bucketMicros = bucketMicrosOf(like.entry.timeMicros);
+  const sum = { like, bucketMicros, calls: 0n, errors: 0n, nanos: 0n };
+  sums.set(name, sum);
+  return sum;
+}
+
+function inOrder(sums: ReadonlyMap<string, Sum>): Sum[] {
   return [...sums].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, sum]) => sum);
 }
 
@@ -90,28 +95,26 @@ const numbers: Column<Sum>[] = [
   { type: "int8", of: ({ nanos }) => nanos },
 ];
 
-async function addUsage(tx: Tx, sums: Sum[]): Promise<void> {
-  const columns = [account, mode, api, bucket, bookedMonth, ...numbers];
-  await tx.query(sql.prepared("add_usage_rollups", nothing)`
-    insert into usage_rollups as total (
-      account_id, mode, api_id, bucket, booked_month, calls, errors, charged_nanos
-    )
-    select * from ${selectColumns(sums, columns)} as sum
-    on conflict (account_id, mode, api_id, bucket, booked_month) do update set
-      calls = total.calls + excluded.calls,
-      errors = total.errors + excluded.errors,
-      charged_nanos = total.charged_nanos + excluded.charged_nanos
-  `);
-}
+const usageColumns = [account, mode, api, bucket, bookedMonth, ...numbers];
+const revenueColumns = [developer, mode, api, bucket, endpoint, account, bookedMonth, ...numbers];
 
-async function addRevenue(tx: Tx, sums: Sum[]): Promise<void> {
-  const columns = [developer, mode, api, bucket, endpoint, account, bookedMonth, ...numbers];
-  await tx.query(sql.prepared("add_revenue_rollups", nothing)`
+async function addSums(tx: Tx, { usage, revenue }: Sums): Promise<void> {
+  await tx.query(sql.prepared("add_rollups", nothing)`
+    with added as (
+      insert into usage_rollups as total (
+        account_id, mode, api_id, bucket, booked_month, calls, errors, charged_nanos
+      )
+      select * from ${selectColumns(usage, usageColumns)} as sum
+      on conflict (account_id, mode, api_id, bucket, booked_month) do update set
+        calls = total.calls + excluded.calls,
+        errors = total.errors + excluded.errors,
+        charged_nanos = total.charged_nanos + excluded.charged_nanos
+    )
     insert into revenue_rollups as total (
       account_id, mode, api_id, bucket, endpoint, consumer_account_id, booked_month, calls, errors,
       revenue_nanos
     )
-    select * from ${selectColumns(sums, columns)} as sum
+    select * from ${selectColumns(revenue, revenueColumns)} as sum
     on conflict (
       account_id, mode, api_id, bucket, endpoint, consumer_account_id, booked_month
     ) do update set

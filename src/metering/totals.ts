@@ -3,34 +3,75 @@ import { z } from "zod";
 import { type Column, unnestColumns } from "../db/columns.ts";
 import { nothing, type Tx } from "../db/pool.ts";
 import type { Mode } from "../ledger/store.ts";
+import { inTurns } from "../lib/turns.ts";
 import type { NewEvent } from "./decide.ts";
 import type { ShareKey } from "./running.ts";
 
 const mode = z.enum(["live", "test"]);
-const revenueRow = z.object({
-  account_id: z.string(),
-  mode,
-  fee_basis_points: z.number(),
-  gross_nanos: z.bigint(),
+
+/** What holds before a batch is applied. */
+export interface Standing {
+  /** What a developer earned in the shard so far, by share, before the platform took its part. */
+  grossOf(key: ShareKey): bigint;
+  /** What an account was charged so far. */
+  chargedOf(accountId: string, mode: Mode): bigint;
+  /** What accounts may owe, of those for which it was said. */
+  debtLimits: ReadonlyMap<string, bigint>;
+  /** The months that bills were made of, and the positions that they were closed at. */
+  closed: ReadonlyMap<string, bigint>;
+}
+
+const standingRow = z.object({
+  kind: z.enum(["gross", "charged", "debt_limit", "closed"]),
+  name: z.string(),
+  mode: mode.nullable(),
+  fee_basis_points: z.number().nullable(),
+  value: z.bigint(),
 });
 
-/** Find what developers earned in a shard so far, by share, before the platform took its part. */
-export async function findRevenueTotals(
+/** Find what holds for shares of a shard, for accounts, and from a month on. */
+export async function findStanding(
   tx: Tx,
-  { shard, keys }: { shard: number; keys: readonly ShareKey[] },
-): Promise<(key: ShareKey) => bigint> {
-  const found = await tx.any(sql.prepared("find_revenue_totals", revenueRow)`
-    select account_id, mode, fee_basis_points, gross_nanos
+  of: {
+    shard: number;
+    shares: readonly ShareKey[];
+    accountIds: readonly string[];
+    firstMonth: string;
+  },
+): Promise<Standing> {
+  const accountIds = sql.array([...of.accountIds], "text");
+  const rows = await tx.any(sql.prepared("find_standing", standingRow)`
+    select 'gross' as kind, account_id as name, mode, fee_basis_points, gross_nanos as value
     from revenue_totals
-    where shard = ${shard} and (account_id, mode, fee_basis_points) in (
-      select * from ${unnestColumns(keys, shareColumns)}
+    where shard = ${of.shard} and (account_id, mode, fee_basis_points) in (
+      select * from ${unnestColumns(of.shares, shareColumns)}
     )
+    union all
+    select 'charged', account_id, mode, null, charged_nanos from charge_totals
+    where account_id = any(${accountIds})
+    union all
+    select 'debt_limit', account_id, null, null, limit_nanos from debt_limits
+    where account_id = any(${accountIds})
+    union all
+    select 'closed', month::text, null, null, closed_position from periods
+    where month >= ${of.firstMonth}::date
   `);
-  const gross = new Map(
-    found.map((row) => [`${row.account_id} ${row.mode} ${row.fee_basis_points}`, row.gross_nanos]),
+  const values = new Map(
+    rows.map((row) => [nameOf(row.kind, row.name, row.mode, row.fee_basis_points), row.value]),
   );
-  return ({ developerId, mode, feeBasisPoints }) =>
-    gross.get(`${developerId} ${mode} ${feeBasisPoints}`) ?? 0n;
+  const listed = (kind: string) =>
+    new Map(rows.filter((row) => row.kind === kind).map(({ name, value }) => [name, value]));
+  return {
+    grossOf: (key) =>
+      values.get(nameOf("gross", key.developerId, key.mode, key.feeBasisPoints)) ?? 0n,
+    chargedOf: (accountId, mode) => values.get(nameOf("charged", accountId, mode, null)) ?? 0n,
+    debtLimits: listed("debt_limit"),
+    closed: listed("closed"),
+  };
+}
+
+function nameOf(kind: string, name: string, mode: Mode | null, feeBasisPoints: number | null) {
+  return `${kind} ${name} ${mode} ${feeBasisPoints}`;
 }
 
 const shareColumns: Column<ShareKey>[] = [
@@ -44,36 +85,40 @@ interface Share extends ShareKey {
   fee: bigint;
 }
 
-/** Add what was applied to the developers' totals of a shard. */
-export async function addRevenueTotals(
-  tx: Tx,
-  events: readonly NewEvent[],
-  shard: number,
-): Promise<void> {
+/** What an account was charged. */
+interface Charge {
+  accountId: string;
+  mode: Mode;
+  nanos: bigint;
+}
+
+/** Add what was applied to the developers' totals of a shard, and to what accounts were charged. */
+export async function addTotals(tx: Tx, events: readonly NewEvent[], shard: number): Promise<void> {
   const shares = new Map<string, Share>();
-  for (const { entry, feeNanos } of events) {
-    const { mode, price } = entry;
+  const charges = new Map<string, Charge>();
+  await inTurns(events, ({ entry, feeNanos }) => {
+    const { account: accountId, mode, price, chargedNanos } = entry;
     const { developerId, feeBasisPoints } = price;
-    const name = `${developerId} ${mode} ${feeBasisPoints}`;
-    let share = shares.get(name);
-    if (share === undefined) {
-      share = { developerId, mode, feeBasisPoints, gross: 0n, fee: 0n };
-      shares.set(name, share);
-    }
-    share.gross += entry.chargedNanos;
+    const share = at(shares, `${developerId} ${mode} ${feeBasisPoints}`, () => {
+      return { developerId, mode, feeBasisPoints, gross: 0n, fee: 0n };
+    });
+    share.gross += chargedNanos;
     share.fee += feeNanos;
-  }
-  const columns: Column<Share>[] = [
-    ...shareColumns,
-    { type: "int8", of: ({ gross }) => gross },
-    { type: "int8", of: ({ fee }) => fee },
-  ];
-  await tx.query(sql.prepared("add_revenue_totals", nothing)`
+    const charge = at(charges, `${accountId} ${mode}`, () => ({ accountId, mode, nanos: 0n }));
+    charge.nanos += chargedNanos;
+  });
+  await tx.query(sql.prepared("add_totals", nothing)`
+    with charged as (
+      insert into charge_totals as total (account_id, mode, charged_nanos)
+      select * from ${unnestColumns([...charges.values()], chargeColumns)}
+      on conflict (account_id, mode) do update
+      set charged_nanos = total.charged_nanos + excluded.charged_nanos
+    )
     insert into revenue_totals as total (
       account_id, mode, fee_basis_points, shard, gross_nanos, fee_nanos
     )
     select account_id, mode, fee_basis_points, ${shard}::int4, gross_nanos, fee_nanos
-    from ${unnestColumns([...shares.values()], columns)}
+    from ${unnestColumns([...shares.values()], shareSumColumns)}
       as added (account_id, mode, fee_basis_points, gross_nanos, fee_nanos)
     on conflict (account_id, mode, fee_basis_points, shard) do update set
       gross_nanos = total.gross_nanos + excluded.gross_nanos,
@@ -81,56 +126,33 @@ export async function addRevenueTotals(
   `);
 }
 
-const chargeRow = z.object({ account_id: z.string(), mode, charged_nanos: z.bigint() });
-
-/** Find what accounts were charged so far. */
-export async function findChargeTotals(
-  tx: Tx,
-  accountIds: readonly string[],
-): Promise<(accountId: string, mode: Mode) => bigint> {
-  const found = await tx.any(sql.prepared("find_charge_totals", chargeRow)`
-    select account_id, mode, charged_nanos from charge_totals
-    where account_id = any(${sql.array([...accountIds], "text")})
-  `);
-  const charged = new Map(found.map((row) => [`${row.account_id} ${row.mode}`, row.charged_nanos]));
-  return (accountId, mode) => charged.get(`${accountId} ${mode}`) ?? 0n;
-}
-
-/** Add what was applied to what accounts were charged. */
-export async function addChargeTotals(tx: Tx, events: readonly NewEvent[]): Promise<void> {
-  const sums = new Map<string, bigint>();
-  for (const { entry } of events) {
-    const key = `${entry.account} ${entry.mode}`;
-    sums.set(key, (sums.get(key) ?? 0n) + entry.chargedNanos);
+function at<T>(map: Map<string, T>, key: string, create: () => T): T {
+  const known = map.get(key);
+  if (known !== undefined) {
+    return known;
   }
-  const rows = [...sums].map(([key, nanos]) => [...key.split(" "), nanos.toString()]);
-  await tx.query(sql.prepared("add_charge_totals", nothing)`
-    insert into charge_totals as total (account_id, mode, charged_nanos)
-    select * from ${sql.unnest(rows, ["text", "text", "int8"])}
-    on conflict (account_id, mode) do update
-    set charged_nanos = total.charged_nanos + excluded.charged_nanos
-  `);
+  const value = create();
+  map.set(key, value);
+  return value;
 }
 
-const limitRow = z.object({ account_id: z.string(), limit_nanos: z.bigint() });
+const shareSumColumns: Column<Share>[] = [
+  ...shareColumns,
+  { type: "int8", of: ({ gross }) => gross },
+  { type: "int8", of: ({ fee }) => fee },
+];
 
-/** Find what accounts may owe, for those of which it was said. */
-export async function findDebtLimits(
-  tx: Tx,
-  accountIds: readonly string[],
-): Promise<ReadonlyMap<string, bigint>> {
-  const found = await tx.any(sql.prepared("find_debt_limits", limitRow)`
-    select account_id, limit_nanos from debt_limits
-    where account_id = any(${sql.array([...accountIds], "text")})
-  `);
-  return new Map(found.map((row) => [row.account_id, row.limit_nanos]));
-}
+const chargeColumns: Column<Charge>[] = [
+  { type: "text", of: ({ accountId }) => accountId },
+  { type: "text", of: ({ mode }) => mode },
+  { type: "int8", of: ({ nanos }) => nanos },
+];
 
 const periodRow = z.object({ month: z.string(), closed_position: z.bigint() });
 
 /** Find the months that bills were made of, and the positions that they were closed at. */
 export async function findClosedMonths(tx: Tx, from: string): Promise<ReadonlyMap<string, bigint>> {
-  const found = await tx.any(sql.prepared("find_closed_months", periodRow)`
+  const found = await tx.any(sql.type(periodRow)`
     select month::text as month, closed_position from periods where month >= ${from}::date
   `);
   return new Map(found.map((row) => [row.month, row.closed_position]));
