@@ -79,7 +79,9 @@ export async function postTransfers(tx: Tx, transfers: Transfer[], now: Date): P
   }
   const posted = await insertTransfers(tx, moving, now);
   const moves = sumMoves(posted);
-  await insertMissingAccounts(tx, moves);
+  if (posted.some((row) => !row.has_balances)) {
+    await insertMissingAccounts(tx, moves);
+  }
   await moveBalances(tx, moves);
   return posted.length;
 }
@@ -109,13 +111,12 @@ export async function lockBalances(
   tx: Tx,
   keys: BalanceKey[],
 ): Promise<(key: BalanceKey) => bigint> {
-  await insertMissingAccounts(tx, keys);
-  const locked = await tx.any(sql.prepared("lock_balances", lockedRow)`
-    select account_id, kind, mode, credits_nanos - debits_nanos as held_nanos
-    from ledger_accounts
-    where (account_id, kind, mode) in (select * from ${unnestColumns(keys, keyColumns)})
-    order by ${lockOrder} for update
-  `);
+  const distinct = [...new Map(keys.map((key) => [nameOf(key), key])).values()];
+  let locked = await lockPresent(tx, distinct);
+  if (locked.length < distinct.length) {
+    await insertMissingAccounts(tx, distinct);
+    locked = await lockPresent(tx, distinct);
+  }
   const held = new Map(
     locked.map(({ account_id: accountId, kind, mode, held_nanos }) => [
       nameOf({ accountId, kind, mode }),
@@ -123,6 +124,24 @@ export async function lockBalances(
     ]),
   );
   return (key) => held.get(nameOf(key)) ?? 0n;
+}
+
+/** Lock balances, or none of them if one is not there: it has to be inserted first, to be locked in the order. */
+function lockPresent(
+  tx: Tx,
+  keys: readonly MoneyKey[],
+): Promise<readonly z.infer<typeof lockedRow>[]> {
+  return tx.any(sql.prepared("lock_balances", lockedRow)`
+    with key as (
+      select * from ${unnestColumns(keys, keyColumns)} as key (account_id, kind, mode)
+    )
+    select account_id, kind, mode, credits_nanos - debits_nanos as held_nanos
+    from ledger_accounts
+    where (account_id, kind, mode) in (select * from key)
+      and (select count(*) from key join ledger_accounts using (account_id, kind, mode))
+        = ${keys.length}
+    order by ${lockOrder} for update of ledger_accounts
+  `);
 }
 
 function nameOf({ accountId, kind, mode }: MoneyKey): string {
@@ -143,6 +162,8 @@ const postedRow = z.object({
   debit_kind: z.string(),
   credit_kind: z.string(),
   amount_nanos: z.bigint(),
+  /** Whether both balances that it moves are there. */
+  has_balances: z.boolean(),
 });
 
 type Posted = z.infer<typeof postedRow>;
@@ -168,7 +189,7 @@ async function insertTransfers(
     ],
   );
   return tx.any(sql.prepared("insert_transfers", postedRow)`
-    insert into ledger_transfers (
+    insert into ledger_transfers as posted (
       account_id, id, mode, debit_kind, credit_kind, amount_nanos, source_type, source_id, created_at,
       position
     )
@@ -191,7 +212,11 @@ async function insertTransfers(
     )
     order by account_id, source_type, source_id, mode, debit_kind, credit_kind
     on conflict (account_id, source_type, source_id, mode, debit_kind, credit_kind) do nothing
-    returning account_id, mode, debit_kind, credit_kind, amount_nanos
+    returning account_id, mode, debit_kind, credit_kind, amount_nanos, (
+      select count(*) from ledger_accounts as there
+      where there.account_id = posted.account_id and there.mode = posted.mode
+        and there.kind in (posted.debit_kind, posted.credit_kind)
+    ) = 2 as has_balances
   `);
 }
 

@@ -1,9 +1,8 @@
 import { sql } from "slonik";
-import { z } from "zod";
 import { nothing, type Tx } from "../db/pool.ts";
 import { beginTurn } from "../lib/turns.ts";
 import type { Decision, NewEvent } from "./decide.ts";
-import { chain, emptyChain, ratingLine } from "./rate.ts";
+import { chain, ratingLine } from "./rate.ts";
 
 /** What was applied together. */
 export interface Batch {
@@ -12,6 +11,8 @@ export interface Batch {
   /** The positions of its first and of its last row. */
   first: bigint;
   last: bigint;
+  /** What the shard's chain of ratings goes on from. */
+  ratingHash: Buffer;
 }
 
 /** What came of a batch. */
@@ -25,19 +26,13 @@ export interface Counts {
 /** Ratings that are chained before others may have their turn. */
 const linesAtOnce = 100;
 
-const hashRow = z.object({ rating_hash: z.instanceof(Buffer) });
-
 /** Note what came of a batch, and go on with the shard's chain of ratings. */
 export async function insertProjection(
   tx: Tx,
   batch: Batch,
   { counts, applied, now }: { counts: Counts; applied: Decision["applied"]; now: Date },
 ): Promise<void> {
-  const before = await tx.maybeOne(sql.prepared("find_rating_hash", hashRow)`
-    select rating_hash from projections where shard = ${batch.shard}
-    order by last_position desc limit 1
-  `);
-  let hash = before?.rating_hash ?? emptyChain;
+  let hash = batch.ratingHash;
   const turn = beginTurn(1);
   for (let begin = 0; begin < applied.length; begin += linesAtOnce) {
     hash = chain(hash, applied.slice(begin, begin + linesAtOnce).map(ratingLine));

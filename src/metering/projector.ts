@@ -17,6 +17,7 @@ import {
   type Message,
 } from "./projections.ts";
 import { insertQuarantine, type Quarantined } from "./quarantine.ts";
+import { emptyChain } from "./rate.ts";
 import { type ShardLease, shardLeaseMs } from "./shard-lease.ts";
 import { findClosedMonths } from "./totals.ts";
 
@@ -65,7 +66,6 @@ export async function projectShard(
   options: RoundOptions,
 ): Promise<Round> {
   const { shard } = lease;
-  await limitWaits(tx);
   const next = await readNext(tx, shard, options.entriesMax);
   const { cursor, fence } = next;
   const end = fence !== null && fence < next.head ? fence : next.head;
@@ -74,7 +74,8 @@ export async function projectShard(
   if ((end <= cursor && !isDrained) || (isPassing && !options.passesBy)) {
     return { outcome: "idle", position: cursor, counts: noCounts, accounts: [] };
   }
-  if (!(await lockCursor(tx, lease, cursor))) {
+  const locked = await lockCursor(tx, lease, cursor);
+  if (locked === null) {
     return { outcome: "fenced", position: cursor, counts: noCounts, accounts: [] };
   }
   if (isDrained) {
@@ -83,7 +84,7 @@ export async function projectShard(
   }
   const ready = next.rows.filter((row) => row.position <= end);
   const rows = sameKind(await readEntries(shard, ready));
-  const { taken, counts, accounts } = await applyRows(tx, lease, rows, options);
+  const { taken, counts, accounts } = await applyRows(tx, { ...lease, ...locked }, rows, options);
   const isAll = taken === ready.length && (next.isWhole || ready.length < next.rows.length);
   const position = isAll ? end : (rows[taken - 1]?.position ?? cursor);
   await moveCursor(tx, lease, { position, now: options.now });
@@ -113,27 +114,35 @@ async function closeLeases(
   return `Cannot give back what is left of lease ${id}: ${one.detail}`;
 }
 
+const lockedRow = z.object({ rating_hash: z.instanceof(Buffer).nullable() });
+
 /**
- * Bound how long locks are waited for and held: the database ends the session of a process that was stopped in the
- * middle, so that another one can go on.
+ * Lock the cursor, if it is still the lease's and where it was read. Returns what the shard's chain of ratings goes on
+ * from: a projection comes only with the cursor's next position. Null: it is not.
+ *
+ * From here on it is bounded how long locks are waited for and held: the database ends the session of a process that
+ * was stopped in the middle, so that another one can go on.
  */
-async function limitWaits(tx: Tx): Promise<void> {
-  await tx.query(sql.prepared("limit_projector_waits", z.unknown())`
-    select set_config('idle_in_transaction_session_timeout', '2s', true),
-      set_config('lock_timeout', '2s', true)
-  `);
-}
-
-const cursorRow = z.object({ position: z.bigint() });
-
-async function lockCursor(tx: Tx, lease: ShardLease, position: bigint): Promise<boolean> {
-  const row = await tx.maybeOne(sql.prepared("lock_projector_cursor", cursorRow)`
-    select position from projector_cursors
+async function lockCursor(
+  tx: Tx,
+  lease: ShardLease,
+  position: bigint,
+): Promise<{ ratingHash: Buffer } | null> {
+  const row = await tx.maybeOne(sql.prepared("lock_projector_cursor", lockedRow)`
+    select limits.*, (
+      select rating_hash from projections where shard = ${lease.shard}
+      order by last_position desc limit 1
+    ) as rating_hash
+    from (
+      select set_config('idle_in_transaction_session_timeout', '2s', true) as idle,
+        set_config('lock_timeout', '2s', true) as wait
+    ) as limits
+    cross join projector_cursors as cursor
     where shard = ${lease.shard} and holder = ${lease.holder} and fence = ${lease.fence}
       and position = ${position}
-    for update
+    for update of cursor
   `);
-  return row !== null;
+  return row === null ? null : { ratingHash: row.rating_hash ?? emptyChain };
 }
 
 /** Move the cursor. It is a sign of life, too. */
@@ -167,11 +176,11 @@ function sameKind(rows: readonly ReadRow[]): ReadRow[] {
 /** Apply as many of the rows as one transaction takes: fewer, when something among them is refused for good. */
 async function applyRows(
   tx: Tx,
-  lease: ShardLease,
+  held: Held,
   rows: readonly ReadRow[],
   options: RoundOptions,
 ): Promise<{ taken: number; counts: Counts; accounts: string[] }> {
-  const whole = toBatch(lease, rows);
+  const whole = toBatch(held, rows);
   if (whole === null) {
     return { taken: 0, counts: noCounts, accounts: [] };
   }
@@ -187,7 +196,7 @@ async function applyRows(
     return { taken: rows.length, counts, accounts: accountsOf(tried.decision) };
   }
   const some = firstRows(rows);
-  const batch = toBatch(lease, some) ?? whole;
+  const batch = toBatch(held, some) ?? whole;
   const found = await applyAround(
     tx,
     batch,
@@ -202,11 +211,14 @@ function accountsOf({ applied }: Decision): string[] {
   return [...new Set(applied.map(({ entry }) => entry.account))];
 }
 
-function toBatch({ shard, fence }: ShardLease, rows: readonly ReadRow[]): Batch | null {
+/** A shard whose cursor is locked. */
+type Held = Pick<Batch, "shard" | "fence" | "ratingHash">;
+
+function toBatch({ shard, fence, ratingHash }: Held, rows: readonly ReadRow[]): Batch | null {
   const [first, last] = [rows.at(0), rows.at(-1)];
   return first === undefined || last === undefined
     ? null
-    : { shard, fence, first: first.position, last: last.position };
+    : { shard, fence, ratingHash, first: first.position, last: last.position };
 }
 
 /** The rows up to the most entries among which refused ones are looked for, at least one. */
