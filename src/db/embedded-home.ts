@@ -196,7 +196,12 @@ async function initdb(options: {
   }
   const file = path.join(binaries, "bin/initdb");
   const args = ["-D", data, "-U", "postgres", `--pwfile=${passwordFile}`, "--encoding=UTF8"];
-  args.push("--locale=C.UTF-8", "--auth=scram-sha-256", "--no-instructions");
+  args.push(
+    "--locale-provider=builtin",
+    "--locale=C.UTF-8",
+    "--auth=scram-sha-256",
+    "--no-instructions",
+  );
   if (!isSynced) args.push("--no-sync");
   const running = await spawnGuarded({ file, args, owner, logFile });
   if (!(await waitUntil(running.hasExited, initTimeoutMs))) running.kill("SIGKILL");

@@ -164,6 +164,8 @@ export async function addRepeats(
     duplicates,
     conflicts,
   ]);
+  // Named beside the rows, so that no other month's partition is planned for.
+  const months = [...new Set(repeated.map(({ receivedMonth }) => receivedMonth))];
   await tx.query(sql.type(nothing)`
     update usage_events as stored
     set duplicates = stored.duplicates + repeat.duplicates,
@@ -171,6 +173,6 @@ export async function addRepeats(
     from ${sql.unnest(rows, ["text", "date", "text", "int4", "int4"])}
       as repeat (account_id, received_month, key, duplicates, conflicts)
     where stored.account_id = repeat.account_id and stored.received_month = repeat.received_month
-      and stored.key = repeat.key
+      and stored.key = repeat.key and stored.received_month = any(${sql.array(months, "date")})
   `);
 }

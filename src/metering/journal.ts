@@ -202,7 +202,8 @@ async function insertRows(
   const areHeld = isFree
     ? sql.fragment`true`
     : sql.fragment`(select count(*) from held) = ${leases.length}`;
-  const appended = await db.any(sql.type(appendedRow)`
+  const name = isFree ? "append_rows" : "append_leased_rows";
+  const appended = await db.any(sql.prepared(name, appendedRow)`
     with ${held} head as (
       update journal_head set position = position + ${count} where ${areHeld} returning position
     )

@@ -17,12 +17,13 @@ const beatMs = 1_500;
 /** Positions of other shards are passed by this often. */
 const passMs = 500;
 /**
- * After a round that took all there was: so long as it took, times this, and at most so long, or longer while calls
- * have the process busy.
+ * After a round that took all there was: so long as it took, times this, and at most so long. While calls have the
+ * process busy, so long that it is this together with the round, if that is longer: what costs the same for few
+ * events as for many comes seldom then, and a long round, for which it matters little, is followed by the next soon.
  */
 const restFactor = 2;
 const restMsMax = 50;
-const busyRestMsMax = 250;
+const busyPeriodMs = 300;
 const busyFrom = 0.8;
 const pollMsMin = 25;
 const pollMsMax = 250;
@@ -226,8 +227,9 @@ async function project(deps: Deps, lease: ShardLease, state: State): Promise<Pau
       state.entries = Math.min(state.entries * 2, entriesMost);
       return { pauseMs: 0, why: "rest" };
     }
-    const most = isBusy(state) ? busyRestMsMax : restMsMax;
-    const restMs = done === 0 ? 0 : Math.min(most, seconds * 1_000 * restFactor);
+    const ms = seconds * 1_000;
+    const most = isBusy(state) ? Math.max(restMsMax, busyPeriodMs - ms) : restMsMax;
+    const restMs = done === 0 ? 0 : Math.min(most, ms * restFactor);
     return { pauseMs: restMs, why: "rest" };
   }
   const isHeld = round.outcome === "idle" && (await beat(deps, lease, state));
