@@ -1,6 +1,7 @@
 // Figures beside their peers, measured in one run: `npm run bench -- [name] [--json] [--quick]`.
 import { edgeBench } from "./edge.ts";
 import { type Figure, isMet, ratioOf } from "./figure.ts";
+import { gatewayBench } from "./gateway.ts";
 import { ingestBench } from "./ingest.ts";
 import { keysBench } from "./keys.ts";
 import { startBench } from "./start.ts";
@@ -10,6 +11,7 @@ const benches: Record<string, (options: { quick: boolean }) => Promise<Figure[]>
   edge: edgeBench,
   keys: keysBench,
   ingest: ingestBench,
+  gateway: gatewayBench,
 };
 
 const args = process.argv.slice(2);

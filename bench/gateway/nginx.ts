@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import { waitUntil } from "../../src/db/embedded-process.ts";
 import { cores, familyOf, pin } from "./cores.ts";
-import type { Proxy } from "./servers.ts";
+import type { Served } from "./servers.ts";
 
 const execute = promisify(execFile);
 
@@ -27,7 +27,7 @@ export async function checkNginx(): Promise<void> {
 }
 
 /** What the gateway calls: one process of nginx with an answer in its memory, and a long file. */
-export async function startUpstream(directory: string): Promise<Proxy> {
+export async function startUpstream(directory: string): Promise<Served> {
   const home = join(directory, "upstream");
   await mkdir(home);
   const file = join(home, "long");
@@ -40,7 +40,7 @@ export async function startUpstream(directory: string): Promise<Proxy> {
 }
 
 /** A proxy that does nothing else: one process of nginx. */
-export async function startNginxProxy(directory: string, upstream: string): Promise<Proxy> {
+export async function startNginxProxy(directory: string, upstream: string): Promise<Served> {
   const home = join(directory, "proxy");
   await mkdir(home);
   const locations = `
@@ -65,7 +65,7 @@ interface Setting {
   group?: string;
 }
 
-async function startNginx({ home, core, locations, group = "" }: Setting): Promise<Proxy> {
+async function startNginx({ home, core, locations, group = "" }: Setting): Promise<Served> {
   // Its workers are not root.
   await chmod(home, 0o755);
   const port = await freePort();

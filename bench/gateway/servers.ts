@@ -5,20 +5,19 @@ import { fileURLToPath } from "node:url";
 import { cores } from "./cores.ts";
 
 /** A process that calls are sent to. */
-export interface Proxy extends AsyncDisposable {
+export interface Served extends AsyncDisposable {
   readonly url: string;
   readonly pid: number;
 }
 
 /** Fastify's proxy in a process of its own, doing nothing but that: what ours is measured against. */
-export async function startFastifyProxy(upstream: string): Promise<Proxy> {
+export async function startFastifyProxy(upstream: string): Promise<Served> {
   const script = fileURLToPath(new URL("fastify.ts", import.meta.url));
   // taskset becomes the process that it starts.
-  const child = spawn(
-    "taskset",
-    ["-c", String(cores.server), process.execPath, script, upstream],
-    { stdio: ["pipe", "pipe", "inherit"], env: { ...process.env, NODE_ENV: "production" } },
-  );
+  const child = spawn("taskset", ["-c", String(cores.server), process.execPath, script, upstream], {
+    stdio: ["pipe", "pipe", "inherit"],
+    env: { ...process.env, NODE_ENV: "production" },
+  });
   const lines = createInterface({ input: child.stdout });
   const [url] = await Promise.race([
     once(lines, "line"),

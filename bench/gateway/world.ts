@@ -20,8 +20,8 @@ import { makeToken } from "../../test/support/tokens.ts";
 import { readWatermark } from "../../test/support/watermark.ts";
 import { cores, familyOf, pin } from "./cores.ts";
 import type { CallTarget } from "./load.ts";
-import type { Proxy } from "./servers.ts";
 import { startUpstream } from "./nginx.ts";
+import type { Served } from "./servers.ts";
 
 /** What a call costs, in nano-USDC. */
 export const price = 1_000_000n;
@@ -33,7 +33,7 @@ const callsPaid = 10_000_000n;
 export type Delivery = "durable" | "async";
 
 /** A server of ours. */
-export interface GatewayProcess extends Proxy {
+export interface GatewayProcess extends Served {
   /** Kill it at once. Resolves when it is gone. */
   kill(): Promise<void>;
 }
@@ -47,14 +47,14 @@ export interface Consumer {
 /** A durable PostgreSQL, an upstream, and two APIs in front of it whose calls cost the same. */
 export interface GatewayWorld extends AsyncDisposable {
   readonly directory: string;
-  readonly upstream: Proxy;
+  readonly upstream: Served;
   readonly client: pg.Client;
   readonly postgresPid: number;
   /** Where a call of the API goes on that server. */
-  target(server: Proxy, delivery: Delivery, consumer: Consumer, path?: string): CallTarget;
+  target(server: Served, delivery: Delivery, consumer: Consumer, path?: string): CallTarget;
   startServer(): Promise<GatewayProcess>;
   /** `server` takes the calls that it needs. */
-  makeConsumer(server: Proxy, calls?: bigint): Promise<Consumer>;
+  makeConsumer(server: Served, calls?: bigint): Promise<Consumer>;
   /** Wait until the journal is applied to its end. */
   untilApplied(): Promise<void>;
 }
@@ -158,7 +158,7 @@ async function startGateway(urls: Urls): Promise<GatewayProcess> {
 
 async function makeApis(
   db: Database,
-  { url }: Proxy,
+  { url }: Served,
   upstreamUrl: string,
 ): Promise<Readonly<Record<Delivery, string>>> {
   const { token } = await makePerson(db, "developer");
@@ -175,7 +175,7 @@ async function makeApis(
   return slugs;
 }
 
-async function makeConsumer(db: Database, { url }: Proxy, calls: bigint): Promise<Consumer> {
+async function makeConsumer(db: Database, { url }: Served, calls: bigint): Promise<Consumer> {
   const consumer = await makePerson(db, "user");
   await grant(db, consumer.accountId, calls * price);
   const { secret, key } = await clientOf(KeyService, url, consumer.token).createKey({});
