@@ -132,7 +132,7 @@ async function startGateway(urls: Urls): Promise<GatewayProcess> {
     DATABASE_URL: urls.app,
     DATABASE_WORKER_URL: urls.worker,
     DATABASE_MIGRATE_URL: urls.owner,
-    NODE_OPTIONS: process.env["NODE_OPTIONS"] ?? "",
+    NODE_OPTIONS: process.env.NODE_OPTIONS ?? "",
   });
   const kill = () => run.kill("SIGKILL");
   // The server has a group of its own: it would outlive a bench that is told to stop.

@@ -43,7 +43,8 @@ interface Waiting {
   readonly bytes: number;
   readonly since: number;
   readonly isStrict: boolean;
-  settle(places: readonly Place[], applied: bigint): void;
+  /** Hear of a commit whose places from `begin` on are those of its entries. */
+  settle(committed: Committed, begin: number, leaseEnded: () => Error): void;
   refuse(error: unknown): void;
 }
 
@@ -65,8 +66,14 @@ class Appended implements Waiting {
     });
   }
 
-  settle(places: readonly Place[], applied: bigint): void {
-    this.#resolve({ position: lastOf(places), places, applied });
+  settle({ places, applied }: Committed, begin: number, leaseEnded: () => Error): void {
+    const own = places.slice(begin, begin + this.entries.length);
+    const written = own.filter((place) => place !== null);
+    if (written.length === own.length) {
+      this.#resolve({ position: lastOf(written), places: written, applied });
+    } else {
+      this.refuse(leaseEnded());
+    }
   }
 }
 
@@ -84,8 +91,12 @@ class Pushed implements Waiting {
     this.#sink = sink;
   }
 
-  settle(): void {
-    this.#sink.onDurable();
+  settle({ places }: Committed, begin: number, leaseEnded: () => Error): void {
+    if (places[begin] === null) {
+      this.#sink.onRefused(leaseEnded());
+    } else {
+      this.#sink.onDurable();
+    }
   }
 
   refuse(error: unknown): void {
@@ -192,7 +203,7 @@ export function createAppendQueue(
         enqueue(one);
       } else {
         // Never before this returns: the caller is not ready to hear of it.
-        setImmediate(() => tell(() => one.refuse(busy())));
+        setImmediate(() => refuseAll([one], busy()));
       }
     },
     get waiting() {
@@ -234,37 +245,33 @@ function countFitting(queue: readonly Waiting[], limits: QueueLimits): number {
 }
 
 /** Tell each of a commit where its own entries stand. Only strict ones, which are alone, may be missing. */
-function settle(
-  batch: readonly Waiting[],
-  { places, applied }: Committed,
-  leaseEnded: () => Error,
-): void {
+function settle(batch: readonly Waiting[], committed: Committed, leaseEnded: () => Error): void {
   let begin = 0;
   for (const one of batch) {
-    const own = places.slice(begin, begin + one.entries.length);
+    try {
+      one.settle(committed, begin, leaseEnded);
+    } catch (error) {
+      throwLater(error);
+    }
     begin += one.entries.length;
-    const written = own.filter((place) => place !== null);
-    tell(() =>
-      written.length === own.length ? one.settle(written, applied) : one.refuse(leaseEnded()),
-    );
   }
 }
 
 function refuseAll(batch: readonly Waiting[], error: unknown): void {
   for (const one of batch) {
-    tell(() => one.refuse(error));
+    try {
+      one.refuse(error);
+    } catch (thrown) {
+      throwLater(thrown);
+    }
   }
 }
 
 /** What one of them throws must not keep the others from hearing: it is thrown where nothing depends on it. */
-function tell(one: () => void): void {
-  try {
-    one();
-  } catch (error) {
-    setImmediate(() => {
-      throw error;
-    });
-  }
+function throwLater(error: unknown): void {
+  setImmediate(() => {
+    throw error;
+  });
 }
 
 /** The last position of some places. */
