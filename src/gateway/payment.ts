@@ -82,7 +82,7 @@ export class Payment implements AppendSink {
   #append(): void {
     if (this.#entry !== null) {
       this.#appends += 1;
-      this.#admission.deps.journal.push(this.#entry, this, this.#isStrict);
+      this.#admission.deps.journal.push(this.#entry, this, this.#isStrict, this.#isPassed);
     }
   }
 

@@ -18,8 +18,11 @@ export interface QueueLimits {
 export interface AppendQueue {
   /** Rejects with UNAVAILABLE, reason JOURNAL_BUSY, when too much waits, and with what the commit throws. */
   append(entries: readonly Entry[]): Promise<Receipt>;
-  /** Append one, and tell its sink in the turn of the commit, or of the refusal. */
-  push(entry: UsageEntry, sink: AppendSink, isStrict: boolean): void;
+  /**
+   * Append one, and tell its sink in the turn of the commit, or of the refusal. One that may wait is not committed at
+   * once, unless others are that may not.
+   */
+  push(entry: UsageEntry, sink: AppendSink, isStrict: boolean, mayWait?: boolean): void;
   /** What is not durable yet: how much, and since when its oldest waits. */
   readonly waiting: { readonly entries: number; readonly oldestMs: number };
 }
@@ -104,6 +107,9 @@ class Pushed implements Waiting {
   }
 }
 
+/** How long those wait for others who may: a commit costs the database much the same for one as for a hundred. */
+const gatherMs = 10;
+
 /**
  * Make a queue in front of `commit`, which writes entries durably, and is called again only when it has answered: the
  * journal's commits wait for each other anyway, and what comes meanwhile shares the next one.
@@ -124,6 +130,9 @@ export function createAppendQueue(
   let entriesWaiting = 0;
   let bytesWaiting = 0;
   let isCommitting = false;
+  /** When the queue is to be committed, all of it. */
+  let dueMs = Number.POSITIVE_INFINITY;
+  let gathering: NodeJS.Timeout | undefined;
   let timer: NodeJS.Timeout | undefined;
 
   function take(count: number): Waiting[] {
@@ -137,8 +146,9 @@ export function createAppendQueue(
   }
 
   async function commitAll() {
-    while (queue.length > 0) {
+    while (queue.length > 0 && dueMs <= performance.now()) {
       committing = take(countFitting(queue, limits));
+      dueMs = queue.length === 0 ? Number.POSITIVE_INFINITY : dueMs;
       const batch = committing;
       try {
         const committed = await commit(toBatch(batch));
@@ -150,6 +160,27 @@ export function createAppendQueue(
       }
     }
     isCommitting = false;
+    commitInTime();
+  }
+
+  /** Begin to commit, now or when it is due. */
+  function commitInTime() {
+    if (queue.length === 0 || isCommitting) {
+      return;
+    }
+    const ms = dueMs - performance.now();
+    if (ms > 0) {
+      gathering ??= setTimeout(() => {
+        gathering = undefined;
+        commitInTime();
+      }, ms);
+      return;
+    }
+    clearTimeout(gathering);
+    gathering = undefined;
+    isCommitting = true;
+    // Once all that was read with it has come, too.
+    setImmediate(() => void commitAll());
   }
 
   /** Refuse what has waited too long, and look again when the next one will have. */
@@ -173,16 +204,15 @@ export function createAppendQueue(
     return entriesWaiting + entries <= limits.entriesMax && bytesWaiting + bytes <= limits.bytesMax;
   }
 
-  function enqueue(one: Waiting) {
+  function enqueue(one: Waiting, mayWait: boolean) {
     entriesWaiting += one.entries.length;
     bytesWaiting += one.bytes;
     queue.push(one);
+    dueMs = Math.min(dueMs, mayWait ? one.since + gatherMs : one.since);
     if (isCommitting) {
       watch();
     } else {
-      isCommitting = true;
-      // Once all that was read with it has come, too.
-      setImmediate(() => void commitAll());
+      commitInTime();
     }
   }
 
@@ -193,14 +223,14 @@ export function createAppendQueue(
         return Promise.reject(busy());
       }
       const one = new Appended(entries, bytes);
-      enqueue(one);
+      enqueue(one, false);
       return one.promise;
     },
-    push(entry, sink, isStrict) {
+    push(entry, sink, isStrict, mayWait = false) {
       const bytes = sizeOf(entry);
       const one = new Pushed(entry, bytes, sink, isStrict);
       if (hasRoom(1, bytes)) {
-        enqueue(one);
+        enqueue(one, mayWait);
       } else {
         // Never before this returns: the caller is not ready to hear of it.
         setImmediate(() => refuseAll([one], busy()));
