@@ -13,8 +13,11 @@ export interface ProjectorSettings {
   clockOffsetMs: number;
 }
 
-/** What the thread is told: to look for new rows, or to stop. */
-export type ToProjectors = { kind: "wake" } | { kind: "stop"; deadlineMs: number };
+/** What the thread is told: to look for new rows, how busy the others are, or to stop. */
+export type ToProjectors =
+  | { kind: "wake" }
+  | { kind: "busy"; isBusy: boolean }
+  | { kind: "stop"; deadlineMs: number };
 
 /** What the thread tells. */
 export type FromProjectors =
@@ -63,16 +66,37 @@ export function startProjectorThread(
     }
   });
   const tell = (words: ToProjectors) => thread.postMessage(words);
+  const busyTimer = watchLoad((isBusy) => tell({ kind: "busy", isBusy }));
   return {
     wake: () => tell({ kind: "wake" }),
     async stop({ deadlineMs } = { deadlineMs: 0 }) {
       isStopping = true;
+      clearInterval(busyTimer);
       tell({ kind: "stop", deadlineMs });
       const timer = setTimeout(() => void thread.terminate(), deadlineMs + lastStatementMs);
       await ended;
       clearTimeout(timer);
     },
   };
+}
+
+const loadEveryMs = 250;
+const busyFrom = 0.8;
+
+/** Tell whenever calls begin, or cease, to keep this thread busy. */
+function watchLoad(onChange: (isBusy: boolean) => void): NodeJS.Timeout {
+  let before = performance.eventLoopUtilization();
+  let wasBusy = false;
+  const timer = setInterval(() => {
+    const now = performance.eventLoopUtilization();
+    const isBusy = performance.eventLoopUtilization(now, before).utilization > busyFrom;
+    before = now;
+    if (isBusy !== wasBusy) {
+      wasBusy = isBusy;
+      onChange(isBusy);
+    }
+  }, loadEveryMs);
+  return timer.unref();
 }
 
 function hear({ progress, metrics, onError }: ProjectorListeners, said: FromProjectors): void {

@@ -14,12 +14,18 @@ const { url, shards, holder, debtLimitNanos, clockOffsetMs }: ProjectorSettings 
 let pool: Pool | undefined;
 let projectors: Projectors | undefined;
 let isStopping = false;
+let isBusy = false;
 
 parentPort?.on("message", (words: ToProjectors) => {
-  if (words.kind === "wake") {
-    projectors?.wake();
-  } else {
-    void stop(words.deadlineMs);
+  switch (words.kind) {
+    case "wake":
+      projectors?.wake();
+      break;
+    case "busy":
+      ({ isBusy } = words);
+      break;
+    case "stop":
+      void stop(words.deadlineMs);
   }
 });
 await start();
@@ -48,6 +54,7 @@ async function start(): Promise<void> {
     debtLimitNanos,
     now: () => new Date(Date.now() + clockOffsetMs),
     onError: tellError,
+    isBusy: () => isBusy,
     metrics: {
       held: (shard, isHeld) => tell({ kind: "held", shard, isHeld }),
       applied(shard, { position, counts, seconds }) {

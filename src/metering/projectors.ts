@@ -67,6 +67,8 @@ interface Deps {
   now(): Date;
   onError(error: unknown): void;
   metrics: ProjectorMetrics;
+  /** Whether the calls that are served leave little to spare. Undefined: as far as this thread tells. */
+  isBusy?: () => boolean;
 }
 
 /**
@@ -226,7 +228,7 @@ async function project(deps: Deps, lease: ShardLease, state: State): Promise<Pau
       state.entries = Math.min(state.entries * 2, entriesMost);
       return { pauseMs: 0, why: "rest" };
     }
-    const most = isBusy(state) ? busyRestMsMax : restMsMax;
+    const most = (deps.isBusy?.() ?? isBusy(state)) ? busyRestMsMax : restMsMax;
     const restMs = done === 0 ? 0 : Math.min(most, seconds * 1_000 * restFactor);
     return { pauseMs: restMs, why: "rest" };
   }
