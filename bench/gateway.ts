@@ -31,12 +31,11 @@ interface Measured {
  *
  * What is measured may use both cores. The load, the upstream and PostgreSQL share the second one.
  */
-export async function gatewayBench({ quick }: { quick: boolean }): Promise<Figure[]> {
+export async function* gatewayBench({ quick }: { quick: boolean }): AsyncIterable<Figure> {
   await checkTools();
   await checkNginx();
   const [rounds, seconds] = quick ? [3, 1] : [5, 2];
   await using world = await openGatewayWorld();
-  const figures: Figure[] = [];
   {
     await using server = await world.startServer();
     await using fastify = await startFastifyProxy(world.upstream.url);
@@ -58,18 +57,18 @@ export async function gatewayBench({ quick }: { quick: boolean }): Promise<Figur
       upstream: plain(world.upstream),
     };
     const measured = await measureThroughput(world, runs, { rounds, seconds });
-    figures.push(...throughputFigures(measured), ...cpuFigures(measured));
+    yield* throughputFigures(measured);
+    yield* cpuFigures(measured);
     const rates = {
       durable: Math.round(median(measured.durable.map(({ perSecond }) => perSecond)) / 2),
       async: Math.round(median(measured.async.map(({ perSecond }) => perSecond)) / 2),
     };
     const direct = runs.upstream.target;
     const targets = { durable: runs.durable.target, async: runs.async.target, direct };
-    figures.push(...(await measureLatency(world, { targets, rates, rounds, seconds })));
+    yield* await measureLatency(world, { targets, rates, rounds, seconds });
   }
-  figures.push(await measureMemory(world, quick ? 200 : 1_000));
-  figures.push(...(await measureExact(world)));
-  return figures;
+  yield* await measureExact(world);
+  yield await measureMemory(world, quick ? 200 : 1_000);
 }
 
 async function measureThroughput(

@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { parentPort, workerData } from "node:worker_threads";
 import { openPool, type Pool, type Tx } from "./db/pool.ts";
+import { releaseMemory } from "./lib/memory.ts";
 import { type Projectors, startProjectors } from "./metering/projectors.ts";
 import type { FromProjectors, ProjectorSettings, ToProjectors } from "./projector-thread.ts";
 
@@ -29,6 +30,7 @@ parentPort?.on("message", (words: ToProjectors) => {
   }
 });
 await start();
+releaseMemory();
 
 /** Open the database, as soon as it is there, and begin. */
 async function start(): Promise<void> {

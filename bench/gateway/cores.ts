@@ -1,5 +1,5 @@
 import { execFile } from "node:child_process";
-import { readdir, readFile } from "node:fs/promises";
+import { readdir, readFile, writeFile } from "node:fs/promises";
 import { promisify } from "node:util";
 
 const execute = promisify(execFile);
@@ -54,7 +54,14 @@ async function readStat(pid: number): Promise<Stat | null> {
   return { pid, parent: Number(fields[1]), ticks };
 }
 
-/** The most that a process has held in memory, in MB, since it began. */
+/** Begin anew to look for the most that a process holds in memory. Returns what it holds now, in MB. */
+export async function watchMemory(pid: number): Promise<number> {
+  // The kernel's word for: forget the peak.
+  await writeFile(`/proc/${pid}/clear_refs`, "5");
+  return peakMb(pid);
+}
+
+/** The most that a process has held in memory, in MB, since watchMemory(). */
 export async function peakMb(pid: number): Promise<number> {
   const status = await readFile(`/proc/${pid}/status`, "utf8");
   return Math.round(Number(/VmHWM:\s+(\d+) kB/.exec(status)?.[1]) / 1000);

@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import type { Figure } from "../figure.ts";
-import { cores, peakMb } from "./cores.ts";
+import { cores, peakMb, watchMemory } from "./cores.ts";
 import { longBytes } from "./nginx.ts";
 import type { StreamJob, StreamOutcome } from "./streams.ts";
 import type { GatewayWorld } from "./world.ts";
@@ -19,7 +19,7 @@ export async function measureMemory(world: GatewayWorld, streams: number): Promi
   await using server = await world.startServer();
   const consumer = await world.makeConsumer(server);
   const target = world.target(server, "durable", consumer, "long");
-  const idle = await peakMb(server.pid);
+  const idle = await watchMemory(server.pid);
   const { whole } = await readStreams({ ...target, streams, bytes: longBytes, slowly });
   if (whole !== streams) {
     throw new Error(`Cannot measure memory: ${streams - whole} of ${streams} streams broke off`);
