@@ -1,3 +1,4 @@
+import { performance } from "node:perf_hooks";
 import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
 import type { Applications, ProjectorMetrics, Projectors } from "./metering/projectors.ts";
