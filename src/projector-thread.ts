@@ -84,7 +84,8 @@ export function startProjectorThread(
 }
 
 const loadEveryMs = 250;
-const busyFrom = 0.8;
+/** Rounds are few while calls come: each costs both threads and the database much the same, however little it applies. */
+const busyFrom = 0.25;
 
 /** Tell whenever calls begin, or cease, to keep this thread busy. */
 function watchLoad(onChange: (isBusy: boolean) => void): NodeJS.Timeout {
