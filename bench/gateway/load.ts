@@ -28,11 +28,6 @@ export async function throughput(target: CallTarget, seconds: number): Promise<n
   return numberIn(text, /Requests\/sec:\s+([\d.]+)/);
 }
 
-/** Send so many calls. Throws unless all are answered with a 2xx. */
-export async function sendCalls(target: CallTarget, count: number): Promise<void> {
-  check(await run("h2load", ["-n", String(count), ...h2loadArgs(target)]));
-}
-
 /** How long calls took, in milliseconds. */
 export interface Latency {
   p50Ms: number;
