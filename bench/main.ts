@@ -1,15 +1,20 @@
 // Figures beside their peers, measured in one run: `npm run bench -- [name] [--json] [--quick]`.
 import { edgeBench } from "./edge.ts";
 import { type Figure, isMet, ratioOf } from "./figure.ts";
+import { gatewayBench } from "./gateway.ts";
 import { ingestBench } from "./ingest.ts";
 import { keysBench } from "./keys.ts";
 import { startBench } from "./start.ts";
 
-const benches: Record<string, (options: { quick: boolean }) => Promise<Figure[]>> = {
+/** All of its figures at the end, or each as soon as it is there. */
+type Bench = (options: { quick: boolean }) => Promise<Figure[]> | AsyncIterable<Figure>;
+
+const benches: Record<string, Bench> = {
   start: startBench,
   edge: edgeBench,
   keys: keysBench,
   ingest: ingestBench,
+  gateway: gatewayBench,
 };
 
 const args = process.argv.slice(2);
@@ -26,12 +31,9 @@ for (const [name, bench] of Object.entries(benches)) {
   }
 }
 
-async function run(
-  name: string,
-  bench: (options: { quick: boolean }) => Promise<Figure[]>,
-): Promise<void> {
+async function run(name: string, bench: Bench): Promise<void> {
   try {
-    for (const figure of await bench({ quick: args.includes("--quick") })) {
+    for await (const figure of await bench({ quick: args.includes("--quick") })) {
       console.log(args.includes("--json") ? toJson(name, figure) : toLine(name, figure));
     }
   } catch (error) {

@@ -103,6 +103,7 @@ import type { Metrics } from "./metrics.ts";
 import { metricsAllowed } from "./metrics.ts";
 import { describeApi } from "./openapi.ts";
 import { createOwnRates } from "./own-rates.ts";
+import { type ProjectorSettings, startProjectorThread } from "./projector-thread.ts";
 import { createRateLimits } from "./rate-limits.ts";
 import type { Call } from "./rpc/call.ts";
 import { unauthenticated } from "./rpc/errors.ts";
@@ -135,6 +136,8 @@ export interface AppDeps {
   maintain?: () => Promise<void>;
   /** Ports of what the server stands on. Upstreams must not reach them. */
   ownPorts: readonly number[];
+  /** Has the projectors in a thread of their own, which opens the database itself. Undefined: in this one. */
+  projectorThread?: Pick<ProjectorSettings, "url" | "clockOffsetMs">;
 }
 
 /** The whole server, not yet listening. */
@@ -147,7 +150,7 @@ export interface App {
 
 /** Build the server: the one place that knows every feature. */
 export function createApp(deps: AppDeps): App {
-  const { config, db, log, metrics, now } = deps;
+  const { config, db, log, metrics } = deps;
   metrics.watchTrust(() => deps.trust.stats());
   const holder = randomUUID();
   const ownPorts = [...deps.ownPorts];
@@ -211,16 +214,7 @@ export function createApp(deps: AppDeps): App {
       ownPorts.push(bound.port);
       loops.start();
       gateway.start();
-      projectors = startProjectors({
-        db,
-        progress,
-        shards: shardCount,
-        holder,
-        debtLimitNanos: config.debtLimitNanos,
-        now,
-        onError: (err) => log.warn("Cannot finish a round of a projector", { err }),
-        metrics: createProjectorMetrics(metrics.registry),
-      });
+      projectors = beginProjectors(deps, { holder, progress });
       return bound;
     },
     routes: () => edge.routes(),
@@ -244,6 +238,21 @@ export function createApp(deps: AppDeps): App {
       }
     },
   };
+}
+
+function beginProjectors(
+  { config, db, log, metrics, now, projectorThread }: AppDeps,
+  { holder, progress }: Pick<Parts, "holder" | "progress">,
+): Projectors {
+  const settings = { shards: shardCount, holder, debtLimitNanos: config.debtLimitNanos };
+  const listeners = {
+    progress,
+    metrics: createProjectorMetrics(metrics.registry),
+    onError: (err: unknown) => log.warn("Cannot finish a round of a projector", { err }),
+  };
+  return projectorThread === undefined
+    ? startProjectors({ ...settings, ...listeners, db, now })
+    : startProjectorThread({ ...settings, ...projectorThread }, listeners);
 }
 
 /** The longest that a stopping process works on what it leased. */

@@ -1,7 +1,8 @@
 import { createHash, timingSafeEqual } from "node:crypto";
-import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
+import { Counter, collectDefaultMetrics, Gauge, Registry } from "prom-client";
 import type { Environment } from "./config.ts";
 import type { TrustStats } from "./db/trust.ts";
+import { HttpSeries } from "./http-series.ts";
 
 /** One answered HTTP request. */
 export interface ObservedRequest {
@@ -12,7 +13,6 @@ export interface ObservedRequest {
   durationMs: number;
 }
 
-const labelNames = ["method", "route", "status_code"] as const;
 const bucketsSeconds = [0.005, 0.01, 0.025, 0.05, 0.1, 0.3, 0.5, 1, 2, 5];
 const routesMax = 1_000;
 const other = "OTHER";
@@ -27,19 +27,7 @@ const methods: ReadonlySet<string> = new Set([
 export function createMetrics() {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });
-  const requests = new Counter({
-    name: "http_requests_total",
-    help: "HTTP requests that were answered",
-    labelNames,
-    registers: [registry],
-  });
-  const durations = new Histogram({
-    name: "http_request_duration_seconds",
-    help: "Time from an HTTP request's headers to the end of its response",
-    labelNames,
-    buckets: bucketsSeconds,
-    registers: [registry],
-  });
+  const series = new HttpSeries(registry, bucketsSeconds);
   const routes = new Set<string>();
 
   // The number of series stays bounded, whatever the callers of `observe` pass on.
@@ -55,13 +43,12 @@ export function createMetrics() {
     registry,
     /** Count a request. */
     observe({ method, route, statusCode, durationMs }: ObservedRequest): void {
-      const labels = {
-        method: methods.has(method) ? method : other,
-        route: toRoute(route),
-        status_code: isStatus(statusCode) ? String(statusCode) : other,
-      };
-      requests.inc(labels);
-      durations.observe(labels, Math.max(0, durationMs) / 1000);
+      series.add(
+        toRoute(route),
+        methods.has(method) ? method : other,
+        isStatus(statusCode) ? statusCode : 0,
+        Math.max(0, durationMs) / 1000,
+      );
     },
     /** Show what the process may say from memory. Call it once. */
     watchTrust(stats: () => TrustStats): void {

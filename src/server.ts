@@ -109,6 +109,7 @@ export async function startServer({
       version,
       maintain,
       ownPorts: ownPorts(config, [urls.owner, urls.app, network.horizonUrl]),
+      projectorThread: { url: urls.worker, clockOffsetMs: config.testClockOffsetMs },
     });
     releaseMemory();
     const { host, port, tls } = config.server;

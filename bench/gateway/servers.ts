@@ -1,9 +1,38 @@
-import httpProxy from "@fastify/http-proxy";
-import fastify from "fastify";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import { cores } from "./cores.ts";
 
-/** Start Fastify's proxy on a free port of this host: what ours is measured against. */
-export async function startFastifyProxy(upstream: string) {
-  const app = fastify({ logger: false });
-  await app.register(httpProxy, { upstream, undici: { connections: 64 } });
-  return { url: await app.listen({ port: 0 }), close: () => app.close() };
+/** A process that calls are sent to. */
+export interface Served extends AsyncDisposable {
+  readonly url: string;
+  readonly pid: number;
+}
+
+/** Fastify's proxy in a process of its own, doing nothing but that: what ours is measured against. */
+export async function startFastifyProxy(upstream: string): Promise<Served> {
+  const script = fileURLToPath(new URL("fastify.ts", import.meta.url));
+  // taskset becomes the process that it starts.
+  const child = spawn("taskset", ["-c", String(cores.server), process.execPath, script, upstream], {
+    stdio: ["pipe", "pipe", "inherit"],
+    env: { ...process.env, NODE_ENV: "production" },
+  });
+  const lines = createInterface({ input: child.stdout });
+  const [url] = await Promise.race([
+    once(lines, "line"),
+    once(child, "exit").then(() => {
+      throw new Error("Cannot measure the gateway: Fastify's proxy ended at its start");
+    }),
+  ]);
+  return {
+    url: String(url),
+    pid: child.pid ?? 0,
+    async [Symbol.asyncDispose]() {
+      if (child.exitCode === null && child.signalCode === null) {
+        child.stdin.end();
+        await once(child, "exit");
+      }
+    },
+  };
 }

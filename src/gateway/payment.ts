@@ -139,7 +139,8 @@ export class Payment implements AppendSink {
   #append(): void {
     if (this.#entry !== null) {
       this.#appends += 1;
-      this.#admission.deps.journal.push(this.#entry, this, this.chargedNanos > 0n);
+      const costs = this.chargedNanos > 0n;
+      this.#admission.deps.journal.push(this.#entry, this, costs, this.#isPassed);
     }
   }
 

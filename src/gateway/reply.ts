@@ -254,6 +254,12 @@ function serverTiming({ deps, startedMs }: Admission, times: Times): string {
   return pushedMs === 0 ? parts : `${parts}, durable;dur=${rounded(durable)}`;
 }
 
-function rounded(ms: number): number {
-  return Math.round(ms * 100) / 100;
+/** To two places. Written from whole numbers: a fraction takes several times as long. */
+function rounded(ms: number): string {
+  const hundredths = Math.round(ms * 100);
+  if (hundredths < 0) {
+    return "0";
+  }
+  const rest = hundredths % 100;
+  return `${(hundredths - rest) / 100}.${rest < 10 ? "0" : ""}${rest}`;
 }

@@ -17,13 +17,24 @@ export const callMethods: readonly string[] = [
 
 /** How an endpoint is named in analytics. Long or numbered path segments are not told apart. */
 export function endpointName(method: string, path: string): string {
-  const segments = path
-    .split("/")
-    .filter((segment) => segment !== "")
-    .slice(0, 6)
-    .map((segment) => (/^[A-Za-z][A-Za-z._-]{0,31}$|^v\d{1,3}$/.test(segment) ? segment : "*"));
-  return `${method} /${segments.join("/")}`;
+  let name = `${method} /`;
+  let at = 0;
+  for (let count = 0; count < segmentsMax && at < path.length; ) {
+    const slash = path.indexOf("/", at);
+    const end = slash < 0 ? path.length : slash;
+    if (end > at) {
+      const segment = path.slice(at, end);
+      name += (count === 0 ? "" : "/") + (named.test(segment) ? segment : "*");
+      count += 1;
+    }
+    at = end + 1;
+  }
+  return name;
 }
+
+/** Of an endpoint's name. */
+const segmentsMax = 6;
+const named = /^[A-Za-z][A-Za-z._-]{0,31}$|^v\d{1,3}$/;
 
 /**
  * Whether a call's path can be appended to an upstream's base as it was sent.

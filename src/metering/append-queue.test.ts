@@ -1,6 +1,7 @@
 import assert from "node:assert";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { expect, test } from "vitest";
+import { waitUntil } from "../db/embedded-process.ts";
 import { type Committed, createAppendQueue, type QueueLimits } from "./append-queue.ts";
 import type { Entry, UsageEntry } from "./entry.ts";
 
@@ -262,4 +263,23 @@ test("tells how much is not durable, and since when", async () => {
   await others;
 
   expect(queue.waiting).toEqual({ entries: 0, oldestMs: 0 });
+});
+
+test("what may wait is committed a moment later, or with what may not", async () => {
+  const { queue, commits } = openQueue();
+  const heard: string[] = [];
+
+  queue.push(leased("paid"), listen(heard, "patient"), false, true);
+  await turn();
+  expect(commits).toHaveLength(0);
+  queue.push(leased("paid"), listen(heard, "hurried"), false);
+  await turn();
+  expect(commits).toMatchObject([{ count: 2 }]);
+  queue.push(leased("paid"), listen(heard, "late"), false, true);
+  commits[0]?.finish();
+  await waitUntil(() => commits.length === 2, 5_000);
+  commits[1]?.finish();
+  await waitUntil(() => heard.length === 3, 5_000);
+
+  expect(heard).toEqual(["patient durable", "hurried durable", "late durable"]);
 });

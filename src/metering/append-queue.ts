@@ -21,8 +21,11 @@ export interface QueueLimits {
 export interface AppendQueue {
   /** Rejects with UNAVAILABLE, reason JOURNAL_BUSY, when too much waits, and with what the commit throws. */
   append(entries: readonly Entry[]): Promise<Receipt>;
-  /** Append one, and tell its sink in the turn of the commit, or of the refusal. */
-  push(entry: UsageEntry, sink: AppendSink, isStrict: boolean): void;
+  /**
+   * Append one, and tell its sink in the turn of the commit, or of the refusal. One that may wait is not committed at
+   * once, unless others are that may not.
+   */
+  push(entry: UsageEntry, sink: AppendSink, isStrict: boolean, mayWait?: boolean): void;
   /** What is not durable yet: how much, and since when its oldest waits. */
   readonly waiting: { readonly entries: number; readonly oldestMs: number };
 }
@@ -46,7 +49,8 @@ interface Waiting {
   readonly bytes: number;
   readonly since: number;
   readonly isStrict: boolean;
-  settle(places: readonly Place[], applied: bigint): void;
+  /** Hear of a commit whose places from `begin` on are those of its entries. */
+  settle(committed: Committed, begin: number, leaseEnded: () => Error): void;
   refuse(error: unknown): void;
 }
 
@@ -68,8 +72,14 @@ class Appended implements Waiting {
     });
   }
 
-  settle(places: readonly Place[], applied: bigint): void {
-    this.#resolve({ position: lastOf(places), places, applied });
+  settle({ places, applied }: Committed, begin: number, leaseEnded: () => Error): void {
+    const own = places.slice(begin, begin + this.entries.length);
+    const written = own.filter((place) => place !== null);
+    if (written.length === own.length) {
+      this.#resolve({ position: lastOf(written), places: written, applied });
+    } else {
+      this.refuse(leaseEnded());
+    }
   }
 }
 
@@ -87,14 +97,22 @@ class Pushed implements Waiting {
     this.#sink = sink;
   }
 
-  settle(places: readonly Place[]): void {
-    this.#sink.onDurable(lastOf(places));
+  settle({ places }: Committed, begin: number, leaseEnded: () => Error): void {
+    const place = places[begin];
+    if (place === null || place === undefined) {
+      this.#sink.onRefused(leaseEnded());
+    } else {
+      this.#sink.onDurable(place.position);
+    }
   }
 
   refuse(error: unknown): void {
     this.#sink.onRefused(error);
   }
 }
+
+/** How long those wait for others who may: a commit costs the database much the same for one as for a hundred. */
+const gatherMs = 10;
 
 /**
  * Make a queue in front of `commit`, which writes entries durably, and is called again only when it has answered: the
@@ -116,6 +134,9 @@ export function createAppendQueue(
   let entriesWaiting = 0;
   let bytesWaiting = 0;
   let isCommitting = false;
+  /** When the queue is to be committed, all of it. */
+  let dueMs = Number.POSITIVE_INFINITY;
+  let gathering: NodeJS.Timeout | undefined;
   let timer: NodeJS.Timeout | undefined;
 
   function take(count: number): Waiting[] {
@@ -129,8 +150,9 @@ export function createAppendQueue(
   }
 
   async function commitAll() {
-    while (queue.length > 0) {
+    while (queue.length > 0 && dueMs <= performance.now()) {
       committing = take(countFitting(queue, limits));
+      dueMs = queue.length === 0 ? Number.POSITIVE_INFINITY : dueMs;
       const batch = committing;
       try {
         const committed = await commit(toBatch(batch));
@@ -142,6 +164,27 @@ export function createAppendQueue(
       }
     }
     isCommitting = false;
+    commitInTime();
+  }
+
+  /** Begin to commit, now or when it is due. */
+  function commitInTime() {
+    if (queue.length === 0 || isCommitting) {
+      return;
+    }
+    const ms = dueMs - performance.now();
+    if (ms > 0) {
+      gathering ??= setTimeout(() => {
+        gathering = undefined;
+        commitInTime();
+      }, ms);
+      return;
+    }
+    clearTimeout(gathering);
+    gathering = undefined;
+    isCommitting = true;
+    // Once all that was read with it has come, too.
+    setImmediate(() => void commitAll());
   }
 
   /** Refuse what has waited too long, and look again when the next one will have. */
@@ -165,16 +208,15 @@ export function createAppendQueue(
     return entriesWaiting + entries <= limits.entriesMax && bytesWaiting + bytes <= limits.bytesMax;
   }
 
-  function enqueue(one: Waiting) {
+  function enqueue(one: Waiting, mayWait: boolean) {
     entriesWaiting += one.entries.length;
     bytesWaiting += one.bytes;
     queue.push(one);
+    dueMs = Math.min(dueMs, mayWait ? one.since + gatherMs : one.since);
     if (isCommitting) {
       watch();
     } else {
-      isCommitting = true;
-      // Once all that was read with it has come, too.
-      setImmediate(() => void commitAll());
+      commitInTime();
     }
   }
 
@@ -185,17 +227,17 @@ export function createAppendQueue(
         return Promise.reject(busy());
       }
       const one = new Appended(entries, bytes);
-      enqueue(one);
+      enqueue(one, false);
       return one.promise;
     },
-    push(entry, sink, isStrict) {
+    push(entry, sink, isStrict, mayWait = false) {
       const bytes = sizeOf(entry);
       const one = new Pushed(entry, bytes, sink, isStrict);
       if (hasRoom(1, bytes)) {
-        enqueue(one);
+        enqueue(one, mayWait);
       } else {
         // Never before this returns: the caller is not ready to hear of it.
-        setImmediate(() => tell(() => one.refuse(busy())));
+        setImmediate(() => refuseAll([one], busy()));
       }
     },
     get waiting() {
@@ -237,37 +279,33 @@ function countFitting(queue: readonly Waiting[], limits: QueueLimits): number {
 }
 
 /** Tell each of a commit where its own entries stand. Only strict ones, which are alone, may be missing. */
-function settle(
-  batch: readonly Waiting[],
-  { places, applied }: Committed,
-  leaseEnded: () => Error,
-): void {
+function settle(batch: readonly Waiting[], committed: Committed, leaseEnded: () => Error): void {
   let begin = 0;
   for (const one of batch) {
-    const own = places.slice(begin, begin + one.entries.length);
+    try {
+      one.settle(committed, begin, leaseEnded);
+    } catch (error) {
+      throwLater(error);
+    }
     begin += one.entries.length;
-    const written = own.filter((place) => place !== null);
-    tell(() =>
-      written.length === own.length ? one.settle(written, applied) : one.refuse(leaseEnded()),
-    );
   }
 }
 
 function refuseAll(batch: readonly Waiting[], error: unknown): void {
   for (const one of batch) {
-    tell(() => one.refuse(error));
+    try {
+      one.refuse(error);
+    } catch (thrown) {
+      throwLater(thrown);
+    }
   }
 }
 
 /** What one of them throws must not keep the others from hearing: it is thrown where nothing depends on it. */
-function tell(one: () => void): void {
-  try {
-    one();
-  } catch (error) {
-    setImmediate(() => {
-      throw error;
-    });
-  }
+function throwLater(error: unknown): void {
+  setImmediate(() => {
+    throw error;
+  });
 }
 
 /** The last position of some places. */

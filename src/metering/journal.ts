@@ -64,9 +64,9 @@ export interface Journal {
   append(entries: readonly Entry[]): Promise<Receipt>;
   /**
    * Append an entry, and tell the sink in the turn of its commit. A strict one is not written when its lease is over;
-   * others are then paid otherwise.
+   * others are then paid otherwise. One that may wait is committed some milliseconds later, with others.
    */
-  push(entry: UsageEntry, sink: AppendSink, isStrict: boolean): void;
+  push(entry: UsageEntry, sink: AppendSink, isStrict: boolean, mayWait?: boolean): void;
   /** What was pushed or appended and is not durable yet. */
   readonly waiting: { readonly entries: number; readonly oldestMs: number };
   /** Append entries in the caller's transaction. Call appended() once it has committed. */

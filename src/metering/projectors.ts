@@ -68,6 +68,8 @@ interface Deps {
   now(): Date;
   onError(error: unknown): void;
   metrics: ProjectorMetrics;
+  /** Whether the calls that are served leave little to spare. Undefined: as far as this thread tells. */
+  isBusy?: () => boolean;
 }
 
 /**
@@ -228,7 +230,8 @@ async function project(deps: Deps, lease: ShardLease, state: State): Promise<Pau
       return { pauseMs: 0, why: "rest" };
     }
     const ms = seconds * 1_000;
-    const most = isBusy(state) ? Math.max(restMsMax, busyPeriodMs - ms) : restMsMax;
+    const isPressed = deps.isBusy?.() ?? isBusy(state);
+    const most = isPressed ? Math.max(restMsMax, busyPeriodMs - ms) : restMsMax;
     const restMs = done === 0 ? 0 : Math.min(most, ms * restFactor);
     return { pauseMs: restMs, why: "rest" };
   }

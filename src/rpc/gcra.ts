@@ -112,6 +112,11 @@ export function judge(counted: readonly Counted[], nowUs: number): Verdict {
   return tightest;
 }
 
+/** The verdict over one limit. */
+export function judgeOne(one: Counted, nowUs: number): Verdict {
+  return verdictOf(one, { allowed: isWithin(one.charge, one.backAtUs, nowUs), nowUs });
+}
+
 function verdictOf(
   { limit, charge, backAtUs }: Counted,
   { allowed, nowUs }: { allowed: boolean; nowUs: number },

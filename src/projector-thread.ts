@@ -1,0 +1,126 @@
+import { performance } from "node:perf_hooks";
+import { fileURLToPath } from "node:url";
+import { Worker } from "node:worker_threads";
+import type { Applications, ProjectorMetrics, Projectors } from "./metering/projectors.ts";
+
+/** What the projectors of a thread are started with. */
+export interface ProjectorSettings {
+  /** Of the database, in the worker's role. */
+  url: string;
+  shards: number;
+  /** Names the process. A UUID. */
+  holder: string;
+  debtLimitNanos: bigint;
+  /** How far the process's time is moved. */
+  clockOffsetMs: number;
+}
+
+/** What the thread is told: to look for new rows, how busy the others are, or to stop. */
+export type ToProjectors =
+  | { kind: "wake" }
+  | { kind: "busy"; isBusy: boolean }
+  | { kind: "stop"; deadlineMs: number };
+
+/** What the thread tells. */
+export type FromProjectors =
+  | { kind: "applied"; shard: number; round: AppliedRound }
+  | { kind: "noted"; shard: number; position: bigint; accounts: readonly string[] }
+  | { kind: "held"; shard: number; isHeld: boolean }
+  | { kind: "failed"; shard: number }
+  | { kind: "stuck"; shard: number; isStuck: boolean }
+  | { kind: "error"; error: Error };
+
+type AppliedRound = Parameters<ProjectorMetrics["applied"]>[1];
+
+/** Whom the thread's words are for. */
+export interface ProjectorListeners {
+  progress: Applications;
+  metrics: ProjectorMetrics;
+  onError(error: unknown): void;
+}
+
+/** After the deadline of a stop the thread has so long for its last statement. */
+const lastStatementMs = 2_000;
+
+/**
+ * Apply the journal in a thread of its own, with its own connections: a round takes tens of milliseconds, for which no
+ * call has to wait there. A thread that fails ends the process, as the projectors would that ran in it.
+ */
+export function startProjectorThread(
+  settings: ProjectorSettings,
+  listeners: ProjectorListeners,
+): Projectors {
+  const thread = new Worker(new URL("./projector-worker.ts", import.meta.url), {
+    name: "projectors",
+    workerData: settings,
+    // With the cache of compiled modules, but without telemetry: nothing here has a parent's span.
+    execArgv: ["--require", fileURLToPath(new URL("./boot.cjs", import.meta.url))],
+    resourceLimits: { maxYoungGenerationSizeMb: 8, maxOldGenerationSizeMb: 512 },
+  });
+  const ended = new Promise<void>((resolve) => thread.once("exit", () => resolve()));
+  let isStopping = false;
+  thread.on("message", (said: FromProjectors) => hear(listeners, said));
+  thread.on("error", (error) => {
+    throw error;
+  });
+  thread.once("exit", (code) => {
+    if (!isStopping) {
+      throw new Error(`Cannot go on: the thread of the projectors ended with ${code}`);
+    }
+  });
+  const tell = (words: ToProjectors) => thread.postMessage(words);
+  const busyTimer = watchLoad((isBusy) => tell({ kind: "busy", isBusy }));
+  return {
+    wake: () => tell({ kind: "wake" }),
+    async stop({ deadlineMs } = { deadlineMs: 0 }) {
+      isStopping = true;
+      clearInterval(busyTimer);
+      tell({ kind: "stop", deadlineMs });
+      const timer = setTimeout(() => void thread.terminate(), deadlineMs + lastStatementMs);
+      await ended;
+      clearTimeout(timer);
+    },
+  };
+}
+
+const loadEveryMs = 250;
+/** Rounds are few while calls come: each costs both threads and the database much the same, however little it applies. */
+const busyFrom = 0.25;
+
+/** Tell whenever calls begin, or cease, to keep this thread busy. */
+function watchLoad(onChange: (isBusy: boolean) => void): NodeJS.Timeout {
+  let before = performance.eventLoopUtilization();
+  let wasBusy = false;
+  const timer = setInterval(() => {
+    const now = performance.eventLoopUtilization();
+    const isBusy = performance.eventLoopUtilization(now, before).utilization > busyFrom;
+    before = now;
+    if (isBusy !== wasBusy) {
+      wasBusy = isBusy;
+      onChange(isBusy);
+    }
+  }, loadEveryMs);
+  return timer.unref();
+}
+
+function hear({ progress, metrics, onError }: ProjectorListeners, said: FromProjectors): void {
+  switch (said.kind) {
+    case "applied":
+      metrics.applied(said.shard, said.round);
+      break;
+    case "noted":
+      progress.note(said.shard, said.position, said.accounts);
+      break;
+    case "held":
+      metrics.held(said.shard, said.isHeld);
+      break;
+    case "failed":
+      metrics.failed(said.shard);
+      break;
+    case "stuck":
+      metrics.stuck(said.shard, said.isStuck);
+      break;
+    case "error":
+      onError(said.error);
+  }
+}
