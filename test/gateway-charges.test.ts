@@ -162,18 +162,22 @@ test.for(["has its reply", "left"])(
     const amountNanos = -50n * price;
     const adjust = () => credits.adjustCredits({ accountId, amountNanos, note: "x" });
     await expect.poll(() => adjust().then(() => "taken", String)).toBe("taken");
+    let hasReply = false;
     if (how === "left") {
       sending.destroy();
     } else {
       held.resolve();
-      expect((await reply)[0].statusCode).toBe(200);
+      const { statusCode } = (await reply)[0];
+      // The process may have heard of its lease's end before: then the reply waits, and is refused.
+      expect([200, 402]).toContain(statusCode);
+      hasReply = statusCode === 200;
     }
 
-    const after = [cut + 1, lost + (how === "left" ? 0 : 1)];
+    const after = [cut + 1, lost + (hasReply ? 1 : 0)];
     await expect.poll(() => unpaid(app)).toEqual(after);
     await app.applied();
     const counted = await asSuperuser(app, (client) =>
-      client.query("select from usage_events where api_id = $1", [api.id]),
+      client.query("select from usage_events where api_id = $1 and charged_nanos > 0", [api.id]),
     );
     expect(counted.rowCount).toBe(0);
     held.resolve();

@@ -112,7 +112,7 @@ class Pushed implements Waiting {
 }
 
 /** How long those wait for others who may: a commit costs the database much the same for one as for a hundred. */
-const gatherMs = 10;
+const gatherMs = 5;
 
 /**
  * Make a queue in front of `commit`, which writes entries durably, and is called again only when it has answered: the
