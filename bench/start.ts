@@ -60,9 +60,18 @@ async function measureServer(dataDir: string): Promise<{ readyMs: number; idleMb
   const port = await freePort();
   const begun = performance.now();
   const packageJson = JSON.parse(await readFile("package.json", "utf8"));
-  const [, ...args] = String(packageJson.scripts.start).split(" ");
+  const words = String(packageJson.scripts.start).split(" ");
+  const settings = words.slice(0, words.indexOf("node")).map((word) => word.split("="));
+  const args = words.slice(words.indexOf("node") + 1);
   const server = spawn(process.execPath, args, {
-    env: { ...process.env, PORT: String(port), CALLORA_DATA_DIR: dataDir, LOG_LEVEL: "warn" },
+    env: {
+      ...process.env,
+      ...Object.fromEntries(settings),
+      PORT: String(port),
+      CALLORA_DATA_DIR: dataDir,
+      LOG_LEVEL: "warn",
+    },
+
     stdio: "ignore",
   });
   try {
