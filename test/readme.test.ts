@@ -10,7 +10,7 @@ import { variableNames } from "../src/config.ts";
 import { must } from "./support/app.ts";
 import { runCommand } from "./support/command.ts";
 import { type Block, blocksOf, isShown, pathsOf, rowsOf } from "./support/markdown.ts";
-import { makeDataDir, start } from "./support/process.ts";
+import { makeDataDir, start, startCommand } from "./support/process.ts";
 
 const readme = readFileSync("README.md", "utf8");
 const blocks = blocksOf(readme);
@@ -169,9 +169,14 @@ test("README lists the verbs of the callora command, all of them", async () => {
 });
 
 test("the image starts the server as npm start does", () => {
-  const [, command = ""] = /^CMD (.*)$/m.exec(readFileSync("deploy/Dockerfile", "utf8")) ?? [];
+  const dockerfile = readFileSync("deploy/Dockerfile", "utf8");
+  const [, command = ""] = /^CMD (.*)$/m.exec(dockerfile) ?? [];
+  const started = startCommand();
 
-  expect(JSON.parse(command)).toEqual(packageJson.scripts.start.split(" "));
+  expect(JSON.parse(command)).toEqual(started.command);
+  for (const [name, value] of Object.entries(started.settings)) {
+    expect(dockerfile).toContain(` ${name}=${value}`);
+  }
 });
 
 test.for(pages)("the links of %s lead somewhere", (page) => {

@@ -51,10 +51,18 @@ function signal(pid: number, name: NodeJS.Signals): void {
   } catch {}
 }
 
+/** What `npm start` runs: the environment that it sets, and the words of its command. */
+export function startCommand(): { settings: Record<string, string>; command: string[] } {
+  const words = packageJson.scripts.start.split(" ");
+  const command = words.slice(words.indexOf("node"));
+  const settings = words.slice(0, -command.length).map((word) => word.split("="));
+  return { settings: Object.fromEntries(settings), command };
+}
+
 /** `npm start`, word by word, on a free port. */
 export function start(dataDir: string, env: Record<string, string> = {}): Run {
-  const [, ...args] = packageJson.scripts.start.split(" ");
-  return launch(process.execPath, args, { dataDir, env });
+  const { settings, command } = startCommand();
+  return launch(process.execPath, command.slice(1), { dataDir, env: { ...settings, ...env } });
 }
 
 /** `npx callora`, run to its end. */
