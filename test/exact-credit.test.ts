@@ -50,8 +50,14 @@ test("of 5,000 calls at once with credit for 333, exactly 333 are served, though
 
   const isSpent = () => hasNothing(world, [held, free]);
   const calling = Promise.all([
-    callAll(world, { buyer: held, count: atOnce, first: atOnce, isSpent }),
-    callAll(world, { buyer: free, count: 1_000, first: 12, isSpent }),
+    // What dies has its share of the credit before the others take the rest.
+    callAll(world, {
+      buyer: held,
+      first: atOnce,
+      isSpent,
+      hasShare: () => upstream.waiting >= 10,
+    }),
+    callAll(world, { buyer: free, first: 12, isSpent, hasShare: () => true }),
   ]);
   // All that the victim's upstream answered has arrived; what it still has to answer is not charged.
   const isMidway = () => upstream.waiting >= 10 && upstream.answered === upstream.seen(held.served);
@@ -122,23 +128,26 @@ async function newBuyer({ place, upstreamUrl }: GatewayProving): Promise<Buyer> 
   return { consumer, api, served: [], broken: [] };
 }
 
-/** Call so often, `first` of them at once. Who is not served calls again, as long as there may be credit. */
+/**
+ * Call `first` times at once, the victim as soon as it can be, the others when it has its share. Who is not served calls
+ * again, as long as there may be credit.
+ */
 async function callAll(
   { urls }: GatewayProving,
   {
     buyer,
-    count,
     first,
     isSpent,
-  }: { buyer: Buyer; count: number; first: number; isSpent: () => Promise<boolean> },
+    hasShare,
+  }: { buyer: Buyer; first: number; isSpent: () => Promise<boolean>; hasShare: () => boolean },
 ): Promise<void> {
   const kind = first === atOnce ? "held" : "free";
   const agent = new Agent({ keepAlive: true });
   let [next, isOver] = [0, false];
 
-  async function call(): Promise<End> {
+  async function call(at?: number): Promise<End> {
     const n = next++;
-    const server = n % urls.length;
+    const server = at ?? n % urls.length;
     const id = `${n}-${kind}-${server}`;
     const end = await callOnce(`${urls[server]}/v1/call/${buyer.api.slug}/${id}`, {
       id,
@@ -169,11 +178,15 @@ async function callAll(
     isOver = true;
   }
 
-  await Promise.all(Array.from({ length: first }, call));
-  const rest = Array.from({ length: Math.min(retryingMax, count) }, retry);
+  const toVictim = Math.ceil(first / urls.length);
+  const early = Array.from({ length: toVictim }, () => call(victim));
+  await until(hasShare, 60_000);
+  const others = Array.from({ length: first - toVictim }, (_, index) => call(index % victim));
+  await Promise.all([...early, ...others]);
+  const rest = Array.from({ length: retryingMax }, retry);
   await Promise.all([watch(), ...rest]);
   // Whoever comes now is refused.
-  const late = await Promise.all(Array.from({ length: 30 }, call));
+  const late = await Promise.all(Array.from({ length: 30 }, () => call()));
   expect(late.filter((end) => end === "served" || end === "broken")).toEqual([]);
   agent.destroy();
 }
