@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { checkAnswer } from "./edge/check.ts";
 import { type CallKind, type Load, prepareLoad } from "./edge/load.ts";
 import { checkTools, type ServerProcess, startServer } from "./edge/processes.ts";
-import { type Bar, type Figure, median, round } from "./figure.ts";
+import { type Bar, compared, type Figure, median } from "./figure.ts";
 
 /** How much is measured. */
 interface Extent {
@@ -181,22 +181,4 @@ async function memoryFigure(load: Load, { requests }: Extent): Promise<Figure> {
   } finally {
     await server.stop();
   }
-}
-
-function compared(
-  name: string,
-  {
-    ours,
-    theirs,
-    ...rest
-  }: Pick<Figure, "unit" | "peer" | "bar"> & { ours: readonly number[]; theirs: readonly number[] },
-): Figure {
-  return {
-    name,
-    value: round(median(ours)),
-    peerValue: round(median(theirs)),
-    ratio: median(ours.map((value, index) => value / (theirs[index] ?? Number.NaN))),
-    n: ours.length,
-    ...rest,
-  };
 }

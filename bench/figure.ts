@@ -49,3 +49,22 @@ export function median(values: readonly number[]): number {
 export function round(value: number): number {
   return Math.round(value * 100) / 100;
 }
+
+/** A figure of values and those of the peer that were measured in turns. */
+export function compared(
+  name: string,
+  {
+    ours,
+    theirs,
+    ...rest
+  }: Pick<Figure, "unit" | "peer" | "bar"> & { ours: readonly number[]; theirs: readonly number[] },
+): Figure {
+  return {
+    name,
+    value: round(median(ours)),
+    peerValue: round(median(theirs)),
+    ratio: median(ours.map((value, index) => value / (theirs[index] ?? Number.NaN))),
+    n: ours.length,
+    ...rest,
+  };
+}

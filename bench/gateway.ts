@@ -1,5 +1,5 @@
 import { checkTools } from "./edge/processes.ts";
-import { type Figure, median, round } from "./figure.ts";
+import { compared, type Figure, median } from "./figure.ts";
 import { cpuSeconds } from "./gateway/cores.ts";
 import { measureExact } from "./gateway/exact.ts";
 import { measureLatency } from "./gateway/latency.ts";
@@ -147,22 +147,4 @@ function cpuFigures(measured: Record<Name, Measured[]>): Figure[] {
     figure("CPU of PostgreSQL for an async call", "async", "databaseUs"),
     figure("CPU of nginx for a call", "nginx", "cpuUs"),
   ];
-}
-
-function compared(
-  name: string,
-  {
-    ours,
-    theirs,
-    ...rest
-  }: Pick<Figure, "unit" | "peer" | "bar"> & { ours: readonly number[]; theirs: readonly number[] },
-): Figure {
-  return {
-    name,
-    value: round(median(ours)),
-    peerValue: round(median(theirs)),
-    ratio: median(ours.map((value, index) => value / (theirs[index] ?? Number.NaN))),
-    n: ours.length,
-    ...rest,
-  };
 }

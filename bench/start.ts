@@ -1,11 +1,11 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { startEmbedded } from "../src/db/embedded.ts";
 import { type Figure, median } from "./figure.ts";
+import { freePort } from "./free-port.ts";
 
 const rounds = 5;
 const readyMsMax = 30_000;
@@ -129,18 +129,6 @@ async function stop(child: ChildProcess): Promise<void> {
     child.kill("SIGTERM");
     await once(child, "exit");
   }
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const address = server.address();
-  server.close();
-  await once(server, "close");
-  if (address === null || typeof address === "string") {
-    throw new Error("Cannot find a free port");
-  }
-  return address.port;
 }
 
 function pause(ms: number): Promise<void> {

@@ -5,6 +5,7 @@ import { platformAccountId } from "../src/ledger/store.ts";
 import { newId } from "../src/lib/id.ts";
 import type { CorrectionEntry } from "../src/metering/entry.ts";
 import { newAccountId, openBooks, seeded, usage } from "./support/books.ts";
+import { left } from "./support/grant.ts";
 
 type Books = Awaited<ReturnType<typeof openBooks>>;
 type Usage = ReturnType<typeof usage>;
@@ -167,16 +168,4 @@ async function expireAll(books: Books, account: string): Promise<void> {
     [account],
   );
   await books.db.systemTransaction((tx) => expireNext(tx, { now: new Date(), appliedUntil: null }));
-}
-
-async function left(books: Books, account: string): Promise<Record<string, bigint>> {
-  const { rows } = await books.superuser.query<{ note: string; nanos: string; state: string }>(
-    `select note, amount_nanos - burned_nanos - returned_nanos as nanos, state from credit_grants
-     where account_id = $1`,
-    [account],
-  );
-  for (const { nanos, state } of rows) {
-    expect(state === "closed").toBe(nanos === "0");
-  }
-  return Object.fromEntries(rows.map(({ note, nanos }) => [note, BigInt(nanos)]));
 }

@@ -13,6 +13,7 @@ import { newId } from "../src/lib/id.ts";
 import { shardCount, shardOf } from "../src/metering/entry.ts";
 import { until } from "./support/app.ts";
 import { newAccountId, openBooks, projectAll, seeded, usage } from "./support/books.ts";
+import { left } from "./support/grant.ts";
 import { newPerson } from "./support/people.ts";
 import { test } from "./support/test.ts";
 
@@ -411,19 +412,6 @@ async function leaseOf(books: Books, accountId: string, nanos: bigint): Promise<
     throw new Error("no lease");
   }
   return outcome.lease.id;
-}
-
-/** What is left of each grant, by name. */
-async function left(books: Books, account: string): Promise<Record<string, bigint>> {
-  const { rows } = await books.superuser.query<{ note: string; nanos: string; state: string }>(
-    `select note, amount_nanos - burned_nanos - returned_nanos as nanos, state from credit_grants
-     where account_id = $1`,
-    [account],
-  );
-  for (const { nanos, state } of rows) {
-    expect(state === "closed").toBe(nanos === "0");
-  }
-  return Object.fromEntries(rows.map(({ note, nanos }) => [note, BigInt(nanos)]));
 }
 
 async function burns(books: Books, account: string): Promise<[string, bigint, bigint][]> {

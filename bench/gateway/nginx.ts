@@ -1,10 +1,10 @@
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { chmod, mkdir, truncate, writeFile } from "node:fs/promises";
-import { createServer } from "node:net";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { waitUntil } from "../../src/db/embedded-process.ts";
+import { freePort } from "../free-port.ts";
 import { cores, familyOf, pin } from "./cores.ts";
 import type { Served } from "./servers.ts";
 
@@ -112,16 +112,4 @@ http {
       }
     },
   };
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const address = server.address();
-  server.close();
-  await once(server, "close");
-  if (address === null || typeof address === "string") {
-    throw new Error("Cannot find a free port");
-  }
-  return address.port;
 }

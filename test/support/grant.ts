@@ -1,7 +1,9 @@
+import { expect } from "vitest";
 import { addCredit, priorityDefault, promotionMoney } from "../../src/credits/credit.ts";
 import type { Database } from "../../src/db/database.ts";
 import type { Mode } from "../../src/ledger/store.ts";
 import { newId } from "../../src/lib/id.ts";
+import type { openBooks } from "./books.ts";
 
 /** Promotional credit for an account. */
 export async function grant(
@@ -25,4 +27,20 @@ export async function grant(
     note: "",
   } as const;
   await db.systemTransaction((tx) => addCredit(tx, credit, now));
+}
+
+/** What is left of each grant, by name. */
+export async function left(
+  books: Awaited<ReturnType<typeof openBooks>>,
+  account: string,
+): Promise<Record<string, bigint>> {
+  const { rows } = await books.superuser.query<{ note: string; nanos: string; state: string }>(
+    `select note, amount_nanos - burned_nanos - returned_nanos as nanos, state from credit_grants
+     where account_id = $1`,
+    [account],
+  );
+  for (const { nanos, state } of rows) {
+    expect(state === "closed").toBe(nanos === "0");
+  }
+  return Object.fromEntries(rows.map(({ note, nanos }) => [note, BigInt(nanos)]));
 }
