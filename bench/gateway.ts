@@ -29,7 +29,7 @@ interface Measured {
  * How many calls a second the gateway passes on, with key, limit, lease and metering, beside proxies that do nothing
  * else; what it adds to a call's time, what memory streams take, and whether the last of a credit is spent to the unit.
  *
- * What is measured may use both cores. The load, the upstream and PostgreSQL share the second one.
+ * What is measured has the first core, with all of its threads. The load, the upstream and PostgreSQL share the second.
  */
 export async function* gatewayBench({ quick }: { quick: boolean }): AsyncIterable<Figure> {
   await checkTools();
