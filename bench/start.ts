@@ -61,7 +61,7 @@ async function measureServer(dataDir: string): Promise<{ readyMs: number; idleMb
   const begun = performance.now();
   const packageJson = JSON.parse(await readFile("package.json", "utf8"));
   const words = String(packageJson.scripts.start).split(" ");
-  const settings = words.slice(0, words.indexOf("node")).map((word) => word.split("="));
+  const settings = words.slice(1, words.indexOf("node")).map((word) => word.split("="));
   const args = words.slice(words.indexOf("node") + 1);
   const server = spawn(process.execPath, args, {
     env: {

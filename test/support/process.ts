@@ -55,7 +55,8 @@ function signal(pid: number, name: NodeJS.Signals): void {
 export function startCommand(): { settings: Record<string, string>; command: string[] } {
   const words = packageJson.scripts.start.split(" ");
   const command = words.slice(words.indexOf("node"));
-  const settings = words.slice(0, -command.length).map((word) => word.split("="));
+  // The first word is env: with the settings alone, the shell would stay, and end before the server.
+  const settings = words.slice(1, -command.length).map((word) => word.split("="));
   return { settings: Object.fromEntries(settings), command };
 }
 
