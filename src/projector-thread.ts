@@ -23,6 +23,7 @@ export type ToProjectors =
 
 /** What the thread tells. */
 export type FromProjectors =
+  | { kind: "begun" }
   | { kind: "applied"; shard: number; round: AppliedRound }
   | { kind: "noted"; shard: number; position: bigint; accounts: readonly string[] }
   | { kind: "held"; shard: number; isHeld: boolean }
@@ -58,8 +59,11 @@ export function startProjectorThread(
     resourceLimits: { maxYoungGenerationSizeMb: 8, maxOldGenerationSizeMb: 512 },
   });
   const ended = new Promise<void>((resolve) => thread.once("exit", () => resolve()));
-  let isStopping = false;
-  thread.on("message", (said: FromProjectors) => hear(listeners, said));
+  let [hasBegun, isStopping] = [false, false];
+  thread.on("message", (said: FromProjectors) => {
+    hasBegun ||= said.kind === "begun";
+    hear(listeners, said);
+  });
   thread.on("error", (error) => {
     throw error;
   });
@@ -75,6 +79,11 @@ export function startProjectorThread(
     async stop({ deadlineMs } = { deadlineMs: 0 }) {
       isStopping = true;
       clearInterval(busyTimer);
+      if (!hasBegun) {
+        // It would not hear of it before all of its modules are loaded.
+        await thread.terminate();
+        return;
+      }
       tell({ kind: "stop", deadlineMs });
       const timer = setTimeout(() => void thread.terminate(), deadlineMs + lastStatementMs);
       await ended;
@@ -105,6 +114,8 @@ function watchLoad(onChange: (isBusy: boolean) => void): NodeJS.Timeout {
 
 function hear({ progress, metrics, onError }: ProjectorListeners, said: FromProjectors): void {
   switch (said.kind) {
+    case "begun":
+      break;
     case "applied":
       metrics.applied(said.shard, said.round);
       break;

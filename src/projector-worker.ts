@@ -46,6 +46,7 @@ async function start(): Promise<void> {
   if (opened === undefined || isStopping) {
     return;
   }
+  tell({ kind: "begun" });
   projectors = startProjectors({
     db: { systemTransaction: <T>(work: (tx: Tx) => Promise<T>) => opened.transaction(work) },
     progress: {
