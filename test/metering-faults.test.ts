@@ -4,7 +4,6 @@ import { until } from "./support/app.ts";
 import { openBlackHole } from "./support/black-hole.ts";
 import { openProving, type Proving, type Supervised } from "./support/faults.ts";
 import type { Verdict } from "./support/load-oracle.ts";
-import type { LoadProcess } from "./support/load-process.ts";
 import { seeded } from "./support/seeded.ts";
 import { mountSmallDisk } from "./support/small-disk.ts";
 
@@ -79,14 +78,15 @@ test("a database that is away is waited for or refused, never taken for there", 
   const load = proving.load({ urls: [server.url], seed });
   await load.acknowledgement(recoverMsMax);
 
-  way.swallow();
-  await quiet(load);
   const before = load.progress();
+  const awaySinceMs = Date.now();
+  way.swallow();
   await sleep(awayMs);
   const after = load.progress();
   way.release();
 
-  expect(after.acknowledged).toBe(before.acknowledged);
+  // What was committed before may still be acknowledged, when its client waits for its projection.
+  expect(after.latestSentMs).toBeLessThanOrEqual(awaySinceMs);
   expect(after.failed).toBeGreaterThan(before.failed);
   await load.acknowledgement(recoverMsMax);
   await load.finish();
@@ -150,18 +150,6 @@ test("what is lost, doubled or changed is found", { timeout: 60_000 }, async () 
     expect((await proving.judge(statement)).problems, what).not.toEqual([]);
   }
 });
-
-/** Wait until nothing is acknowledged for two seconds: what was committed before may still be on its way. */
-async function quiet(load: LoadProcess): Promise<void> {
-  let [acknowledged, since] = [-1, 0];
-  await until(() => {
-    if (load.progress().acknowledged !== acknowledged) {
-      acknowledged = load.progress().acknowledged;
-      since = performance.now();
-    }
-    return performance.now() - since >= 2_000;
-  });
-}
 
 function pickFault(chance: number) {
   let share = 0;

@@ -23,6 +23,8 @@ export interface LoadJob {
 export interface LoadProgress {
   /** Batches that were acknowledged so far. */
   acknowledged: number;
+  /** When the one of them that was sent last was sent, in milliseconds since the epoch. */
+  latestSentMs: number;
   /** Batches that were not, for one reason or another. */
   failed: number;
 }
@@ -41,7 +43,7 @@ async function run(job: LoadJob): Promise<void> {
   const random = seeded(job.seed);
   const log = openLoadLog(job.logFile);
   const servers = job.urls.map((url) => openDoors(url, job.market.token));
-  const progress: LoadProgress = { acknowledged: 0, failed: 0 };
+  const progress: LoadProgress = { acknowledged: 0, latestSentMs: 0, failed: 0 };
   /** Batches that are to be sent later than others: held back, or not acknowledged. */
   const waiting: Numbered[][] = [];
   let [next, batches, isStopping, latestMs] = [0, 0, false, 0];
@@ -77,6 +79,7 @@ async function run(job: LoadJob): Promise<void> {
     batches += 1;
     const batch = batches;
     log.sends(batch, events);
+    const sentMs = Date.now();
     try {
       await door(events.map((event) => toEvent(job.market, event)));
     } catch (error) {
@@ -93,6 +96,7 @@ async function run(job: LoadJob): Promise<void> {
     log.acknowledged(batch);
     latestMs = performance.now();
     progress.acknowledged += 1;
+    progress.latestSentMs = Math.max(progress.latestSentMs, sentMs);
     process.send?.(progress);
   }
 

@@ -19,7 +19,7 @@ export function startLoad(job: LoadJob): LoadProcess {
     execArgv: [],
   });
   const exited = once(child, "exit").then(([code, signal]) => code ?? signal);
-  let latest: LoadProgress = { acknowledged: 0, failed: 0 };
+  let latest: LoadProgress = { acknowledged: 0, latestSentMs: 0, failed: 0 };
   child.on("message", (progress: LoadProgress) => {
     latest = progress;
   });
