@@ -40,6 +40,12 @@ export interface ProjectorListeners {
   onError(error: unknown): void;
 }
 
+/**
+ * Far more than it needs. A heap that may not become large is collected each time that it has grown by a few megabytes,
+ * which took more of the cores than all else that the thread does.
+ */
+const heapMbMax = 2_048;
+
 /** After the deadline of a stop the thread has so long for its last statement. */
 const lastStatementMs = 2_000;
 
@@ -56,7 +62,7 @@ export function startProjectorThread(
     workerData: settings,
     // With the cache of compiled modules, but without telemetry: nothing here has a parent's span.
     execArgv: ["--require", fileURLToPath(new URL("./boot.cjs", import.meta.url))],
-    resourceLimits: { maxYoungGenerationSizeMb: 8, maxOldGenerationSizeMb: 512 },
+    resourceLimits: { maxYoungGenerationSizeMb: 16, maxOldGenerationSizeMb: heapMbMax },
   });
   const ended = new Promise<void>((resolve) => thread.once("exit", () => resolve()));
   let [hasBegun, isStopping] = [false, false];

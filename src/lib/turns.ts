@@ -36,8 +36,10 @@ export async function inTurns<T>(
   visit: (item: T, index: number) => void,
   turn: Turn = beginTurn(),
 ): Promise<void> {
-  for (const [index, item] of items.entries()) {
+  let index = 0;
+  for (const item of items) {
     visit(item, index);
+    index += 1;
     if (turn.isOver()) {
       await turn.next();
     }

@@ -103,19 +103,24 @@ export function bodyHash(entry: UsageEntry): Buffer {
   }
   const { price, requestId, endpoint, data, outcome } = entry;
   const units = unitsOf(entry);
-  const status = String(entry.status);
   const time = entry.timeUnset ? "" : timeText(entry.timeMicros);
-  const said =
-    requestId === ""
-      ? [price.apiId, time, endpoint, status, entry.mode]
-      : [requestId, price.apiId, time, endpoint, status];
-  const more = units === 1n && data === "" && outcome === "whole" ? [] : [units.toString(), data];
-  const end = outcome === "whole" ? [] : [outcome];
-  const text = [...said, ...more, ...end]
-    .map((part) => `${Buffer.byteLength(part)}:${part}`)
-    .join("");
+  let text = requestId === "" ? "" : part(requestId);
+  text += part(price.apiId) + part(time) + part(endpoint) + part(String(entry.status));
+  if (requestId === "") {
+    text += part(entry.mode);
+  }
+  if (units !== 1n || data !== "" || outcome !== "whole") {
+    text += part(units.toString()) + part(data);
+  }
+  if (outcome !== "whole") {
+    text += part(outcome);
+  }
   // As text first: a buffer that hash() makes has memory of its own, which takes as long again to give and take back.
   return Buffer.from(hash("sha256", text, "binary"), "latin1");
+}
+
+function part(text: string): string {
+  return `${Buffer.byteLength(text)}:${text}`;
 }
 
 /** A time in microseconds since 1970 as RFC 3339 writes it, in UTC. */

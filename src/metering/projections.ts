@@ -2,7 +2,7 @@ import { sql } from "slonik";
 import { rememberRules } from "../catalog/price-rule.ts";
 import { nothing, type Tx } from "../db/pool.ts";
 import { beginTurn } from "../lib/turns.ts";
-import type { Decision, NewEvent } from "./decide.ts";
+import type { Decision } from "./decide.ts";
 import { chain, ratingLine } from "./rate.ts";
 
 /** What was applied together. */
@@ -46,8 +46,11 @@ export async function insertProjection(
       await turn.next();
     }
   }
-  const sumOf = (mode: NewEvent["entry"]["mode"]) =>
-    sum(applied.map(({ entry }) => (entry.mode === mode ? entry.chargedNanos : 0n)));
+  const sums = { live: 0n, test: 0n, fee: 0n };
+  for (const { entry, feeNanos } of applied) {
+    sums[entry.mode] += entry.chargedNanos;
+    sums.fee += feeNanos;
+  }
   await tx.query(sql.prepared("insert_projection", nothing)`
     insert into projections (
       shard, last_position, first_position, applied_at, fence, events, duplicates, conflicts,
@@ -56,14 +59,10 @@ export async function insertProjection(
     values (
       ${batch.shard}, ${batch.last}, ${batch.first}, ${now.toISOString()}, ${batch.fence},
       ${counts.events}, ${counts.duplicates}, ${counts.conflicts}, ${counts.quarantined},
-      ${sumOf("live")}, ${sumOf("test")}, ${sum(applied.map(({ feeNanos }) => feeNanos))},
+      ${sums.live}, ${sums.test}, ${sums.fee},
       ${sql.binary(hash)}
     )
   `);
-}
-
-function sum(amounts: readonly bigint[]): bigint {
-  return amounts.reduce((total, amount) => total + amount, 0n);
 }
 
 /** What others are to be told of a batch. */
