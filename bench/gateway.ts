@@ -17,6 +17,9 @@ type Name = (typeof names)[number];
 /** What is called, and the process that has the work. */
 type Runs = Record<Name, { target: CallTarget; pid: number }>;
 
+/** Before a process is measured: its code is compiled while it runs, the more of it there is the longer. */
+const warmUpRounds = 5;
+
 interface Measured {
   perSecond: number;
   /** Microseconds that the process was running, for a call. */
@@ -81,7 +84,7 @@ async function measureThroughput(
     Measured[]
   >;
   for (const name of names) {
-    await throughput(runs[name].target, seconds);
+    await throughput(runs[name].target, warmUpRounds * seconds);
   }
   for (let done = 0; done < rounds; done++) {
     for (const name of names) {

@@ -54,7 +54,6 @@ export async function openWorld(): Promise<World> {
     DATABASE_URL: urls.app,
     DATABASE_WORKER_URL: urls.worker,
     DATABASE_MIGRATE_URL: urls.owner,
-    ...(process.env.SRV ? { NODE_OPTIONS: process.env.SRV } : {}),
   });
   const endServer = () => server.kill("SIGKILL");
   // The server has a group of its own: it would outlive a bench that is told to stop.

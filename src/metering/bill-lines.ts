@@ -3,6 +3,7 @@ import { z } from "zod";
 import { type Column, selectColumns } from "../db/columns.ts";
 import { nothing, type Queries, type Tx } from "../db/pool.ts";
 import type { Mode } from "../ledger/store.ts";
+import { branch } from "../lib/branch.ts";
 import { inTurns } from "../lib/turns.ts";
 import type { Applied, Corrected } from "./applied-event.ts";
 import { unitsOf } from "./entry.ts";
@@ -92,14 +93,16 @@ async function addLines<T>(tx: Tx, things: readonly T[], partOf: (thing: T) => S
 
 /** Sums by line, in one order: two that add to the same lines cannot wait for each other. */
 async function sumUp<T>(things: readonly T[], partOf: (thing: T) => Sum): Promise<Sum[]> {
-  const sums = new Map<string, Sum>();
+  const sums: Sum[] = [];
+  const byAccount = new Map<string, Map<Mode, Map<string, Map<string, Map<number, Sum>>>>>();
   await inTurns(things, (thing) => {
     const part = partOf(thing);
-    const { accountId, mode, bookedMonth, apiId, priceVersion } = part;
-    const key = `${accountId} ${mode} ${bookedMonth} ${apiId} ${priceVersion}`;
-    const sum = sums.get(key);
+    const byMonth = branch(branch(byAccount, part.accountId), part.mode);
+    const byVersion = branch(branch(byMonth, part.bookedMonth), part.apiId);
+    const sum = byVersion.get(part.priceVersion);
     if (sum === undefined) {
-      sums.set(key, part);
+      byVersion.set(part.priceVersion, part);
+      sums.push(part);
     } else {
       sum.calls += part.calls;
       sum.units += part.units;
@@ -107,7 +110,12 @@ async function sumUp<T>(things: readonly T[], partOf: (thing: T) => Sum): Promis
       sum.correctedNanos += part.correctedNanos;
     }
   });
-  return [...sums].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, sum]) => sum);
+  const named = sums.map((sum) => [nameOf(sum), sum] as const);
+  return named.sort(([a], [b]) => (a < b ? -1 : 1)).map(([, sum]) => sum);
+}
+
+function nameOf({ accountId, mode, bookedMonth, apiId, priceVersion }: Sum): string {
+  return `${accountId} ${mode} ${bookedMonth} ${apiId} ${priceVersion}`;
 }
 
 const lineRow = z.object({

@@ -5,6 +5,7 @@ import {
   platformAccountId,
   type Transfer,
 } from "../ledger/store.ts";
+import { branch } from "../lib/branch.ts";
 import { inTurns } from "../lib/turns.ts";
 import type { Candidate, NewEvent } from "./decide.ts";
 
@@ -85,14 +86,16 @@ interface Sums {
 
 /** The money of applied events: from leases, balances and debts to the developers and the platform. */
 export async function transfersOf(events: readonly NewEvent[]): Promise<ShareOfBatch[]> {
-  const sums = new Map<string, Sums>();
+  const sums: Sums[] = [];
+  const byAccount = new Map<string, Map<Mode, Sums>>();
   function sumsOf(accountId: string, mode: Mode): Sums {
-    const key = `${accountId} ${mode}`;
-    let known = sums.get(key);
+    const byMode = branch(byAccount, accountId);
+    let known = byMode.get(mode);
     if (known === undefined) {
       const taken = { leasedNanos: 0n, owedNanos: 0n, chargedNanos: 0n };
       known = { accountId, mode, ...taken, earnedNanos: 0n, feeNanos: 0n };
-      sums.set(key, known);
+      byMode.set(mode, known);
+      sums.push(known);
     }
     return known;
   }
@@ -105,7 +108,7 @@ export async function transfersOf(events: readonly NewEvent[]): Promise<ShareOfB
     sumsOf(price.developerId, mode).earnedNanos += chargedNanos - feeNanos;
     sumsOf(platformAccountId, mode).feeNanos += feeNanos;
   });
-  return [...sums.values()].flatMap(transfersOfSums).filter(({ amountNanos }) => amountNanos > 0n);
+  return sums.flatMap(transfersOfSums).filter(({ amountNanos }) => amountNanos > 0n);
 }
 
 function transfersOfSums({ accountId, mode, ...sums }: Sums): ShareOfBatch[] {

@@ -130,7 +130,7 @@ export async function decide(
     closed: ReadonlyMap<string, bigint>;
   },
 ): Promise<Decision> {
-  const readRule = rememberRules();
+  const means = { ...known, readRule: rememberRules() };
   const refused: Decision["refused"] = [];
   const applied: NewEvent[] = [];
   const fresh = new Map<string, NewEvent>();
@@ -159,7 +159,7 @@ export async function decide(
       }
       return;
     }
-    const result = apply(candidate, { ...known, readRule });
+    const result = apply(candidate, means);
     if ("reason" in result) {
       refused.push({ candidate, ...result });
     } else {

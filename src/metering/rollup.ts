@@ -1,6 +1,8 @@
 import { sql } from "slonik";
 import { type Column, selectColumns } from "../db/columns.ts";
 import { nothing, type Tx } from "../db/pool.ts";
+import type { Mode } from "../ledger/store.ts";
+import { branch } from "../lib/branch.ts";
 import { inTurns } from "../lib/turns.ts";
 import type { Applied } from "./applied-event.ts";
 import { bucketMicrosOf, quarterIndexOf, statusOf } from "./entry.ts";
@@ -8,6 +10,8 @@ import { bucketMicrosOf, quarterIndexOf, statusOf } from "./entry.ts";
 /** What is added to one row of either table: the sum of events that are alike in all that the row is known by. */
 interface Sum {
   like: RollupChange;
+  /** What it is sorted by. */
+  name: string;
   bucketMicros: bigint;
   calls: bigint;
   errors: bigint;
@@ -46,40 +50,58 @@ interface Sums {
   revenue: Sum[];
 }
 
+/** A consumer's sum, and the developers' that it is made of, by developer and endpoint. */
+interface Place {
+  usage: Sum;
+  revenue: Map<string, Map<string, Sum>>;
+}
+
 /** Sums by quarter of an hour. Sorted, so that two transactions lock rows in one order. */
 async function sumUp(events: readonly RollupChange[]): Promise<Sums> {
-  const usage = new Map<string, Sum>();
-  const revenue = new Map<string, Sum>();
+  const sums: Sums = { usage: [], revenue: [] };
+  const byQuarter = new Map<number, Map<string, Map<Mode, Map<string, Map<string, Place>>>>>();
   await inTurns(events, (event) => {
     const { entry, bookedMonth, calls, nanos } = event;
     const { account, mode, price, endpoint, timeMicros } = entry;
-    const name = `${quarterIndexOf(timeMicros)} ${account} ${mode} ${price.apiId} ${bookedMonth}`;
-    const errors = statusOf(entry) >= 400 ? calls : 0n;
-    for (const sum of [
-      sumAt(usage, name, event),
-      sumAt(revenue, `${name} ${price.developerId} ${endpoint}`, event),
-    ]) {
-      sum.calls += calls;
-      sum.errors += errors;
-      sum.nanos += nanos;
+    const byAccount = branch(byQuarter, quarterIndexOf(timeMicros));
+    const byMonth = branch(branch(branch(byAccount, account), mode), price.apiId);
+    let place = byMonth.get(bookedMonth);
+    if (place === undefined) {
+      place = { usage: newSum(sums.usage, event), revenue: new Map() };
+      byMonth.set(bookedMonth, place);
     }
+    const byEndpoint = branch(place.revenue, price.developerId);
+    let revenue = byEndpoint.get(endpoint);
+    if (revenue === undefined) {
+      revenue = newSum(sums.revenue, event);
+      byEndpoint.set(endpoint, revenue);
+    }
+    const errors = statusOf(entry) >= 400 ? calls : 0n;
+    addTo(place.usage, { calls, errors, nanos });
+    addTo(revenue, { calls, errors, nanos });
   });
-  return { usage: inOrder(usage), revenue: inOrder(revenue) };
+  return { usage: inOrder(sums.usage), revenue: inOrder(sums.revenue) };
 }
 
-function sumAt(sums: Map<string, Sum>, name: string, like: RollupChange): Sum {
-  const known = sums.get(name);
-  if (known !== undefined) {
-    return known;
-  }
-  const bucketMicros = bucketMicrosOf(like.entry.timeMicros);
-  const sum = { like, bucketMicros, calls: 0n, errors: 0n, nanos: 0n };
-  sums.set(name, sum);
+function newSum(sums: Sum[], like: RollupChange): Sum {
+  const { entry, bookedMonth } = like;
+  const { account, mode, price, endpoint, timeMicros } = entry;
+  const bucketMicros = bucketMicrosOf(timeMicros);
+  const parts = [account, mode, price.apiId, bookedMonth, price.developerId, endpoint];
+  const name = `${quarterIndexOf(timeMicros)} ${parts.join(" ")}`;
+  const sum = { like, name, bucketMicros, calls: 0n, errors: 0n, nanos: 0n };
+  sums.push(sum);
   return sum;
 }
 
-function inOrder(sums: ReadonlyMap<string, Sum>): Sum[] {
-  return [...sums].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, sum]) => sum);
+function addTo(sum: Sum, added: Pick<Sum, "calls" | "errors" | "nanos">): void {
+  sum.calls += added.calls;
+  sum.errors += added.errors;
+  sum.nanos += added.nanos;
+}
+
+function inOrder(sums: Sum[]): Sum[] {
+  return sums.sort((a, b) => (a.name < b.name ? -1 : 1));
 }
 
 const account: Column<Sum> = { type: "text", of: ({ like }) => like.entry.account };

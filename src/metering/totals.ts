@@ -3,6 +3,7 @@ import { z } from "zod";
 import { type Column, unnestColumns } from "../db/columns.ts";
 import { nothing, type Tx } from "../db/pool.ts";
 import type { Mode } from "../ledger/store.ts";
+import { branch } from "../lib/branch.ts";
 import { inTurns } from "../lib/turns.ts";
 import type { NewEvent } from "./decide.ts";
 import type { ShareKey } from "./running.ts";
@@ -94,23 +95,35 @@ interface Charge {
 
 /** Add what was applied to the developers' totals of a shard, and to what accounts were charged. */
 export async function addTotals(tx: Tx, events: readonly NewEvent[], shard: number): Promise<void> {
-  const shares = new Map<string, Share>();
-  const charges = new Map<string, Charge>();
+  const shares: Share[] = [];
+  const charges: Charge[] = [];
+  const shareAt = new Map<string, Map<Mode, Map<number, Share>>>();
+  const chargeAt = new Map<string, Map<Mode, Charge>>();
   await inTurns(events, ({ entry, feeNanos }) => {
     const { account: accountId, mode, price, chargedNanos } = entry;
     const { developerId, feeBasisPoints } = price;
-    const share = at(shares, `${developerId} ${mode} ${feeBasisPoints}`, () => {
-      return { developerId, mode, feeBasisPoints, gross: 0n, fee: 0n };
-    });
+    const byFee = branch(branch(shareAt, developerId), mode);
+    let share = byFee.get(feeBasisPoints);
+    if (share === undefined) {
+      share = { developerId, mode, feeBasisPoints, gross: 0n, fee: 0n };
+      byFee.set(feeBasisPoints, share);
+      shares.push(share);
+    }
     share.gross += chargedNanos;
     share.fee += feeNanos;
-    const charge = at(charges, `${accountId} ${mode}`, () => ({ accountId, mode, nanos: 0n }));
+    const byMode = branch(chargeAt, accountId);
+    let charge = byMode.get(mode);
+    if (charge === undefined) {
+      charge = { accountId, mode, nanos: 0n };
+      byMode.set(mode, charge);
+      charges.push(charge);
+    }
     charge.nanos += chargedNanos;
   });
   await tx.query(sql.prepared("add_totals", nothing)`
     with charged as (
       insert into charge_totals as total (account_id, mode, charged_nanos)
-      select * from ${unnestColumns([...charges.values()], chargeColumns)}
+      select * from ${unnestColumns(charges, chargeColumns)}
       on conflict (account_id, mode) do update
       set charged_nanos = total.charged_nanos + excluded.charged_nanos
     )
@@ -118,22 +131,12 @@ export async function addTotals(tx: Tx, events: readonly NewEvent[], shard: numb
       account_id, mode, fee_basis_points, shard, gross_nanos, fee_nanos
     )
     select account_id, mode, fee_basis_points, ${shard}::int4, gross_nanos, fee_nanos
-    from ${unnestColumns([...shares.values()], shareSumColumns)}
+    from ${unnestColumns(shares, shareSumColumns)}
       as added (account_id, mode, fee_basis_points, gross_nanos, fee_nanos)
     on conflict (account_id, mode, fee_basis_points, shard) do update set
       gross_nanos = total.gross_nanos + excluded.gross_nanos,
       fee_nanos = total.fee_nanos + excluded.fee_nanos
   `);
-}
-
-function at<T>(map: Map<string, T>, key: string, create: () => T): T {
-  const known = map.get(key);
-  if (known !== undefined) {
-    return known;
-  }
-  const value = create();
-  map.set(key, value);
-  return value;
 }
 
 const shareSumColumns: Column<Share>[] = [
