@@ -30,6 +30,8 @@ export class Payment implements AppendSink {
   #lease: Lease | null;
   #takenNanos: bigint;
   #usage: Usage | null = null;
+  /** What the call is charged for certain, once it is settled. Null: nobody knows. */
+  paidNanos: bigint | null = 0n;
   #entry: UsageEntry | null = null;
   /** What its month's memory counts of it. */
   #countedUnits = 0n;
@@ -151,6 +153,7 @@ export class Payment implements AppendSink {
       this.#admission.deps.asyncCount.end(true);
     }
     this.#release(this.chargedNanos);
+    this.paidNanos = this.chargedNanos;
     this.#settled(null);
   }
 
@@ -233,6 +236,9 @@ export class Payment implements AppendSink {
 
   #settled(error: Error | null): void {
     this.#admission.deps.running.settling -= 1;
+    if (error !== null && this.#mayBeWritten) {
+      this.paidNanos = null;
+    }
     this.#sink.onSettled(error);
   }
 
