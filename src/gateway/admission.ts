@@ -11,6 +11,7 @@ import type { Strangers } from "../rpc/strangers.ts";
 import type { ApiMemory, GatewayApi, RoutePrice } from "./api.ts";
 import type { AsyncCount } from "./async-count.ts";
 import { answerPreflight, isPreflight, markCors } from "./cors.ts";
+import type { EndpointNames } from "./endpoint-names.ts";
 import {
   apiNotFound,
   creditUnknown,
@@ -24,7 +25,7 @@ import {
 import type { HeaderFilter } from "./headers.ts";
 import type { Inbound, Passing } from "./inbound.ts";
 import type { Running } from "./running.ts";
-import { callMethods, endpointName, isApiName, isPassable, pathOfTarget } from "./target.ts";
+import { callMethods, isApiName, isPassable, pathOfTarget } from "./target.ts";
 
 /** Who calls an API. */
 export type KeyPrincipal = Extract<Principal, { kind: "key" }>;
@@ -49,6 +50,8 @@ export interface GatewayDeps {
   readonly strangers: Strangers;
   readonly running: Running;
   readonly filter: HeaderFilter;
+  /** Of APIs without routes. */
+  readonly endpoints: EndpointNames;
   readonly watch: GatewayWatch;
   readonly now: () => Date;
   /** Monotonic. */
@@ -67,6 +70,7 @@ export class Admission {
   api!: GatewayApi;
   key!: KeyPrincipal;
   price!: RoutePrice;
+  /** Of its route. Empty: the API has none. */
   endpoint = "";
   /** As sent, with its leading slash. */
   path = "";
@@ -221,7 +225,7 @@ export class Admission {
       case "match":
         this.path = path;
         this.price = match.value;
-        this.endpoint = match.endpoint || endpointName(inbound.method, path);
+        this.endpoint = match.endpoint;
     }
   }
 

@@ -78,7 +78,7 @@ export class Payment implements AppendSink {
 
   /** Hand the call's event to the journal. One that costs something is not written when its lease is over. */
   settle(ending: Ending): void {
-    const { deps, key, price, endpoint, passing } = this.#admission;
+    const { deps, api, key, price, path, inbound, passing } = this.#admission;
     const { status } = ending;
     const now = deps.now();
     const unitsBefore = this.#unitsBefore(ending);
@@ -87,6 +87,9 @@ export class Payment implements AppendSink {
     this.#settledMs = deps.nowMs();
     const leaseId = this.#lease?.id ?? null;
     const { requestId } = passing.call.exchange;
+    const { method } = inbound;
+    const endpoint =
+      this.#admission.endpoint || deps.endpoints.of(api.id, { method, path, status });
     const parts = { key, price, endpoint, status, usage, unitsBefore, leaseId, requestId };
     this.#entry = toEntry(parts, now);
     deps.running.settling += 1;
