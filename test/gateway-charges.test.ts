@@ -276,24 +276,3 @@ test("calls that say no units move the tiers of a month for nobody", async ({ ap
 
   expect(charges).toEqual(["0", "0", "0", "0", "0", "0", String(30n * price)]);
 });
-
-test("a call whose event may be written waits until the database says so, and is charged once", async ({
-  app,
-}) => {
-  await using upstream = await startUpstream();
-  const { call, events } = await setUp(app, upstream.url);
-  await (await call()).text();
-  await events();
-  const rename = (from: string, to: string) =>
-    asSuperuser(app, (client) => client.query(`alter table ${from} rename to ${to}`));
-
-  await rename("usage_journal", "usage_journal_away");
-  const reply = call();
-  // Longer than three tries take.
-  await new Promise((resolve) => setTimeout(resolve, 3_500));
-  await rename("usage_journal_away", "usage_journal");
-  const response = await reply;
-
-  expect([response.status, await response.text()]).toEqual([200, '{"ok":true}']);
-  expect(await events(2)).toEqual([...paid(200), ...paid(200)]);
-});

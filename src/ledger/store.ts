@@ -71,20 +71,30 @@ export const coverConstraint = "ledger_accounts_covered";
  * `ledger_accounts_covered`, when a balance does not cover them.
  */
 export async function postTransfers(tx: Tx, transfers: Transfer[], now: Date): Promise<number> {
-  const moving = transfers.filter(({ amountNanos }) => amountNanos !== 0n);
+  const moving = distinct(transfers.filter(({ amountNanos }) => amountNanos !== 0n));
   if (moving.length === 0) {
     return 0;
   }
   for (const { amountNanos } of moving) {
     assert(amountNanos > 0n, "Cannot post a transfer: its amount is negative");
   }
-  const posted = await insertTransfers(tx, moving, now);
+  const posted = await insertNew(tx, moving, now);
   const moves = sumMoves(posted);
   if (posted.some((row) => !row.has_balances)) {
     await insertMissingAccounts(tx, moves);
   }
   await moveBalances(tx, moves);
   return posted.length;
+}
+
+/** Of transfers with one cause the first. */
+function distinct(transfers: Transfer[]): Transfer[] {
+  const causes = new Set<string>();
+  return transfers.filter((transfer) => causes.size < causes.add(causeOf(transfer)).size);
+}
+
+function causeOf({ accountId, mode, debit, credit, source }: Transfer): string {
+  return [accountId, mode, debit, credit, source.type, source.id].join(" ");
 }
 
 const lockedRow = z.object({
@@ -113,11 +123,11 @@ export async function lockBalances(
   tx: Tx,
   keys: BalanceKey[],
 ): Promise<(key: BalanceKey) => bigint> {
-  const distinct = [...new Map(keys.map((key) => [nameOf(key), key])).values()];
-  let locked = await lockPresent(tx, distinct);
-  if (locked.length < distinct.length) {
-    await insertMissingAccounts(tx, distinct);
-    locked = await lockPresent(tx, distinct);
+  const each = [...new Map(keys.map((key) => [nameOf(key), key])).values()];
+  let locked = await lockPresent(tx, each);
+  if (locked.length < each.length) {
+    await insertMissingAccounts(tx, each);
+    locked = await lockPresent(tx, each);
   }
   const held = new Map(
     locked.map(({ account_id: accountId, kind, mode, held_nanos }) => [
@@ -163,12 +173,58 @@ const postedRow = z.object({
   mode: z.enum(["live", "test"]),
   debit_kind: z.string(),
   credit_kind: z.string(),
+  source_type: z.string(),
+  source_id: z.string(),
   amount_nanos: z.bigint(),
   /** Whether both balances that it moves are there. */
   has_balances: z.boolean(),
 });
 
 type Posted = z.infer<typeof postedRow>;
+
+/** Some transfers of a posting were posted before. */
+class PartlyPostedError extends Error {
+  override name = "PartlyPostedError";
+  readonly causes: ReadonlySet<string>;
+
+  constructor(posted: readonly Posted[]) {
+    super("Cannot post all transfers: some were posted before");
+    this.causes = new Set(
+      posted.map((row) =>
+        [
+          ...[row.account_id, row.mode, row.debit_kind, row.credit_kind],
+          ...[row.source_type, row.source_id],
+        ].join(" "),
+      ),
+    );
+  }
+}
+
+/**
+ * Insert the transfers whose causes are new. Each says what is there after those before it, so that none of them may be
+ * one that was posted before: then it is done again without.
+ */
+async function insertNew(tx: Tx, transfers: Transfer[], now: Date): Promise<readonly Posted[]> {
+  if (transfers.length === 1) {
+    return insertTransfers(tx, transfers, now);
+  }
+  try {
+    return await tx.transaction(async (part) => {
+      const posted = await insertTransfers(part, transfers, now);
+      if (posted.length > 0 && posted.length < transfers.length) {
+        throw new PartlyPostedError(posted);
+      }
+      return posted;
+    });
+  } catch (error) {
+    if (!(error instanceof PartlyPostedError)) {
+      throw error;
+    }
+    const { causes } = error;
+    const fresh = transfers.filter((transfer) => causes.has(causeOf(transfer)));
+    return insertTransfers(tx, fresh, now);
+  }
+}
 
 /** What an account has: what is set aside for calls is not spent yet. */
 const ownKinds = sql.fragment`('consumer', 'lease_escrow')`;
@@ -240,7 +296,7 @@ async function insertTransfers(
     )
     order by account_id, source_type, source_id, mode, debit_kind, credit_kind
     on conflict (account_id, source_type, source_id, mode, debit_kind, credit_kind) do nothing
-    returning account_id, mode, debit_kind, credit_kind, amount_nanos, (
+    returning account_id, mode, debit_kind, credit_kind, source_type, source_id, amount_nanos, (
       select count(*) from ledger_accounts as there
       where there.account_id = posted.account_id and there.mode = posted.mode
         and there.kind in (posted.debit_kind, posted.credit_kind)
