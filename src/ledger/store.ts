@@ -65,7 +65,8 @@ export type BalanceKey = Pick<Transfer, "accountId" | "mode"> & { kind: Kind };
 export const coverConstraint = "ledger_accounts_covered";
 
 /**
- * Post transfers, and move the balances. A transfer whose cause was posted before moves nothing.
+ * Post transfers, and move the balances. A transfer whose cause was posted before moves nothing. Of those that a
+ * consumer sees either all are posted before, or none: each says what is there after those before it.
  *
  * Returns the posted ones' number. Throws CheckIntegrityConstraintViolationError, with constraint
  * `ledger_accounts_covered`, when a balance does not cover them.
@@ -78,7 +79,11 @@ export async function postTransfers(tx: Tx, transfers: Transfer[], now: Date): P
   for (const { amountNanos } of moving) {
     assert(amountNanos > 0n, "Cannot post a transfer: its amount is negative");
   }
-  const posted = await insertNew(tx, moving, now);
+  const posted = await insertTransfers(tx, moving, now);
+  assert(
+    posted.length === moving.length || !posted.some((row) => row.is_shown),
+    "Cannot post transfers: some of them were posted before",
+  );
   const moves = sumMoves(posted);
   if (posted.some((row) => !row.has_balances)) {
     await insertMissingAccounts(tx, moves);
@@ -90,11 +95,10 @@ export async function postTransfers(tx: Tx, transfers: Transfer[], now: Date): P
 /** Of transfers with one cause the first. */
 function distinct(transfers: Transfer[]): Transfer[] {
   const causes = new Set<string>();
-  return transfers.filter((transfer) => causes.size < causes.add(causeOf(transfer)).size);
-}
-
-function causeOf({ accountId, mode, debit, credit, source }: Transfer): string {
-  return [accountId, mode, debit, credit, source.type, source.id].join(" ");
+  return transfers.filter(({ accountId, mode, debit, credit, source }) => {
+    const cause = [accountId, mode, debit, credit, source.type, source.id].join(" ");
+    return causes.size < causes.add(cause).size;
+  });
 }
 
 const lockedRow = z.object({
@@ -173,58 +177,13 @@ const postedRow = z.object({
   mode: z.enum(["live", "test"]),
   debit_kind: z.string(),
   credit_kind: z.string(),
-  source_type: z.string(),
-  source_id: z.string(),
   amount_nanos: z.bigint(),
   /** Whether both balances that it moves are there. */
   has_balances: z.boolean(),
+  is_shown: z.boolean(),
 });
 
 type Posted = z.infer<typeof postedRow>;
-
-/** Some transfers of a posting were posted before. */
-class PartlyPostedError extends Error {
-  override name = "PartlyPostedError";
-  readonly causes: ReadonlySet<string>;
-
-  constructor(posted: readonly Posted[]) {
-    super("Cannot post all transfers: some were posted before");
-    this.causes = new Set(
-      posted.map((row) =>
-        [
-          ...[row.account_id, row.mode, row.debit_kind, row.credit_kind],
-          ...[row.source_type, row.source_id],
-        ].join(" "),
-      ),
-    );
-  }
-}
-
-/**
- * Insert the transfers whose causes are new. Each says what is there after those before it, so that none of them may be
- * one that was posted before: then it is done again without.
- */
-async function insertNew(tx: Tx, transfers: Transfer[], now: Date): Promise<readonly Posted[]> {
-  if (transfers.length === 1) {
-    return insertTransfers(tx, transfers, now);
-  }
-  try {
-    return await tx.transaction(async (part) => {
-      const posted = await insertTransfers(part, transfers, now);
-      if (posted.length > 0 && posted.length < transfers.length) {
-        throw new PartlyPostedError(posted);
-      }
-      return posted;
-    });
-  } catch (error) {
-    if (!(error instanceof PartlyPostedError)) {
-      throw error;
-    }
-    const { causes } = error;
-    const fresh = transfers.filter((transfer) => causes.has(causeOf(transfer)));
-    return insertTransfers(tx, fresh, now);
-  }
-}
 
 /** What an account has: what is set aside for calls is not spent yet. */
 const ownKinds = sql.fragment`('consumer', 'lease_escrow')`;
@@ -296,11 +255,11 @@ async function insertTransfers(
     )
     order by account_id, source_type, source_id, mode, debit_kind, credit_kind
     on conflict (account_id, source_type, source_id, mode, debit_kind, credit_kind) do nothing
-    returning account_id, mode, debit_kind, credit_kind, source_type, source_id, amount_nanos, (
+    returning account_id, mode, debit_kind, credit_kind, amount_nanos, (
       select count(*) from ledger_accounts as there
       where there.account_id = posted.account_id and there.mode = posted.mode
         and there.kind in (posted.debit_kind, posted.credit_kind)
-    ) = 2 as has_balances
+    ) = 2 as has_balances, balance_nanos is not null as is_shown
   `);
 }
 
