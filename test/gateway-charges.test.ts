@@ -49,6 +49,43 @@ async function beginBoth({ raw }: Pick<Awaited<ReturnType<typeof setUp>>, "raw">
 /** Answers before it has the request, and does not end. */
 const answerAtOnce = (_request: unknown, response: ServerResponse) => void response.write("all");
 
+test("a consumer who leaves in the middle of the reply pays", async ({ app }) => {
+  await using upstream = await startUpstream((_request, response) => {
+    response.write("a first part");
+  });
+  const { raw, events } = await setUp(app, upstream.url);
+
+  const response = await send(raw());
+  await once(response, "data");
+  response.destroy();
+
+  expect(await events()).toEqual(paid(200));
+});
+
+test("a consumer who leaves while the upstream works pays", async ({ app }) => {
+  await using upstream = await startUpstream(() => {});
+  const { raw, events } = await setUp(app, upstream.url);
+
+  const sending = request(raw()).on("error", () => {});
+  sending.end();
+  await until(() => upstream.requests.length === 1);
+  sending.destroy();
+
+  expect(await events()).toEqual(paid(499));
+});
+
+test("a consumer who leaves in the middle of the request does not pay", async ({ app }) => {
+  await using upstream = await startUpstream(() => {});
+  const { raw, events } = await setUp(app, upstream.url);
+
+  const sending = request(raw({ method: "POST" })).on("error", () => {});
+  sending.write("half of it");
+  await until(() => upstream.requests.length === 1);
+  sending.destroy();
+
+  expect(await events()).toEqual(free(502));
+});
+
 test("a consumer who leaves amid a reply pays, also when he has not ended his request", async ({
   app,
 }) => {
