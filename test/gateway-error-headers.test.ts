@@ -1,5 +1,7 @@
 import { expect } from "vitest";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
+import { LimitService } from "../gen/callora/limits/v1/limit_service_pb.ts";
+import { RateClass } from "../gen/callora/policy/v1/policy_pb.ts";
 import { until } from "./support/app.ts";
 import { paid, price, reasonOf, setUp } from "./support/calls.ts";
 import { test } from "./support/test.ts";
@@ -94,6 +96,25 @@ test("429 of a key's own limit does, too", async ({ app }) => {
 
   expect([response.status, await reasonOf(response)]).toEqual([429, "RATE_LIMITED"]);
   expect(termsOf(response)).toEqual(told(0n, 49n * price));
+});
+
+test("429 of the limit on all of a key's requests does, though the call is not looked at", async ({
+  app,
+}) => {
+  await using upstream = await startUpstream();
+  const { call, consumer } = await setUp(app, upstream.url);
+  const { keys: listed } = await app.client(KeyService, consumer.token).listKeys({});
+  const whose = { accountId: consumer.accountId, subjectId: listed[0]?.id ?? "" };
+  const limits = app.client(LimitService, (await app.admin()).token);
+  await limits.setRateOverride({ ...whose, rateClass: RateClass.V1, perMinute: 1, burst: 2 });
+
+  await (await call()).text();
+  await (await call()).text();
+  const response = await call();
+
+  expect([response.status, await reasonOf(response)]).toEqual([429, "RATE_LIMITED"]);
+  expect(termsOf(response)).toEqual(told(0n, 48n * price));
+  expect(upstream.requests).toHaveLength(2);
 });
 
 test("503 of an upstream that is not called at present does, too", async ({ app }) => {

@@ -80,6 +80,7 @@ export class Admission {
   unitsBefore = 0n;
   unitsBeforeMax = 0n;
   #isInMonth = false;
+  #found: GatewayApi | null = null;
   /** Set aside before the call. */
   reserveNanos = 0n;
   purse: Purse | null = null;
@@ -121,6 +122,7 @@ export class Admission {
   #admit(found: GatewayApi | null): void | Promise<void> {
     const { inbound, passing } = this;
     const api = found?.isCallable === true ? found : null;
+    this.#found = api;
     if (isPreflight(inbound)) {
       answerPreflight(inbound, api?.cors ?? null);
       return;
@@ -226,6 +228,32 @@ export class Admission {
         this.path = path;
         this.price = match.value;
         this.endpoint = match.endpoint;
+    }
+  }
+
+  /** For the error of a call that was refused before its route was looked for: its price, and what is left to its payer. */
+  recall(): void {
+    const { deps, inbound, passing } = this;
+    const { principal: key } = passing.call;
+    const api = this.#found;
+    const price: RoutePrice | undefined = this.price;
+    if (key?.kind !== "key" || api === null || price !== undefined) {
+      return;
+    }
+    const match = api.match(inbound.method, pathOfTarget(inbound.url));
+    if (match.kind !== "match" || (key.apiId !== null && key.apiId !== api.id)) {
+      return;
+    }
+    this.price = match.value;
+    try {
+      const purse = deps.book.purseOf(key);
+      if (purse instanceof Promise) {
+        purse.catch(() => {});
+      } else {
+        this.purse = purse;
+      }
+    } catch {
+      // Nobody knows what is left.
     }
   }
 

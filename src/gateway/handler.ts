@@ -25,6 +25,7 @@ export function gatewayHandler(
 }
 
 function refuse(admission: Admission, error: unknown): never {
+  admission.recall();
   tellTerms(admission, { chargedNanos: 0n, times: null });
   throw error;
 }
