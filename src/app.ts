@@ -13,6 +13,7 @@ import { CatalogService } from "../gen/callora/catalog/v1/catalog_service_pb.ts"
 import { SecretService } from "../gen/callora/credentials/v1/secret_service_pb.ts";
 import { BudgetService } from "../gen/callora/credits/v1/budget_service_pb.ts";
 import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
+import { DepositService } from "../gen/callora/credits/v1/deposit_service_pb.ts";
 import { InvoiceService } from "../gen/callora/credits/v1/invoice_service_pb.ts";
 import { HealthService } from "../gen/callora/health/v1/health_service_pb.ts";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
@@ -58,6 +59,7 @@ import type { Sealer } from "./credentials/seal.ts";
 import { secretService } from "./credentials/service.ts";
 import { enabledProviders } from "./credentials/store.ts";
 import { budgetService } from "./credits/budget-service.ts";
+import { depositService } from "./credits/deposit-service.ts";
 import { invoiceService } from "./credits/invoice-service.ts";
 import { drainLeases } from "./credits/lease-end.ts";
 import { creditService } from "./credits/service.ts";
@@ -84,7 +86,7 @@ import { createAddressPolicy } from "./lib/address.ts";
 import { createRateOverrides, type Subject } from "./limits/overrides.ts";
 import { limitService } from "./limits/service.ts";
 import type { Logger } from "./log.ts";
-import { createLoops, type Loops, type Uses, writeUses } from "./loops.ts";
+import { createLoops, type Loops, tell, type Uses, writeUses } from "./loops.ts";
 import { createMailer } from "./mailer.ts";
 import { createProgress, type Progress } from "./metering/applied.ts";
 import { balancesAt } from "./metering/balance-at.ts";
@@ -358,6 +360,7 @@ function build(deps: AppDeps, parts: Parts) {
     onApplied: progress.onApplied,
     now,
   };
+  const sources = [stellarSource(network)];
   const invoices = { db, listLines: listBillLines, listApiNames, watermark, now };
   const services: ServiceEntry[] = [
     entry(HealthService, healthService({ readiness: parts.readiness, version: deps.version })),
@@ -381,10 +384,8 @@ function build(deps: AppDeps, parts: Parts) {
         now,
       }),
     ),
-    entry(
-      CreditService,
-      creditService({ db, existsAccount, watermark, sources: [stellarSource(network)], now }),
-    ),
+    entry(CreditService, creditService({ db, existsAccount, watermark, sources, now })),
+    entry(DepositService, depositService({ db, existsAccount, sources, tell, now })),
     entry(BudgetService, budgetService({ db, trust, findSubject: findBudgetSubject, now })),
     entry(InvoiceService, invoiceService(invoices)),
     entry(LedgerService, ledgerService({ db, balancesAt, watermark })),

@@ -11,6 +11,7 @@ import type { RawMount } from "./edge/mount.ts";
 import type { GatewayWatch } from "./gateway/admission.ts";
 import { rememberApis } from "./gateway/api.ts";
 import { createAsyncCount, showAsyncCount } from "./gateway/async-count.ts";
+import { createEndpointNames } from "./gateway/endpoint-names.ts";
 import { gatewayHandler } from "./gateway/handler.ts";
 import { createHeaderFilter } from "./gateway/headers.ts";
 import { createRunning, type Running } from "./gateway/running.ts";
@@ -99,6 +100,7 @@ export function gatewayParts(deps: GatewayPartsDeps): GatewayParts {
     strangers,
     running,
     filter: createHeaderFilter(),
+    endpoints: createEndpointNames(),
     watch: watchCalls(metrics, { log, running }),
     now,
     nowMs,

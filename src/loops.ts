@@ -86,7 +86,7 @@ export async function writeUses(db: Database, { tokens, services }: Uses): Promi
 }
 
 /** What is told stands in the outbox, with what made it so. */
-function tell(tx: Tx, message: LowBalance | PurchasePaid): Promise<void> {
+export function tell(tx: Tx, message: LowBalance | PurchasePaid): Promise<void> {
   return insertMessages(tx, [message], shardOf(message.accountId, shardCount));
 }
 

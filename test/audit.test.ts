@@ -20,6 +20,7 @@ import {
   BudgetService,
 } from "../gen/callora/credits/v1/budget_service_pb.ts";
 import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
+import { DepositService } from "../gen/callora/credits/v1/deposit_service_pb.ts";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { RouterKeyService } from "../gen/callora/keys/v1/router_key_service_pb.ts";
 import { LimitService } from "../gen/callora/limits/v1/limit_service_pb.ts";
@@ -38,7 +39,7 @@ import { createWalletAuth, deriveSigningSecret, walletIssuer } from "../src/acco
 import { methodName, methodPolicy } from "../src/rpc/policy.ts";
 import { must, type Person, password, startTestApp, until } from "./support/app.ts";
 import { contractMethods } from "./support/contract.ts";
-import { buyCredit } from "./support/payments.ts";
+import { buyCredit, leaveDeposit } from "./support/payments.ts";
 import { secretKey } from "./support/secret.ts";
 import { asSuperuser } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
@@ -384,6 +385,15 @@ const deeds: Deeds = {
     await app.client(CreditService, actor.token).refundPurchase(refund, options);
     const row = { table: "credit_returns", where: "purchase_id = $1", value: purchaseId };
     return { actor, resource: `purchase:${purchaseId}`, row };
+  },
+  "credits.v1.DepositService/AssignDeposit": async (app, options) => {
+    const actor = await app.admin();
+    const { accountId } = await app.person();
+    const depositId = await leaveDeposit(app);
+    const assignment = { depositId, accountId, note: "by phone" };
+    await app.client(DepositService, actor.token).assignDeposit(assignment, options);
+    const row = { table: "credit_purchases", where: "account_id = $1", value: accountId };
+    return { actor, resource: `deposit:${depositId}`, row };
   },
   "limits.v1.LimitService/SetRateOverride": async (app, options) => {
     const actor = await app.admin();

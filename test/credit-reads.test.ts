@@ -3,6 +3,7 @@ import { readMonthSums } from "../src/credits/invoice-store.ts";
 import { showBalance } from "../src/credits/shown.ts";
 import { listTransactions, type SourceType } from "../src/credits/store.ts";
 import type { Tx } from "../src/db/pool.ts";
+import { postTransfers, type Transfer } from "../src/ledger/store.ts";
 import { newId } from "../src/lib/id.ts";
 import { newAccountId, openBooks, usage } from "./support/books.ts";
 
@@ -61,6 +62,41 @@ test("each transaction says what was there after it, whatever is left out of the
   expect(await list(null)).toEqual([10n, 80n, 30n, 100n]);
   expect(await list("grant")).toEqual([80n, 100n]);
   expect(await list("usage")).toEqual([10n, 30n]);
+});
+
+test("a transfer that comes twice counts once in what the others say is there", async () => {
+  await using books = await openBooks();
+  const account = newAccountId();
+  const grant = (id: string, amountNanos: bigint): Transfer => ({
+    ...{ accountId: account, mode: "live", debit: "clearing", credit: "consumer", amountNanos },
+    source: { type: "grant", id },
+  });
+  const charge = (id: string, amountNanos: bigint): Transfer => ({
+    ...{ accountId: account, mode: "live", debit: "consumer", credit: "clearing", amountNanos },
+    source: { type: "usage", id },
+  });
+  const post = (transfers: Transfer[]) =>
+    books.db.systemTransaction((tx) => postTransfers(tx, transfers, new Date()));
+  const first = [grant("1", 100n), grant("1", 100n), charge("1", 7n), charge("1", 7n)];
+
+  expect(await post(first)).toBe(2);
+  expect(await post(first)).toBe(0);
+  await expect(post([grant("1", 100n), grant("2", 50n), charge("2", 9n)])).rejects.toThrow(
+    "some of them were posted before",
+  );
+  expect(await post([grant("2", 50n), charge("2", 9n), grant("2", 50n)])).toBe(2);
+
+  // Those of one posting are in the order of their ids.
+  const { rows } = await books.superuser.query(
+    `select balance_nanos as told, sum(
+       case credit_kind when 'consumer' then amount_nanos else -amount_nanos end
+     ) over (order by id) as there
+     from ledger_transfers where account_id = $1 order by id`,
+    [account],
+  );
+  expect(rows).toHaveLength(4);
+  expect(rows.map(({ told }) => told)).toEqual(rows.map(({ there }) => there));
+  expect(await books.held(account, "consumer")).toBe(134n);
 });
 
 /** Hours of usage, as if it had been applied: the balances are not moved. */

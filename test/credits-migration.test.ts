@@ -1,8 +1,11 @@
+import { timestampDate } from "@bufbuild/protobuf/wkt";
 import { expect } from "vitest";
 import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
+import { DepositService } from "../gen/callora/credits/v1/deposit_service_pb.ts";
 import { CorrectionService } from "../gen/callora/metering/v1/correction_service_pb.ts";
 import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.ts";
 import { migrateDown, migrateUp } from "../src/db/migrate.ts";
+import { platformAccountId } from "../src/ledger/store.ts";
 import { must, startTestApp } from "./support/app.ts";
 import { asSuperuser } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
@@ -78,4 +81,37 @@ test("grants and bills of before are taken over: each sum is the one that was sh
       { mode: "test", charged: 0 },
     ],
   });
+});
+
+test("deposits of before that name no purchase can be assigned", async () => {
+  await using app = await startTestApp();
+  const { token } = await app.admin();
+  const { accountId } = await app.person();
+  const deposits = app.client(DepositService, token);
+  const { owner } = app.urls;
+
+  await migrateDown(owner, { directory, to: 24 });
+  await asSuperuser(app, (client) =>
+    client.query(
+      `insert into payment_events (source, event_id, amount_nanos, detail, created_at)
+       values ('stellar', '1', 500, 'hash from G', '2026-01-02')`,
+    ),
+  );
+  await migrateUp(owner, { directory });
+  const { deposits: listed } = await deposits.listUnmatchedDeposits({});
+
+  expect(listed).toMatchObject([{ amountNanos: 500n, detail: "hash from G" }]);
+  const { id: depositId, payTime } = must(listed[0]);
+  expect(timestampDate(must(payTime))).toEqual(new Date("2026-01-02"));
+  await asSuperuser(app, (client) =>
+    client.query(
+      `insert into ledger_accounts (account_id, kind, mode, credits_nanos)
+       values ($1, 'treasury_equity', 'live', 500)
+       on conflict (account_id, kind, mode)
+       do update set credits_nanos = ledger_accounts.credits_nanos + 500`,
+      [platformAccountId],
+    ),
+  );
+  const { balance } = await deposits.assignDeposit({ depositId, accountId, note: "x" });
+  expect(balance).toMatchObject({ availableNanos: 500n });
 });

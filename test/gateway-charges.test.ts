@@ -49,6 +49,43 @@ async function beginBoth({ raw }: Pick<Awaited<ReturnType<typeof setUp>>, "raw">
 /** Answers before it has the request, and does not end. */
 const answerAtOnce = (_request: unknown, response: ServerResponse) => void response.write("all");
 
+test("a consumer who leaves in the middle of the reply pays", async ({ app }) => {
+  await using upstream = await startUpstream((_request, response) => {
+    response.write("a first part");
+  });
+  const { raw, events } = await setUp(app, upstream.url);
+
+  const response = await send(raw());
+  await once(response, "data");
+  response.destroy();
+
+  expect(await events()).toEqual(paid(200));
+});
+
+test("a consumer who leaves while the upstream works pays", async ({ app }) => {
+  await using upstream = await startUpstream(() => {});
+  const { raw, events } = await setUp(app, upstream.url);
+
+  const sending = request(raw()).on("error", () => {});
+  sending.end();
+  await until(() => upstream.requests.length === 1);
+  sending.destroy();
+
+  expect(await events()).toEqual(paid(499));
+});
+
+test("a consumer who leaves in the middle of the request does not pay", async ({ app }) => {
+  await using upstream = await startUpstream(() => {});
+  const { raw, events } = await setUp(app, upstream.url);
+
+  const sending = request(raw({ method: "POST" })).on("error", () => {});
+  sending.write("half of it");
+  await until(() => upstream.requests.length === 1);
+  sending.destroy();
+
+  expect(await events()).toEqual(free(502));
+});
+
 test("a consumer who leaves amid a reply pays, also when he has not ended his request", async ({
   app,
 }) => {
@@ -79,7 +116,8 @@ test("a consumer who does not read the end of a reply pays for it", async ({ app
     response.setHeader("content-length", 40_000_000);
     response.end(Buffer.alloc(40_000_000));
   });
-  const durationMax = { seconds: 1n, nanos: 0 };
+  // Time enough for the reply to begin on a busy machine.
+  const durationMax = { seconds: 3n, nanos: 0 };
   const { raw, events } = await setUp(app, upstream.url, { settings: { durationMax } });
 
   const response = await send(raw());
@@ -247,7 +285,7 @@ test("calls that fail use nothing up, and those that are overtaken pay for where
   held.resolve();
   const last = await overtaken;
 
-  expect(charges).toEqual([null, "0", null, "0", "0"]);
+  expect(charges).toEqual(["0", "0", "0", "0", "0"]);
   expect(last.headers.get("x-callora-charged-nanos")).toBe(String(30n * price));
   expect((await events(6)).map(({ charged }) => charged)).toEqual([
     ...[0n, 0n, 0n, 0n, 0n],
@@ -275,25 +313,4 @@ test("calls that say no units move the tiers of a month for nobody", async ({ ap
   }
 
   expect(charges).toEqual(["0", "0", "0", "0", "0", "0", String(30n * price)]);
-});
-
-test("a call whose event may be written waits until the database says so, and is charged once", async ({
-  app,
-}) => {
-  await using upstream = await startUpstream();
-  const { call, events } = await setUp(app, upstream.url);
-  await (await call()).text();
-  await events();
-  const rename = (from: string, to: string) =>
-    asSuperuser(app, (client) => client.query(`alter table ${from} rename to ${to}`));
-
-  await rename("usage_journal", "usage_journal_away");
-  const reply = call();
-  // Longer than three tries take.
-  await new Promise((resolve) => setTimeout(resolve, 3_500));
-  await rename("usage_journal_away", "usage_journal");
-  const response = await reply;
-
-  expect([response.status, await response.text()]).toEqual([200, '{"ok":true}']);
-  expect(await events(2)).toEqual([...paid(200), ...paid(200)]);
 });

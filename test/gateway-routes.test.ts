@@ -1,6 +1,7 @@
 import { expect } from "vitest";
 import { CatalogService } from "../gen/callora/catalog/v1/catalog_service_pb.ts";
 import { reasonOf, setUp } from "./support/calls.ts";
+import { asSuperuser } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
 import { startUpstream } from "./support/upstream.ts";
 
@@ -65,4 +66,38 @@ test("a call names the price version that was the newest; one begins after none 
   expect(versions).toEqual(["1", "2", "2"]);
   expect([third.status, await reasonOf(third)]).toEqual([404, "API_NOT_FOUND"]);
   expect((await events(3)).map(({ charged }) => charged)).toEqual([1_000_000n, 7n, 7n]);
+});
+
+test("analytics name a call by its route; without routes by what its API serves", async ({
+  app,
+}) => {
+  await using upstream = await startUpstream((incoming, response) => {
+    response.statusCode = incoming.url?.startsWith("/no") === true ? 404 : 200;
+    response.end();
+  });
+  const routed = await setUp(app, upstream.url, { routes: [{ path: "/files/{rest=**}" }] });
+  const bare = await setUp(app, upstream.url);
+
+  await routed.call("files/a/b");
+  await routed.call("files/c");
+  await bare.call("v1/users/7");
+  await bare.call("v1/users/8");
+  for (const word of ["a", "b", "c"]) {
+    await bare.call(`no/${word}`);
+  }
+
+  const namesOf = ({ api, events }: typeof bare, count: number) =>
+    asSuperuser(app, async (client) => {
+      await events(count);
+      const found = await client.query(
+        "select endpoint from usage_events where api_id = $1 order by position",
+        [api.id],
+      );
+      return found.rows.map(({ endpoint }) => endpoint);
+    });
+  expect(await namesOf(routed, 2)).toEqual(Array(2).fill("GET /files/{rest=**}"));
+  expect(await namesOf(bare, 5)).toEqual([
+    ...Array(2).fill("GET /v1/users/*"),
+    ...Array(3).fill("GET /*"),
+  ]);
 });

@@ -5,6 +5,7 @@ import { AccountService, MemberRole } from "../gen/callora/accounts/v1/account_s
 import { AuthService } from "../gen/callora/accounts/v1/auth_service_pb.ts";
 import { CatalogService } from "../gen/callora/catalog/v1/catalog_service_pb.ts";
 import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
+import { DepositService } from "../gen/callora/credits/v1/deposit_service_pb.ts";
 import { Mode } from "../gen/callora/keys/v1/key_pb.ts";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { CorrectionService } from "../gen/callora/metering/v1/correction_service_pb.ts";
@@ -13,7 +14,7 @@ import { MeteringService } from "../gen/callora/metering/v1/metering_service_pb.
 import { SettlementService } from "../gen/callora/settlement/v1/settlement_service_pb.ts";
 import { deleteOldAnswers } from "../src/db/once.ts";
 import { must, type startTestApp } from "./support/app.ts";
-import { buyCredit } from "./support/payments.ts";
+import { buyCredit, leaveDeposit } from "./support/payments.ts";
 import { newPerson, type SignedIn } from "./support/people.ts";
 import { asSuperuser } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
@@ -157,6 +158,21 @@ const retryables: Readonly<Record<string, Retryable>> = {
           .client(CreditService, me.token)
           .refundPurchase(
             { requestId, purchaseId, amountNanos: other ? 200n : 100n, note: "x" },
+            options(header),
+          );
+    },
+  },
+  AssignDeposit: {
+    role: "super_admin",
+    effects: "select count(*) from payment_events where assigned_at is not null",
+    async prepare(app, me) {
+      const { accountId } = await newPerson(app.db);
+      const [depositId, otherId] = [await leaveDeposit(app), await leaveDeposit(app)];
+      return ({ requestId = "", header, other }) =>
+        app
+          .client(DepositService, me.token)
+          .assignDeposit(
+            { requestId, depositId: other ? otherId : depositId, accountId, note: "x" },
             options(header),
           );
     },

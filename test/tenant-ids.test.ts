@@ -18,6 +18,7 @@ import {
   BudgetService,
 } from "../gen/callora/credits/v1/budget_service_pb.ts";
 import { CreditService } from "../gen/callora/credits/v1/credit_service_pb.ts";
+import { DepositService } from "../gen/callora/credits/v1/deposit_service_pb.ts";
 import { Mode } from "../gen/callora/keys/v1/key_pb.ts";
 import { KeyService } from "../gen/callora/keys/v1/key_service_pb.ts";
 import { RouterKeyService } from "../gen/callora/keys/v1/router_key_service_pb.ts";
@@ -271,6 +272,14 @@ const attempts: Readonly<Record<string, { expected: Code | object; attempt: Atte
     attempt: ({ app, me, target: { purchaseId } }) => {
       const refund = { purchaseId, amountNanos: 1n, note: "mine" };
       return app.client(CreditService, me.token).refundPurchase(refund);
+    },
+  },
+  "credits.v1.DepositService/AssignDeposit": {
+    expected: Code.PermissionDenied,
+    attempt: ({ app, me, target: { person } }) => {
+      const depositId = newId("dep", new Date());
+      const assignment = { depositId, accountId: person.accountId, note: "mine" };
+      return app.client(DepositService, me.token).assignDeposit(assignment);
     },
   },
   "credits.v1.BudgetService/PutBudget": {

@@ -45,7 +45,8 @@ export class LeasedPurse implements Purse {
   #spentNanos = 0n;
   #measuredFromMs: number;
   #noFillBeforeMs = 0;
-  #seenNanos = 0n;
+  /** Null: nothing was ever asked. */
+  #seenNanos: bigint | null = null;
   readonly #lender: Lender;
   readonly #events: PurseEvents;
   readonly #nowMs: () => number;
@@ -57,8 +58,8 @@ export class LeasedPurse implements Purse {
     this.#measuredFromMs = nowMs();
   }
 
-  get remainingNanos(): bigint {
-    return this.#seenNanos + (this.lease?.leftNanos ?? 0n);
+  get remainingNanos(): bigint | null {
+    return this.#seenNanos === null ? null : this.#seenNanos + (this.lease?.leftNanos ?? 0n);
   }
 
   /** Whether its lease is being opened or topped up. */

@@ -1,6 +1,7 @@
 import { sql } from "slonik";
 import { z } from "zod";
 import { nothing, type Queries, type Tx } from "../db/pool.ts";
+import { newId } from "../lib/id.ts";
 import type { ConfirmedPayment } from "./purchase.ts";
 
 const purchaseRow = z.object({
@@ -120,16 +121,19 @@ const eventRow = z.object({ event_id: z.string() });
 /** Write a payment down. False when it was before. */
 export async function insertPayment(
   tx: Tx,
-  payment: ConfirmedPayment,
-  purchase: PurchaseRow | null,
+  { payment, purchase }: { payment: ConfirmedPayment; purchase: PurchaseRow | null },
+  now: Date,
 ): Promise<boolean> {
   const row = await tx.maybeOne(sql.type(eventRow)`
-    insert into payment_events (source, event_id, account_id, purchase_id, amount_nanos, detail)
-    values (
-      ${payment.source}, ${payment.eventId}, ${purchase?.account_id ?? ""}, ${purchase?.id ?? ""},
-      ${payment.amountNanos}, ${payment.detail}
+    insert into payment_events (
+      id, source, event_id, account_id, purchase_id, amount_nanos, detail, paid_at
     )
-    on conflict do nothing
+    values (
+      ${newId("dep", now)},
+      ${payment.source}, ${payment.eventId}, ${purchase?.account_id ?? ""}, ${purchase?.id ?? ""},
+      ${payment.amountNanos}, ${payment.detail}, ${payment.at.toISOString()}
+    )
+    on conflict (source, event_id) do nothing
     returning event_id
   `);
   return row !== null;

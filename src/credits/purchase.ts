@@ -59,9 +59,6 @@ export interface PurchasePaid {
 /** Burns after what the platform gave: what was paid for can be paid back. */
 const purchasePriority = 70;
 
-/** What lies on the chain is the platform's to spend: it is owed to whoever paid it in. */
-const chainMoney = { accountId: platformAccountId, kind: "chain" } as const;
-
 /**
  * Grant what a confirmed payment bought, once however often it is confirmed.
  *
@@ -75,31 +72,43 @@ export async function confirmPayment(
 ): Promise<Confirmation> {
   const named = payment.purchaseId === null ? null : await lockPurchase(tx, payment.purchaseId);
   const purchase = named?.source === payment.source ? named : null;
-  if (!(await insertPayment(tx, payment, purchase))) {
+  if (!(await insertPayment(tx, { payment, purchase }, now))) {
     return { state: "seen" };
   }
-  const { amountNanos } = payment;
   if (purchase === null) {
+    const { amountNanos } = payment;
     const source = { type: "deposit", id: `${payment.source}:${payment.eventId}` };
     const kept = { accountId: platformAccountId, mode: "live", amountNanos, source } as const;
     await postTransfers(tx, [{ ...kept, debit: "chain", credit: "treasury_equity" }], now);
     return { state: "unmatched" };
   }
-  const credits = creditsOf(purchase, payment, now);
+  // What lies on the chain is the platform's to spend: it is owed to whoever paid it in.
+  const told = await grantPaid(tx, { purchase, payment, from: "chain" }, now);
+  return { state: "granted", told };
+}
+
+/** A payment for a purchase, and where of the platform's its money is. */
+interface Paid {
+  purchase: PurchaseRow;
+  payment: Pick<ConfirmedPayment, "amountNanos" | "at">;
+  from: "chain" | "treasury_equity";
+}
+
+/** Grant what a payment for a locked purchase bought. It must be the only posting of its transaction. */
+export async function grantPaid(tx: Tx, paid: Paid, now: Date): Promise<PurchasePaid> {
+  const { purchase, payment } = paid;
+  const { amountNanos, at } = payment;
+  const credits = creditsOf(paid, now);
   await addCredits(tx, credits, now);
   const grantId = credits[0]?.grantId ?? "";
-  await notePaid(tx, purchase, { amountNanos, grantId, at: payment.at });
+  await notePaid(tx, purchase, { amountNanos, grantId, at });
   const { account_id: accountId, id: purchaseId } = purchase;
   const payload = { purchaseId, grantId, amountNanos: amountNanos.toString() };
-  return { state: "granted", told: { accountId, topic: "credits.purchase_paid", payload } };
+  return { accountId, topic: "credits.purchase_paid", payload };
 }
 
 /** What a payment gives: what was paid, and what the platform adds when it is just the price. */
-function creditsOf(
-  purchase: PurchaseRow,
-  { amountNanos, at }: ConfirmedPayment,
-  now: Date,
-): NewCredit[] {
+function creditsOf({ purchase, payment: { amountNanos, at }, from }: Paid, now: Date): NewCredit[] {
   const { account_id: accountId, id: purchaseId, price_nanos: price } = purchase;
   const base = { accountId, mode: "live", expireAt: null, purchaseId } as const;
   const paid: NewCredit = {
@@ -107,7 +116,7 @@ function creditsOf(
     grantId: newId("grt", now),
     kind: "purchase",
     amountNanos,
-    from: chainMoney,
+    from: { accountId: platformAccountId, kind: from },
     priority: purchasePriority,
     note: "",
   };

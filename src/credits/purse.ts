@@ -30,8 +30,8 @@ export interface Purse {
    * not answer.
    */
   ask(nanos: bigint): Promise<Lease | Shortage>;
-  /** About what is left: leased, and of the balance as it was last seen. */
-  readonly remainingNanos: bigint;
+  /** About what is left: leased, and of the balance as it was last seen. Null: nobody has asked yet. */
+  readonly remainingNanos: bigint | null;
 }
 
 /** Not enough credit: what there is. */

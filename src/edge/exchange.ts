@@ -17,7 +17,8 @@ export type OpenExchange = (arrival: Arrival, protocol: Protocol) => Exchange;
 const hopsMax = 32;
 
 /**
- * Prepare to make exchanges. `X-Forwarded-For` counts only from the given addresses and CIDR blocks.
+ * Prepare to make exchanges. `X-Forwarded-For` and `X-Forwarded-Proto` count only from the given addresses and CIDR
+ * blocks.
  * Throws if one of them is neither.
  */
 export function createExchanges({
@@ -25,13 +26,13 @@ export function createExchanges({
 }: {
   trustedProxies: readonly string[];
 }): OpenExchange {
-  const clientIp = createClientIp(trustedProxies.map(parseRange));
+  const clients = createClients(trustedProxies.map(parseRange));
   const createId = createIds();
   return (arrival, protocol) => {
     const requestId = requestIdOf(arrival, createId);
     arrival.setHeader("x-request-id", requestId);
     arrival.setHeader("x-content-type-options", "nosniff");
-    return new HttpExchange(arrival, requestId, protocol, clientIp);
+    return new HttpExchange(arrival, requestId, protocol, clients);
   };
 }
 
@@ -41,24 +42,23 @@ class HttpExchange implements Exchange {
   readonly requestId: string;
   readonly protocol: Protocol;
   readonly #arrival: Arrival;
-  readonly #addressOf: (arrival: Arrival) => string;
+  readonly #clients: Clients;
   #clientIp: string | undefined;
 
-  constructor(
-    arrival: Arrival,
-    requestId: string,
-    protocol: Protocol,
-    addressOf: (arrival: Arrival) => string,
-  ) {
+  constructor(arrival: Arrival, requestId: string, protocol: Protocol, clients: Clients) {
     this.#arrival = arrival;
     this.requestId = requestId;
     this.protocol = protocol;
-    this.#addressOf = addressOf;
+    this.#clients = clients;
   }
 
   get clientIp(): string {
-    this.#clientIp ??= this.#addressOf(this.#arrival);
+    this.#clientIp ??= this.#clients.ipOf(this.#arrival);
     return this.#clientIp;
+  }
+
+  get isSecure(): boolean {
+    return this.#clients.isSecureOf(this.#arrival);
   }
 
   get method(): string {
@@ -80,45 +80,81 @@ function requestIdOf(arrival: Arrival, createId: () => string): string {
 /** Sockets' addresses whose usual spelling is remembered. */
 const addressesMax = 10_000;
 
+/** What is known of who sent a request. */
+interface Clients {
+  /** Empty: nobody knows. */
+  ipOf(arrival: Arrival): string;
+  isSecureOf(arrival: Arrival): boolean;
+}
+
 /** Without proxies all requests of a connection have one address: it is parsed once. */
-function createClientIp(trusted: readonly Range[]): (arrival: Arrival) => string {
+function createClients(trusted: readonly Range[]): Clients {
   if (trusted.length > 0) {
-    return (arrival) => clientIpOf(arrival, trusted);
+    return {
+      ipOf: (arrival) => findClient(arrival, trusted)?.address.toString() ?? "",
+      isSecureOf: (arrival) => isSecureBehind(arrival, trusted),
+    };
   }
   const known = createLruMap<string>(addressesMax);
-  return (arrival) => {
-    const remote = arrival.socket?.remoteAddress ?? "";
-    let address = known.get(remote);
-    if (address === undefined) {
-      address = clientIpOf(arrival, trusted);
-      known.set(remote, address);
-    }
-    return address;
+  return {
+    ipOf(arrival) {
+      const remote = arrival.socket?.remoteAddress ?? "";
+      let address = known.get(remote);
+      if (address === undefined) {
+        address = findClient(arrival, trusted)?.address.toString() ?? "";
+        known.set(remote, address);
+      }
+      return address;
+    },
+    isSecureOf: (arrival) => arrival.isSecure,
   };
 }
 
-function clientIpOf(arrival: Arrival, trusted: readonly Range[]): string {
+/** Where a request comes from, as far as trusted proxies say. */
+interface Client {
+  address: Address;
+  /** How many hops before the socket's it was named. Null: the socket's own is no proxy that is trusted. */
+  hops: number | null;
+}
+
+/** Undefined: the socket is closed already, and has no address. */
+function findClient(arrival: Arrival, trusted: readonly Range[]): Client | undefined {
   const remote = arrival.socket?.remoteAddress;
-  // A socket that is closed already has no address.
   let address = remote === undefined ? undefined : parseAddress(remote);
   if (address === undefined) {
-    return "";
+    return undefined;
   }
   if (!isTrusted(address, trusted)) {
-    return address.toString();
+    return { address, hops: null };
   }
-  const hops = arrival.header("x-forwarded-for")?.split(",").slice(-hopsMax) ?? [];
-  for (const hop of hops.reverse()) {
-    const next = parseAddress(hop.trim());
+  let hops = 0;
+  for (const hop of hopsOf(arrival, "x-forwarded-for")) {
+    const next = parseAddress(hop);
     if (next === undefined) {
       break;
     }
     address = next;
+    hops += 1;
     if (!isTrusted(address, trusted)) {
       break;
     }
   }
-  return address.toString();
+  return { address, hops };
+}
+
+/** What proxies added to a header, the nearest first. */
+function hopsOf(arrival: Arrival, name: string): string[] {
+  const hops = arrival.header(name)?.split(",").slice(-hopsMax) ?? [];
+  return hops.reverse().map((hop) => hop.trim());
+}
+
+/** By the word of the proxy that the client talked to, or of the first one that is left of them. */
+function isSecureBehind(arrival: Arrival, trusted: readonly Range[]): boolean {
+  const hops = findClient(arrival, trusted)?.hops ?? null;
+  const schemes = hops === null ? [] : hopsOf(arrival, "x-forwarded-proto");
+  const at = Math.min(Math.max((hops ?? 0) - 1, 0), schemes.length - 1);
+  const scheme = schemes[at]?.toLowerCase();
+  return scheme === "https" || (scheme !== "http" && arrival.isSecure);
 }
 
 // Some proxies add the port, and brackets around an IPv6 address.

@@ -11,6 +11,7 @@ import type { Strangers } from "../rpc/strangers.ts";
 import type { ApiMemory, GatewayApi, RoutePrice } from "./api.ts";
 import type { AsyncCount } from "./async-count.ts";
 import { answerPreflight, isPreflight, markCors } from "./cors.ts";
+import type { EndpointNames } from "./endpoint-names.ts";
 import {
   apiNotFound,
   creditUnknown,
@@ -24,7 +25,7 @@ import {
 import type { HeaderFilter } from "./headers.ts";
 import type { Inbound, Passing } from "./inbound.ts";
 import type { Running } from "./running.ts";
-import { callMethods, endpointName, isApiName, isPassable, pathOfTarget } from "./target.ts";
+import { callMethods, isApiName, isPassable, pathOfTarget } from "./target.ts";
 
 /** Who calls an API. */
 export type KeyPrincipal = Extract<Principal, { kind: "key" }>;
@@ -49,6 +50,8 @@ export interface GatewayDeps {
   readonly strangers: Strangers;
   readonly running: Running;
   readonly filter: HeaderFilter;
+  /** Of APIs without routes. */
+  readonly endpoints: EndpointNames;
   readonly watch: GatewayWatch;
   readonly now: () => Date;
   /** Monotonic. */
@@ -67,6 +70,7 @@ export class Admission {
   api!: GatewayApi;
   key!: KeyPrincipal;
   price!: RoutePrice;
+  /** Of its route. Empty: the API has none. */
   endpoint = "";
   /** As sent, with its leading slash. */
   path = "";
@@ -76,6 +80,7 @@ export class Admission {
   unitsBefore = 0n;
   unitsBeforeMax = 0n;
   #isInMonth = false;
+  #found: GatewayApi | null = null;
   /** Set aside before the call. */
   reserveNanos = 0n;
   purse: Purse | null = null;
@@ -117,6 +122,7 @@ export class Admission {
   #admit(found: GatewayApi | null): void | Promise<void> {
     const { inbound, passing } = this;
     const api = found?.isCallable === true ? found : null;
+    this.#found = api;
     if (isPreflight(inbound)) {
       answerPreflight(inbound, api?.cors ?? null);
       return;
@@ -221,7 +227,33 @@ export class Admission {
       case "match":
         this.path = path;
         this.price = match.value;
-        this.endpoint = match.endpoint || endpointName(inbound.method, path);
+        this.endpoint = match.endpoint;
+    }
+  }
+
+  /** For the error of a call that was refused before its route was looked for: its price, and what is left to its payer. */
+  recall(): void {
+    const { deps, inbound, passing } = this;
+    const { principal: key } = passing.call;
+    const api = this.#found;
+    const price: RoutePrice | undefined = this.price;
+    if (key?.kind !== "key" || api === null || price !== undefined) {
+      return;
+    }
+    const match = api.match(inbound.method, pathOfTarget(inbound.url));
+    if (match.kind !== "match" || (key.apiId !== null && key.apiId !== api.id)) {
+      return;
+    }
+    this.price = match.value;
+    try {
+      const purse = deps.book.purseOf(key);
+      if (purse instanceof Promise) {
+        purse.catch(() => {});
+      } else {
+        this.purse = purse;
+      }
+    } catch {
+      // Nobody knows what is left.
     }
   }
 

@@ -40,7 +40,7 @@ export interface GatewayApi {
   readonly isCallable: boolean;
   /**
    * The path as it was sent, still encoded, with its leading slash. The endpoint is empty when the API has no routes:
-   * then endpointName() names it.
+   * then EndpointNames name it.
    */
   match(method: string, rawPath: string): RouteMatch<RoutePrice>;
   readonly live: UpstreamSet;

@@ -4,6 +4,7 @@ import type { Outcome } from "../catalog/price-rule.ts";
 import { unauthenticated } from "../rpc/errors.ts";
 import type { Admission } from "./admission.ts";
 import { echoReply } from "./echo.ts";
+import { failWith } from "./error-headers.ts";
 import {
   bodyInvalid,
   circuitOpen,
@@ -119,7 +120,7 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
 
   /** Send the call to the next upstream. `last` is how the try before failed. */
   #dispatch(last: Failure | null): void {
-    const { deps, inbound, passing, api, path } = this.#admission;
+    const { inbound, passing, api, path } = this.#admission;
     const target = this.#tries.next();
     if (target === null) {
       this.#giveUpOrFail(last, circuitOpen(this.#tries.set?.retryAfterMs ?? 0));
@@ -134,7 +135,7 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
     this.#controller = null;
     this.#isDropped = false;
     this.#informational = 0;
-    this.#reply.times.dispatchedMs = deps.nowMs();
+    this.#reply.tried();
     target.pool.dispatch(
       {
         path: target.basePath + path + (passing.query === "" ? "" : `?${passing.query}`),
@@ -167,12 +168,12 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
 
   /** A test call that goes nowhere. */
   #echo(): void {
-    const { inbound, passing, path, deps } = this.#admission;
+    const { inbound, passing, path } = this.#admission;
     const { method } = inbound;
     const headers = this.#headers ?? [];
     const call = { method, path, query: passing.query, headers, body: this.#upload.collected };
     const { status, headers: replied, body } = echoReply(call);
-    this.#reply.times.dispatchedMs = deps.nowMs();
+    this.#reply.tried();
     this.#upload.isSent = true;
     this.#reply.startWhole(status, replied, body);
     this.#endReply();
@@ -347,7 +348,7 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
     }
     // The pool's own times begin with the connection.
     const { timeoutMs } = this.#admission.api;
-    if (this.#waitsFor !== null && nowMs - this.#reply.times.dispatchedMs > timeoutMs) {
+    if (this.#waitsFor !== null && nowMs - this.#reply.times.triedMs > timeoutMs) {
       this.onFailed({ ...stopped(), status: 504, error: timedOut().error });
     }
   }
@@ -431,7 +432,7 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
     this.#payment.giveBack();
     this.#leave();
     if (error !== null) {
-      this.#admission.passing.fail(error);
+      failWith(this.#admission, error, { chargedNanos: 0n, times: this.#reply.times });
     }
   }
 
@@ -461,7 +462,7 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
   }
 
   #finish(): void {
-    const { inbound, passing } = this.#admission;
+    const { inbound } = this.#admission;
     this.#stage = stages.over;
     this.#leave();
     if (inbound.isGone) {
@@ -473,7 +474,8 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
       } else if (this.#reply.isBegun) {
         inbound.breakOff();
       } else {
-        passing.fail(this.#failure);
+        const { paidNanos: chargedNanos } = this.#payment;
+        failWith(this.#admission, this.#failure, { chargedNanos, times: this.#reply.times });
       }
     } catch (error) {
       tell(this.#admission, error);

@@ -1,5 +1,6 @@
 import { Admission, type GatewayDeps } from "./admission.ts";
 import { GatewayCall } from "./call.ts";
+import { tellTerms } from "./error-headers.ts";
 import type { Inbound, Passing } from "./inbound.ts";
 
 /**
@@ -13,5 +14,18 @@ export function gatewayHandler(
   deps: GatewayDeps,
 ): (inbound: Inbound, passing: Passing) => void | Promise<void> {
   const begin = (admission: Admission) => new GatewayCall(admission).begin();
-  return (inbound, passing) => new Admission(deps, { inbound, passing }, begin).run();
+  return (inbound, passing) => {
+    const admission = new Admission(deps, { inbound, passing }, begin);
+    try {
+      return admission.run()?.catch((error) => refuse(admission, error));
+    } catch (error) {
+      return refuse(admission, error);
+    }
+  };
+}
+
+function refuse(admission: Admission, error: unknown): never {
+  admission.recall();
+  tellTerms(admission, { chargedNanos: 0n, times: null });
+  throw error;
 }

@@ -18,7 +18,6 @@ export interface Inbound {
   header(name: string): string | undefined;
   /** The host that the client named. */
   readonly authority: string | undefined;
-  readonly isSecure: boolean;
   readonly body: Readable;
   readonly hasBody: boolean;
   /** Whether nobody can read the reply any more. */

@@ -30,6 +30,8 @@ export class Payment implements AppendSink {
   #lease: Lease | null;
   #takenNanos: bigint;
   #usage: Usage | null = null;
+  /** What the call is charged for certain, once it is settled. Null: nobody knows. */
+  paidNanos: bigint | null = 0n;
   #entry: UsageEntry | null = null;
   /** What its month's memory counts of it. */
   #countedUnits = 0n;
@@ -76,7 +78,7 @@ export class Payment implements AppendSink {
 
   /** Hand the call's event to the journal. One that costs something is not written when its lease is over. */
   settle(ending: Ending): void {
-    const { deps, key, price, endpoint, passing } = this.#admission;
+    const { deps, api, key, price, path, inbound, passing } = this.#admission;
     const { status } = ending;
     const now = deps.now();
     const unitsBefore = this.#unitsBefore(ending);
@@ -85,6 +87,9 @@ export class Payment implements AppendSink {
     this.#settledMs = deps.nowMs();
     const leaseId = this.#lease?.id ?? null;
     const { requestId } = passing.call.exchange;
+    const { method } = inbound;
+    const endpoint =
+      this.#admission.endpoint || deps.endpoints.of(api.id, { method, path, status });
     const parts = { key, price, endpoint, status, usage, unitsBefore, leaseId, requestId };
     this.#entry = toEntry(parts, now);
     deps.running.settling += 1;
@@ -151,6 +156,7 @@ export class Payment implements AppendSink {
       this.#admission.deps.asyncCount.end(true);
     }
     this.#release(this.chargedNanos);
+    this.paidNanos = this.chargedNanos;
     this.#settled(null);
   }
 
@@ -233,6 +239,9 @@ export class Payment implements AppendSink {
 
   #settled(error: Error | null): void {
     this.#admission.deps.running.settling -= 1;
+    if (error !== null && this.#mayBeWritten) {
+      this.paidNanos = null;
+    }
     this.#sink.onSettled(error);
   }
 

@@ -11,8 +11,10 @@ import type { Target } from "./upstream.ts";
 
 /** When the parts of a call happened, in milliseconds of one monotonic clock. Zero: not yet. */
 export interface Times {
-  /** It was handed to the upstream's pool. */
+  /** It was first handed to an upstream's pool. */
   dispatchedMs: number;
+  /** The same, of its present try. */
+  triedMs: number;
   /** The upstream's reply began; of a whole one: ended. */
   answeredMs: number;
   /** Its event was handed to the journal. */
@@ -29,7 +31,7 @@ export interface ReplyListener {
 
 /** An upstream's reply on its way to the consumer. What would make it whole is kept back until complete(). */
 export class Reply {
-  readonly times: Times = { dispatchedMs: 0, answeredMs: 0, pushedMs: 0 };
+  readonly times: Times = { dispatchedMs: 0, triedMs: 0, answeredMs: 0, pushedMs: 0 };
   /** Zero: it has not begun. */
   status = 0;
   /** Bytes of the body so far. */
@@ -51,6 +53,13 @@ export class Reply {
   constructor(admission: Admission, listener: ReplyListener) {
     this.#admission = admission;
     this.#listener = listener;
+  }
+
+  /** A try begins. */
+  tried(): void {
+    const { times } = this;
+    times.triedMs = this.#admission.deps.nowMs();
+    times.dispatchedMs ||= times.triedMs;
   }
 
   /** Whether the consumer was sent a part of it. */
@@ -190,7 +199,7 @@ function replyHeaders(
   headers: IncomingHttpHeaders,
   { status, charged, times, from }: Told,
 ): HeaderValue[] {
-  const { deps, price, purse, lease, key, reserveNanos } = admission;
+  const { deps, price, purse, key, reserveNanos } = admission;
   const reply = deps.filter.toConsumer(headers);
   if (status === 204) {
     dropLength(reply);
@@ -205,9 +214,9 @@ function replyHeaders(
   } else {
     reply.push("x-callora-charged-nanos", String(charged));
   }
-  // Of whom nothing was ever asked, nothing is known.
-  if (purse !== null && (lease !== null || purse.remainingNanos > 0n)) {
-    reply.push("x-callora-remaining-nanos", String(purse.remainingNanos));
+  const remainingNanos = purse?.remainingNanos ?? null;
+  if (remainingNanos !== null) {
+    reply.push("x-callora-remaining-nanos", String(remainingNanos));
   }
   if (key.mode === "test") {
     reply.push("x-callora-mode", "test");
@@ -243,8 +252,11 @@ function dropLength(reply: HeaderValue[]): void {
   }
 }
 
-/** Where the time went. What waits for the event to be durable is apart: it is neither's own. */
-function serverTiming({ deps, startedMs }: Admission, times: Times): string {
+/**
+ * Where the time went. All tries are the upstream's. What waits for the event to be durable is apart: it is neither's
+ * own.
+ */
+export function serverTiming({ deps, startedMs }: Admission, times: Readonly<Times>): string {
   const { dispatchedMs, answeredMs, pushedMs } = times;
   const now = deps.nowMs();
   const durable = pushedMs === 0 ? 0 : now - pushedMs;

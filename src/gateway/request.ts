@@ -16,7 +16,7 @@ export function requestHeaders(admission: Admission, credential: string): string
   const connection = inbound.header("connection");
   const headers = deps.filter.toUpstream(inbound.rawHeaders, { connection, dropped });
   headers.push("x-request-id", exchange.requestId, "x-forwarded-for", exchange.clientIp);
-  headers.push("x-forwarded-proto", inbound.isSecure ? "https" : "http");
+  headers.push("x-forwarded-proto", exchange.isSecure ? "https" : "http");
   if (inbound.authority !== undefined) {
     headers.push("x-forwarded-host", inbound.authority);
   }

@@ -109,6 +109,7 @@ function callOf(principal: Principal, headers: Headers): Call {
     exchange: {
       requestId: "",
       clientIp: "",
+      isSecure: false,
       protocol: "grpc",
       method: "POST",
       setHeader: (name, value) => headers.set(name, value),

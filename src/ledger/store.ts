@@ -65,13 +65,14 @@ export type BalanceKey = Pick<Transfer, "accountId" | "mode"> & { kind: Kind };
 export const coverConstraint = "ledger_accounts_covered";
 
 /**
- * Post transfers, and move the balances. A transfer whose cause was posted before moves nothing.
+ * Post transfers, and move the balances. A transfer whose cause was posted before moves nothing. Of those that a
+ * consumer sees either all are posted before, or none: each says what is there after those before it.
  *
  * Returns the posted ones' number. Throws CheckIntegrityConstraintViolationError, with constraint
  * `ledger_accounts_covered`, when a balance does not cover them.
  */
 export async function postTransfers(tx: Tx, transfers: Transfer[], now: Date): Promise<number> {
-  const moving = transfers.filter(({ amountNanos }) => amountNanos !== 0n);
+  const moving = distinct(transfers.filter(({ amountNanos }) => amountNanos !== 0n));
   if (moving.length === 0) {
     return 0;
   }
@@ -79,12 +80,25 @@ export async function postTransfers(tx: Tx, transfers: Transfer[], now: Date): P
     assert(amountNanos > 0n, "Cannot post a transfer: its amount is negative");
   }
   const posted = await insertTransfers(tx, moving, now);
+  assert(
+    posted.length === moving.length || !posted.some((row) => row.is_shown),
+    "Cannot post transfers: some of them were posted before",
+  );
   const moves = sumMoves(posted);
   if (posted.some((row) => !row.has_balances)) {
     await insertMissingAccounts(tx, moves);
   }
   await moveBalances(tx, moves);
   return posted.length;
+}
+
+/** Of transfers with one cause the first. */
+function distinct(transfers: Transfer[]): Transfer[] {
+  const causes = new Set<string>();
+  return transfers.filter(({ accountId, mode, debit, credit, source }) => {
+    const cause = [accountId, mode, debit, credit, source.type, source.id].join(" ");
+    return causes.size < causes.add(cause).size;
+  });
 }
 
 const lockedRow = z.object({
@@ -113,11 +127,11 @@ export async function lockBalances(
   tx: Tx,
   keys: BalanceKey[],
 ): Promise<(key: BalanceKey) => bigint> {
-  const distinct = [...new Map(keys.map((key) => [nameOf(key), key])).values()];
-  let locked = await lockPresent(tx, distinct);
-  if (locked.length < distinct.length) {
-    await insertMissingAccounts(tx, distinct);
-    locked = await lockPresent(tx, distinct);
+  const each = [...new Map(keys.map((key) => [nameOf(key), key])).values()];
+  let locked = await lockPresent(tx, each);
+  if (locked.length < each.length) {
+    await insertMissingAccounts(tx, each);
+    locked = await lockPresent(tx, each);
   }
   const held = new Map(
     locked.map(({ account_id: accountId, kind, mode, held_nanos }) => [
@@ -166,6 +180,7 @@ const postedRow = z.object({
   amount_nanos: z.bigint(),
   /** Whether both balances that it moves are there. */
   has_balances: z.boolean(),
+  is_shown: z.boolean(),
 });
 
 type Posted = z.infer<typeof postedRow>;
@@ -244,7 +259,7 @@ async function insertTransfers(
       select count(*) from ledger_accounts as there
       where there.account_id = posted.account_id and there.mode = posted.mode
         and there.kind in (posted.debit_kind, posted.credit_kind)
-    ) = 2 as has_balances
+    ) = 2 as has_balances, balance_nanos is not null as is_shown
   `);
 }
 

@@ -9,6 +9,8 @@ export interface Exchange {
   readonly requestId: string;
   /** The caller's address: the socket's, or a trusted proxy's word. */
   readonly clientIp: string;
+  /** Whether the caller's own connection is encrypted: the socket, or by a trusted proxy's word. */
+  readonly isSecure: boolean;
   /** `grpc`, `grpc-web`, `connect`, `rest` or `http`. */
   readonly protocol: string;
   /** The HTTP method. */

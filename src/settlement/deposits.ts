@@ -135,6 +135,6 @@ function toConfirmed(payment: ChainPayment): ConfirmedPayment {
     purchaseId: isName ? `${purchasePrefix}${memo}` : null,
     amountNanos: payment.stroops * nanosPerStroop,
     at: payment.at,
-    detail: `${transactionHash} from ${from}`,
+    detail: `${transactionHash} from ${from}${memo === null ? "" : `, memo ${JSON.stringify(memo)}`}`,
   };
 }

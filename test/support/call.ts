@@ -10,6 +10,7 @@ export function callWith(credential: string): Call {
     exchange: {
       requestId: randomUUID(),
       clientIp: "127.0.0.1",
+      isSecure: false,
       protocol: "rest",
       method: "GET",
       setHeader: () => {},

@@ -112,7 +112,9 @@ export function libraryService(): ServiceImpl<typeof LibraryService> {
       context.responseHeader.set("x-shelf", "7");
       context.responseTrailer.set("x-mood", "calm");
       context.responseHeader.set("x-protocol", callOf(context).exchange.protocol);
-      context.responseHeader.set("x-client", callOf(context).exchange.clientIp);
+      const { clientIp, isSecure } = callOf(context).exchange;
+      context.responseHeader.set("x-client", clientIp);
+      context.responseHeader.set("x-client-scheme", isSecure ? "https" : "http");
       if (id === "crash") {
         throw new Error("secret of the database");
       }

@@ -106,6 +106,9 @@ function findFaults(
       problems.push(`a call is charged ${charged} instead of ${wanted}: ${shown}`);
     }
   }
+  if (call.isWhole && !call.isPassedOn && (call.chargedNanos ?? charged) !== charged) {
+    problems.push(`a call is charged ${charged}, but its error says otherwise: ${shown}`);
+  }
   if (charged > price) {
     problems.push(`a call is charged ${charged}, more than ${price}: ${shown}`);
   }

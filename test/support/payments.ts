@@ -1,4 +1,6 @@
+import { randomUUID } from "node:crypto";
 import { CreditService } from "../../gen/callora/credits/v1/credit_service_pb.ts";
+import { listDeposits } from "../../src/credits/deposit-store.ts";
 import { confirmPayment } from "../../src/credits/purchase.ts";
 import { must, type startTestApp } from "./app.ts";
 
@@ -22,4 +24,19 @@ export async function buyCredit(
   };
   await app.db.systemTransaction((tx) => confirmPayment(tx, payment, new Date()));
   return id;
+}
+
+/** A deposit that names no purchase, as if it had come on the chain. Returns its id. */
+export async function leaveDeposit(
+  { db }: Pick<App, "db">,
+  amountNanos = 1_000_000_000n,
+  at = new Date(),
+): Promise<string> {
+  const eventId = randomUUID();
+  const payment = { source: "stellar", eventId, purchaseId: null, amountNanos, at, detail: "x" };
+  return db.systemTransaction(async (tx) => {
+    await confirmPayment(tx, payment, new Date());
+    const [last] = await listDeposits(tx, { withAssigned: false, after: "", limit: 1 });
+    return must(last).id;
+  });
 }

@@ -72,7 +72,7 @@ export async function makeCalls(
     const wanted = {
       "200, charged": answered,
       "500, free": broken,
-      "402 CREDIT_EXHAUSTED": refused,
+      "402 CREDIT_EXHAUSTED, free": refused,
     };
     const expected = Object.fromEntries(Object.entries(wanted).filter(([, count]) => count > 0));
     expectSame(`replies to consumer ${consumer + 1}`, countOf(kinds), expected);
@@ -85,11 +85,9 @@ function spread<T extends object>(count: number, call: T): (T & { place: number 
 }
 
 function kindOf({ status, reason, chargedNanos }: CallReply, callNanos: bigint): string {
-  if (chargedNanos === null) {
-    return `${status} ${reason}`;
-  }
   const charges: Record<string, string> = { "0": "free", [String(callNanos)]: "charged" };
-  return `${status}, ${charges[String(chargedNanos)] ?? `charged ${chargedNanos}`}`;
+  const what = `${status} ${reason}`.trimEnd();
+  return `${what}, ${charges[String(chargedNanos)] ?? `charged ${chargedNanos}`}`;
 }
 
 function countOf(kinds: string[]): Record<string, number> {

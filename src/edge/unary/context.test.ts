@@ -44,6 +44,7 @@ async function openCall({ timeoutMs }: { timeoutMs?: number } = {}) {
   const exchange = {
     requestId: "r",
     clientIp: "",
+    isSecure: false,
     protocol: "connect",
     method: "POST",
     setHeader() {},

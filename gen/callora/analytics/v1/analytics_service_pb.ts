@@ -266,7 +266,8 @@ export const PeriodUsageSchema: GenMessage<PeriodUsage> = /*@__PURE__*/
  */
 export type EndpointUsage = Message<"callora.analytics.v1.EndpointUsage"> & {
   /**
-   * For example `GET /v1/search`.
+   * The method and path of the API's route, for example `GET /users/{id}`. Without routes the path itself, numbers as
+   * `*`; what an API did not serve, or beyond 100 of them, is `GET /*`.
    *
    * @generated from field: string endpoint = 1;
    */
