@@ -97,8 +97,21 @@ export async function openPool({
   return bounded(pool, gate);
 }
 
+/**
+ * What runs in the lane are few statements, again and again: to plan each time takes longer than to run them, and where
+ * the tables are new PostgreSQL guesses that it is worth it. It holds until the connection is given back.
+ */
+const planOnce = sql.type(nothing)`set plan_cache_mode = force_generic_plan`;
+
 function bounded(pool: DatabasePool, gate: Semaphore): Pool {
-  const lane = createLane((work) => gate.run(() => pool.connect(work)));
+  const lane = createLane((work) =>
+    gate.run(() =>
+      pool.connect(async (db) => {
+        await db.query(planOnce);
+        await work(db);
+      }),
+    ),
+  );
   return {
     transaction: (work) => gate.run(() => pool.transaction(work)),
     statement: (work) => lane.run(work) ?? gate.run(() => work(pool)),
