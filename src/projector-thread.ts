@@ -62,7 +62,7 @@ export function startProjectorThread(
     workerData: settings,
     // With the cache of compiled modules, but without telemetry: nothing here has a parent's span.
     execArgv: ["--require", fileURLToPath(new URL("./boot.cjs", import.meta.url))],
-    resourceLimits: { maxYoungGenerationSizeMb: 16, maxOldGenerationSizeMb: heapMbMax },
+    resourceLimits: { maxYoungGenerationSizeMb: 48, maxOldGenerationSizeMb: heapMbMax },
   });
   const ended = new Promise<void>((resolve) => thread.once("exit", () => resolve()));
   let [hasBegun, isStopping] = [false, false];

@@ -4,7 +4,8 @@ import type { Refusal } from "./bisect.ts";
 
 /** Values that a column refuses, broken constraints, values beyond a limit, and what a trigger raises. */
 const refusedStates = /^(?:22|23|54|P0)[0-9A-Z]{3}$/;
-const statePattern = /^[0-9A-Z]{5}$/;
+/** No SQLSTATE begins with E; names of the system's errors do, and some have five letters too, as EPIPE. */
+const statePattern = /^[0-9A-DF-Z][0-9A-Z]{4}$/;
 /** slonik gives these errors a class instead of the code. */
 const invalidInputState = "22P02";
 
