@@ -1,12 +1,12 @@
 import { checkTools } from "./edge/processes.ts";
 import { compared, type Figure, median } from "./figure.ts";
-import { cpuSeconds } from "./gateway/cores.ts";
 import { measureExact } from "./gateway/exact.ts";
 import { measureLatency } from "./gateway/latency.ts";
 import { type CallTarget, throughput } from "./gateway/load.ts";
 import { measureMemory } from "./gateway/memory.ts";
 import { checkNginx, startNginxProxy } from "./gateway/nginx.ts";
 import { type Served, startFastifyProxy } from "./gateway/servers.ts";
+import { cpuSeconds } from "./gateway/usage.ts";
 import { type GatewayWorld, openGatewayWorld } from "./gateway/world.ts";
 
 /** In the order of a round: what is compared stands together. */
@@ -32,7 +32,7 @@ interface Measured {
  * How many calls a second the gateway passes on, with key, limit, lease and metering, beside proxies that do nothing
  * else; what it adds to a call's time, what memory streams take, and whether the last of a credit is spent to the unit.
  *
- * What is measured has the first core, with all of its threads. The load, the upstream and PostgreSQL share the second.
+ * All processes share the cores as the system gives them: so do those of a machine with two.
  */
 export async function* gatewayBench({ quick }: { quick: boolean }): AsyncIterable<Figure> {
   await checkTools();

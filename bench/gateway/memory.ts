@@ -3,9 +3,9 @@ import { once } from "node:events";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import type { Figure } from "../figure.ts";
-import { cores, peakMb, watchMemory } from "./cores.ts";
 import { longBytes } from "./nginx.ts";
 import type { StreamJob, StreamOutcome } from "./streams.ts";
+import { peakMb, watchMemory } from "./usage.ts";
 import type { GatewayWorld } from "./world.ts";
 
 /** How fast all streams together are read while it is slow, and for how long. */
@@ -37,8 +37,8 @@ export async function measureMemory(world: GatewayWorld, streams: number): Promi
 
 async function readStreams(job: StreamJob): Promise<StreamOutcome> {
   const script = fileURLToPath(new URL("streams.ts", import.meta.url));
-  const args = ["-c", String(cores.others), process.execPath, script, JSON.stringify(job)];
-  const child = spawn("taskset", args, { stdio: ["ignore", "pipe", "inherit"] });
+  const args = [script, JSON.stringify(job)];
+  const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "inherit"] });
   const [line] = await Promise.race([
     once(createInterface({ input: child.stdout }), "line"),
     once(child, "exit").then(() => {

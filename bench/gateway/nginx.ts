@@ -5,7 +5,6 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import { waitUntil } from "../../src/db/embedded-process.ts";
 import { freePort } from "../free-port.ts";
-import { cores, familyOf, pin } from "./cores.ts";
 import type { Served } from "./servers.ts";
 
 const execute = promisify(execFile);
@@ -36,7 +35,7 @@ export async function startUpstream(directory: string): Promise<Served> {
   const locations = `
     location / { default_type application/json; return 200 '${shortAnswer}'; }
     location /long { root ${home}; default_type application/octet-stream; }`;
-  return startNginx({ home, core: cores.others, locations });
+  return startNginx({ home, locations });
 }
 
 /** A proxy that does nothing else: one process of nginx. */
@@ -55,17 +54,16 @@ export async function startNginxProxy(directory: string, upstream: string): Prom
       keepalive 64;
       keepalive_requests 1000000000;
     }`;
-  return startNginx({ home, core: cores.server, locations, group });
+  return startNginx({ home, locations, group });
 }
 
 interface Setting {
   home: string;
-  core: number;
   locations: string;
   group?: string;
 }
 
-async function startNginx({ home, core, locations, group = "" }: Setting): Promise<Served> {
+async function startNginx({ home, locations, group = "" }: Setting): Promise<Served> {
   // Its workers are not root.
   await chmod(home, 0o755);
   const port = await freePort();
@@ -101,7 +99,6 @@ http {
   if (child.exitCode !== null || child.pid === undefined) {
     throw new Error(`Cannot measure the gateway: nginx has ended\n${said}`);
   }
-  await pin(await familyOf(child.pid), core);
   return {
     url,
     pid: child.pid,

@@ -2,7 +2,6 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
-import { cores } from "./cores.ts";
 
 /** A process that calls are sent to. */
 export interface Served extends AsyncDisposable {
@@ -13,8 +12,7 @@ export interface Served extends AsyncDisposable {
 /** Fastify's proxy in a process of its own, doing nothing but that: what ours is measured against. */
 export async function startFastifyProxy(upstream: string): Promise<Served> {
   const script = fileURLToPath(new URL("fastify.ts", import.meta.url));
-  // taskset becomes the process that it starts.
-  const child = spawn("taskset", ["-c", String(cores.server), process.execPath, script, upstream], {
+  const child = spawn(process.execPath, [script, upstream], {
     stdio: ["pipe", "pipe", "inherit"],
     env: { ...process.env, NODE_ENV: "production" },
   });

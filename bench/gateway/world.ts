@@ -18,7 +18,6 @@ import { grant } from "../../test/support/grant.ts";
 import { clientOf, makeDataDir, type Run, start } from "../../test/support/process.ts";
 import { makeToken } from "../../test/support/tokens.ts";
 import { readWatermark } from "../../test/support/watermark.ts";
-import { cores, familyOf, pin } from "./cores.ts";
 import type { CallTarget } from "./load.ts";
 import { startUpstream } from "./nginx.ts";
 import type { Served } from "./servers.ts";
@@ -78,7 +77,6 @@ export async function openGatewayWorld(): Promise<GatewayWorld> {
     await client.connect();
     parts.defer(() => client.end());
     const postgresPid = await readPostgresPid(client);
-    await pin(await familyOf(postgresPid), cores.others);
     const upstream = parts.use(await startUpstream(directory));
     const db = await openDatabase(postgres.urls);
     parts.defer(() => db.close());
@@ -132,14 +130,12 @@ async function startGateway(urls: Urls): Promise<GatewayProcess> {
     DATABASE_URL: urls.app,
     DATABASE_WORKER_URL: urls.worker,
     DATABASE_MIGRATE_URL: urls.owner,
-    NODE_OPTIONS: process.env.NODE_OPTIONS ?? "",
   });
   const kill = () => run.kill("SIGKILL");
   // The server has a group of its own: it would outlive a bench that is told to stop.
   const stop = () => process.exit(1);
   process.once("exit", kill).once("SIGINT", stop).once("SIGTERM", stop);
   const url = await run.url();
-  await pin([run.pid], cores.server);
   return {
     url,
     pid: run.pid,

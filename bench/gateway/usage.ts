@@ -1,30 +1,10 @@
-import { execFile } from "node:child_process";
 import { readdir, readFile, writeFile } from "node:fs/promises";
-import { promisify } from "node:util";
-
-const execute = promisify(execFile);
-
-/** What is measured has the first core. What loads it has the other, with the upstream and the database. */
-export const cores = { server: 0, others: 1 } as const;
-
-/** Keep running processes, all of their threads, on one core. Those that they start later stay on it, too. */
-export async function pin(pids: readonly number[], core: number): Promise<void> {
-  for (const pid of pids) {
-    // One may have ended since it was listed.
-    await execute("taskset", ["-a", "-c", "-p", String(core), String(pid)]).catch(() => {});
-  }
-}
 
 interface Stat {
   pid: number;
   parent: number;
   /** Hundredths of a second that it was running so far, with those of its children that have ended. */
   ticks: number;
-}
-
-/** A process with those that it started. */
-export async function familyOf(pid: number): Promise<number[]> {
-  return (await familyStats(pid)).map((stat) => stat.pid);
 }
 
 /** Seconds that a process, with those that it started, was running on a core so far. */
