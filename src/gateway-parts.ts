@@ -98,12 +98,14 @@ export function gatewayParts(deps: GatewayPartsDeps): GatewayParts {
     verifier,
     strangers,
     running,
+    parts: upstreams.parts,
     filter: createHeaderFilter(),
     watch: watchCalls(metrics, { log, running }),
     now,
     nowMs,
   });
   let leases: Loop | undefined;
+  let trimmer: NodeJS.Timeout | undefined;
   let unwatch: (() => void) | undefined;
   const { host } = config.gateway;
   return {
@@ -111,10 +113,12 @@ export function gatewayParts(deps: GatewayPartsDeps): GatewayParts {
     start() {
       running.start();
       unwatch = verifier.onForgotten(() => running.recheck());
+      trimmer = setInterval(() => upstreams.parts.trim(), 1_000).unref();
       leases = startLoop({ tick: () => book.tick(), intervalMs: 1_000, onError });
     },
     async stop() {
       unwatch?.();
+      clearInterval(trimmer);
       running.close();
       await leases?.stop();
       await settle(running);

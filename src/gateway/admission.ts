@@ -23,6 +23,7 @@ import {
 } from "./failure.ts";
 import type { HeaderFilter } from "./headers.ts";
 import type { Inbound, Passing } from "./inbound.ts";
+import type { Parts } from "./parts.ts";
 import type { Running } from "./running.ts";
 import { callMethods, endpointName, isApiName, isPassable, pathOfTarget } from "./target.ts";
 
@@ -48,6 +49,8 @@ export interface GatewayDeps {
   /** Asked before an API is looked up that is not in memory. */
   readonly strangers: Strangers;
   readonly running: Running;
+  /** What replies were read into. */
+  readonly parts: Pick<Parts, "giveBack">;
   readonly filter: HeaderFilter;
   readonly watch: GatewayWatch;
   readonly now: () => Date;
