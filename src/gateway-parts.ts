@@ -99,6 +99,7 @@ export function gatewayParts(deps: GatewayPartsDeps): GatewayParts {
     verifier,
     strangers,
     running,
+    parts: upstreams.parts,
     filter: createHeaderFilter(),
     endpoints: createEndpointNames(),
     watch: watchCalls(metrics, { log, running }),
@@ -106,6 +107,7 @@ export function gatewayParts(deps: GatewayPartsDeps): GatewayParts {
     nowMs,
   });
   let leases: Loop | undefined;
+  let trimmer: NodeJS.Timeout | undefined;
   let unwatch: (() => void) | undefined;
   const { host } = config.gateway;
   return {
@@ -113,10 +115,12 @@ export function gatewayParts(deps: GatewayPartsDeps): GatewayParts {
     start() {
       running.start();
       unwatch = verifier.onForgotten(() => running.recheck());
+      trimmer = setInterval(() => upstreams.parts.trim(), 1_000).unref();
       leases = startLoop({ tick: () => book.tick(), intervalMs: 1_000, onError });
     },
     async stop() {
       unwatch?.();
+      clearInterval(trimmer);
       running.close();
       await leases?.stop();
       await settle(running);

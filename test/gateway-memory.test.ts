@@ -1,3 +1,4 @@
+import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { readFile, writeFile } from "node:fs/promises";
 import { type IncomingMessage, request } from "node:http";
@@ -14,7 +15,8 @@ import { asSuperuser } from "./support/superuser.ts";
 /** Ten in the long run. */
 const gigabytes = Number(process.env.CALLORA_KILLS ?? 0) >= 300 ? 10 : 0.5;
 const bodyBytes = gigabytes * 1024 ** 3;
-const part = Buffer.alloc(256 * 1024, "x");
+/** What replies are made of, over and over. No two pieces of it are alike. */
+const part = randomBytes(256 * 1024);
 const megabyte = 1024 ** 2;
 const chargedMsMax = 30_000;
 
@@ -108,6 +110,13 @@ async function openCalls(server: MarketPlace, upstreamUrl: string) {
   return { call, charged };
 }
 
+/** What a reply of one piece has from there on. */
+function expectedAt(offset: number, length: number): Buffer {
+  const from = offset % part.length;
+  const rest = Math.max(0, from + length - part.length);
+  return Buffer.concat([part.subarray(from, from + length - rest), part.subarray(0, rest)]);
+}
+
 /** The most memory that a process had since it was asked for the last time, in bytes. */
 async function peakOf(pid: number): Promise<number> {
   const status = await readFile(`/proc/${pid}/status`, "utf8");
@@ -142,15 +151,15 @@ test.for(["length", "chunked"])(
     console.log(`${gigabytes} GB (${kind}): ${Math.round(grown / megabyte)} MB more at most`);
     expect(received).toBe(bodyBytes);
     expect(response.complete).toBe(true);
-    expect(grown).toBeLessThan(250 * megabyte);
+    expect(grown).toBeLessThan(60 * megabyte);
     await until(async () => (await charged()) === 2, chargedMsMax);
   },
 );
 
-test("50 consumers who stop reading cost little memory, and their calls end when they leave", {
+test("300 consumers who stop reading cost little memory, and their calls end when they leave", {
   timeout: 120_000,
 }, async ({ server }) => {
-  const slow = 50;
+  const slow = 300;
   // More than what the kernel takes in between.
   await using upstream = await startEndless(64 * megabyte);
   const { call, charged } = await openCalls(server, upstream.url);
@@ -160,18 +169,52 @@ test("50 consumers who stop reading cost little memory, and their calls end when
   const before = await peakOf(server.pid);
 
   const replies = await Promise.all(Array.from({ length: slow }, () => call("length")));
+  const hasFilled = sleep(1_000);
   for (const reply of replies) {
     reply.on("error", () => {}).pause();
   }
   // Others are served meanwhile.
   (await call("short")).resume();
   await until(async () => (await charged()) === 2, chargedMsMax);
+  await hasFilled;
   const grown = (await peakOf(server.pid)) - before;
   for (const reply of replies) {
     reply.destroy();
   }
 
   console.log(`${slow} slow consumers: ${Math.round(grown / megabyte)} MB more at most`);
-  expect(grown).toBeLessThan(200 * megabyte);
+  expect(grown).toBeLessThan(60 * megabyte);
   await until(async () => (await charged()) === slow + 2, chargedMsMax);
+});
+
+test("100 replies that are read as fast as they come are whole, and cost little memory", {
+  timeout: 120_000,
+}, async ({ server }) => {
+  const count = 100;
+  const bytes = 10 * megabyte;
+  await using upstream = await startEndless(bytes);
+  const { call, charged } = await openCalls(server, upstream.url);
+  (await call("short")).resume();
+  await until(async () => (await charged()) === 1, chargedMsMax);
+  await peakOf(server.pid);
+  const before = await peakOf(server.pid);
+
+  const replies = await Promise.all(
+    Array.from({ length: count }, async () => {
+      const response = await call("length");
+      let received = 0;
+      let wrong = 0;
+      for await (const chunk of response as AsyncIterable<Buffer>) {
+        wrong += chunk.equals(expectedAt(received, chunk.length)) ? 0 : 1;
+        received += chunk.length;
+      }
+      return { received, wrong, isWhole: response.complete };
+    }),
+  );
+
+  const grown = (await peakOf(server.pid)) - before;
+  console.log(`${count} fast replies: ${Math.round(grown / megabyte)} MB more at most`);
+  expect(replies).toEqual(Array(count).fill({ received: bytes, wrong: 0, isWhole: true }));
+  expect(grown).toBeLessThan(60 * megabyte);
+  await until(async () => (await charged()) === count + 1, chargedMsMax);
 });

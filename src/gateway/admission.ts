@@ -24,6 +24,7 @@ import {
 } from "./failure.ts";
 import type { HeaderFilter } from "./headers.ts";
 import type { Inbound, Passing } from "./inbound.ts";
+import type { Parts } from "./parts.ts";
 import type { Running } from "./running.ts";
 import { callMethods, isApiName, isPassable, pathOfTarget } from "./target.ts";
 
@@ -49,6 +50,8 @@ export interface GatewayDeps {
   /** Asked before an API is looked up that is not in memory. */
   readonly strangers: Strangers;
   readonly running: Running;
+  /** What replies were read into. */
+  readonly parts: Pick<Parts, "giveBack">;
   readonly filter: HeaderFilter;
   /** Of APIs without routes. */
   readonly endpoints: EndpointNames;

@@ -221,6 +221,8 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
     } else {
       this.#tries.target?.health.succeeded();
     }
+    // Pieces of the first part, all of which they would keep in memory to the end.
+    controller.rawHeaders = null;
     const { responseBytesMax } = this.#admission.api;
     const length = this.#reply.start(status, headers, this.#tries.target);
     if (responseBytesMax > 0 && (length ?? 0) > responseBytesMax) {
@@ -231,7 +233,8 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
   }
 
   onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
-    if (this.#stage !== stages.open || this.#isDropped) {
+    // Of none at all the parser tells whenever it goes on.
+    if (this.#stage !== stages.open || this.#isDropped || chunk.length === 0) {
       return;
     }
     if (this.#parting !== null) {
@@ -240,17 +243,27 @@ export class GatewayCall implements Dispatcher.DispatchHandler, RunningCall {
       return;
     }
     const { responseBytesMax } = this.#admission.api;
-    const wish = this.#reply.data(chunk);
+    const isSent = this.#reply.data(chunk);
     if (responseBytesMax > 0 && this.#reply.received > responseBytesMax) {
       controller.abort(new ReplyTooLargeError("Cannot pass on a reply: it is too large"));
-    } else if (wish === "pause") {
+    } else if (isSent) {
+      // However fast the upstream sends and the consumer takes: the others have their turn before the next part.
       controller.pause();
+      if (!this.#reply.isPaused) {
+        this.#admission.deps.running.rest(this);
+      }
+    }
+  }
+
+  onTurn(): void {
+    if (!this.#reply.isPaused) {
+      this.#controller?.resume();
     }
   }
 
   /** The consumer takes more of a reply. */
   onDrain(): void {
-    this.#controller?.resume();
+    this.#admission.deps.running.rest(this);
   }
 
   onResponseEnd(): void {

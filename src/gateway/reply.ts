@@ -24,7 +24,7 @@ export interface Times {
 /** Replies up to this are sent whole. Longer ones, and those without a length, are passed on as they come. */
 const smallBytesMax = 64 * 1024;
 
-/** Whom a streamed reply tells that more may be sent. */
+/** Whom a streamed reply tells that the next part may be sent. */
 export interface ReplyListener {
   onDrain(): void;
 }
@@ -119,18 +119,35 @@ export class Reply {
     }
   }
 
-  /** Take a part of the body. It is kept, or sent; "pause": the consumer takes no more now. */
-  data(chunk: Buffer): "pause" | undefined {
+  /** Take a part of the body. Whether it was sent: else it is kept. */
+  data(chunk: Buffer): boolean {
     this.received += chunk.length;
     this.#reader?.data(chunk);
     const length = this.#length;
     if (length !== null && (length <= smallBytesMax || this.received >= length)) {
       this.#kept.add(chunk);
-      return;
+      return false;
     }
     const sink = this.begin();
-    this.isPaused = !this.#admission.inbound.isGone && !sink.write(chunk);
-    return this.isPaused ? "pause" : undefined;
+    if (!this.#admission.inbound.isGone) {
+      this.isPaused = true;
+      sink.write(chunk, (error) => this.#onWritten(chunk, error));
+    }
+    return true;
+  }
+
+  /** A part was handed to the system. To go on until the sink refuses more would keep several in memory. */
+  #onWritten(chunk: Buffer, error: Error | null | undefined): void {
+    // What could not be sent may still be in the hands of who was to send it.
+    if (error !== null && error !== undefined) {
+      return;
+    }
+    // A reader of units may hold on to it.
+    if (this.#reader === null) {
+      this.#admission.deps.parts.giveBack(chunk);
+    }
+    this.isPaused = false;
+    this.#listener.onDrain();
   }
 
   /** Begin to send the reply as a stream. */
@@ -149,10 +166,6 @@ export class Reply {
         from: this.#from,
       }),
     );
-    sink.on("drain", () => {
-      this.isPaused = false;
-      this.#listener.onDrain();
-    });
     this.#sink = sink;
     return sink;
   }

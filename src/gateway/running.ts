@@ -4,6 +4,8 @@ export interface RunningCall {
   next: RunningCall | null;
   /** Look whether it may go on. */
   sweep(nowMs: number, isKeyForgotten: boolean): void;
+  /** The event loop has turned. */
+  onTurn(): void;
   /** End it: the server stops. */
   stop(): void;
 }
@@ -19,6 +21,8 @@ export interface Running {
   settling: number;
   add(call: RunningCall): void;
   remove(call: RunningCall): void;
+  /** Tell a call once the event loop has turned. */
+  rest(call: RunningCall): void;
   /** Look after all of them from now on. */
   start(): void;
   /** Look at all of them soon: what is known of keys has changed. */
@@ -45,6 +49,15 @@ export function createRunning({
   let size = 0;
   let timer: NodeJS.Timeout | undefined;
   let isRecheckSet = false;
+  let resting: RunningCall[] = [];
+
+  function turn(): void {
+    const rested = resting;
+    resting = [];
+    for (const call of rested) {
+      call.onTurn();
+    }
+  }
 
   function each(look: (call: RunningCall) => void): void {
     for (let call = first; call !== null; ) {
@@ -92,6 +105,12 @@ export function createRunning({
       call.previous = null;
       call.next = null;
       size -= 1;
+    },
+    rest(call) {
+      resting.push(call);
+      if (resting.length === 1) {
+        setImmediate(turn);
+      }
     },
     start() {
       timer ??= setInterval(sweep, sweepMs, false).unref();

@@ -4,6 +4,7 @@ import type { AddressPolicy } from "../lib/address.ts";
 import { createLruMap } from "../lib/lru-map.ts";
 import { createBreaker, type Health } from "./breaker.ts";
 import { guardedConnector, type Resolve, rememberAnswers } from "./connect.ts";
+import { Parts } from "./parts.ts";
 import { weightedSet } from "./weighted.ts";
 
 export { AddressRefusedError } from "./connect.ts";
@@ -57,6 +58,8 @@ export interface Upstreams {
    */
   setOf(list: readonly UpstreamAddress[], owner: string): UpstreamSet;
   stats(): UpstreamStats;
+  /** What replies are read into. */
+  readonly parts: Parts;
   /** Break off what is running. */
   close(): Promise<void>;
 }
@@ -77,7 +80,8 @@ const healthsMax = 10_000;
 /** Make them. They follow no redirect, and check every address at the moment of connecting. */
 export function createUpstreams(deps: UpstreamDeps): Upstreams {
   const { nowMs } = deps;
-  const pools = createPools(deps);
+  const parts = new Parts();
+  const pools = createPools(deps, parts);
   const healths = createLruMap<Health>(healthsMax);
 
   function healthOf(key: string): Health {
@@ -103,6 +107,7 @@ export function createUpstreams(deps: UpstreamDeps): Upstreams {
       pools: pools.size,
       open: [...healths.keys()].filter((key) => healths.get(key)?.isOpen).length,
     }),
+    parts,
     close: () => pools.close(),
   };
 }
@@ -161,11 +166,12 @@ type Pools = ReturnType<typeof createPools>;
 const keepAliveMs = 4_000;
 
 /** Pools by owner and origin. Past a limit, the one that was not used for longest is given up: its calls end. */
-function createPools({ addresses, connectionsMax, timeoutMs, nowMs, resolve }: UpstreamDeps) {
+function createPools(deps: UpstreamDeps, parts: Parts) {
+  const { addresses, connectionsMax, timeoutMs, nowMs, resolve } = deps;
   const slots = new Map<string, Slot>();
   const ending = new Set<Pool>();
   const answers = rememberAnswers({ nowMs, ...(resolve === undefined ? {} : { resolve }) });
-  const connect = guardedConnector(addresses, answers);
+  const connect = guardedConnector(addresses, parts, answers);
   let isClosed = false;
 
   function giveUpOldest() {

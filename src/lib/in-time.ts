@@ -9,7 +9,9 @@ export function inTime<T>(
   { ms, what }: { ms: number; what: string },
 ): Promise<T> {
   const { promise, resolve, reject } = Promise.withResolvers<T>();
-  const late = () => reject(new LateError(`Cannot wait for ${what}: it took more than ${ms} ms`));
+  const error = () => new LateError(`Cannot wait for ${what}: it took more than ${ms} ms`);
+  // A process that was busy first reads what has come meanwhile.
+  const late = () => setImmediate(() => reject(error()));
   const timer = setTimeout(late, ms);
   work.then(resolve, reject).finally(() => clearTimeout(timer));
   return promise;
