@@ -1,5 +1,4 @@
-import { once } from "node:events";
-import { connect, type Socket } from "node:net";
+import { connectAll, readAnswers } from "../http1.ts";
 
 /** What came of a run. */
 export interface Outcome {
@@ -34,13 +33,7 @@ export async function runHttp1Calls(
     ...headers.map(([name, value]) => `${name}: ${value}`),
     "content-length: ",
   ].join("\r\n");
-  const sockets = await Promise.all(
-    Array.from({ length: connections }, async () => {
-      const socket = connect(port, "127.0.0.1").setNoDelay();
-      await once(socket, "connect");
-      return socket;
-    }),
-  );
+  const sockets = await connectAll(port, connections);
   const latencies: number[] = [];
   const begun = performance.now();
   let next = 0;
@@ -70,30 +63,5 @@ export async function runHttp1Calls(
     seconds: (performance.now() - begun) / 1_000,
     p50Ms: at(0.5),
     p99Ms: at(0.99),
-  };
-}
-
-/** The statuses of answers whose length is said, one after the other. */
-function readAnswers(socket: Socket) {
-  let waiting: PromiseWithResolvers<number> | undefined;
-  let text = "";
-  socket.setEncoding("latin1");
-  socket.on("data", (chunk: string) => {
-    text += chunk;
-    const headEnd = text.indexOf("\r\n\r\n");
-    const length = Number(/\r\ncontent-length: (\d+)/i.exec(text)?.[1] ?? 0);
-    if (headEnd !== -1 && text.length >= headEnd + 4 + length) {
-      const status = Number(text.slice(9, 12));
-      text = text.slice(headEnd + 4 + length);
-      waiting?.resolve(status);
-    }
-  });
-  socket.on("error", (error) => waiting?.reject(error));
-  socket.on("close", () => waiting?.reject(new Error("Cannot measure: the server hung up")));
-  return {
-    next() {
-      waiting = Promise.withResolvers<number>();
-      return waiting.promise;
-    },
   };
 }
