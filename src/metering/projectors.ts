@@ -1,5 +1,4 @@
 import { type EventLoopUtilization, performance } from "node:perf_hooks";
-import { setTimeout as sleep } from "node:timers/promises";
 import type { Database } from "../db/database.ts";
 import type { Counts } from "./projections.ts";
 import { projectShard, type Round } from "./projector.ts";
@@ -26,8 +25,6 @@ const restFactor = 2;
 const restMsMax = 50;
 const busyPeriodMs = 300;
 const busyFrom = 0.8;
-/** While calls have the process busy, a round waits so long for that of another shard to end. */
-const aloneMsMax = 250;
 const pollMsMin = 25;
 const pollMsMax = 250;
 const backOffMsMin = 50;
@@ -82,10 +79,7 @@ interface Deps {
  * together. A round that fails is tried again with fewer entries, after a pause that grows up to 2 s.
  */
 export function startProjectors(deps: Deps): Projectors {
-  const alone = createAlone();
-  const loops = Array.from({ length: deps.shards }, (_, shard) =>
-    startShard({ ...deps, alone }, shard),
-  );
+  const loops = Array.from({ length: deps.shards }, (_, shard) => startShard(deps, shard));
   return {
     wake() {
       for (const loop of loops) {
@@ -98,11 +92,7 @@ export function startProjectors(deps: Deps): Projectors {
   };
 }
 
-interface ShardDeps extends Deps {
-  alone: Alone;
-}
-
-function startShard(deps: ShardDeps, shard: number) {
+function startShard(deps: Deps, shard: number) {
   // New rows end the wait for rows, and nothing but that: not the pause after a failure, nor before another claim.
   const rows = createBell();
   const end = createBell();
@@ -173,7 +163,7 @@ interface Pause {
 const unheld: Pause = { pauseMs: claimMs, why: "unheld" };
 
 /** Do the next thing for a shard. Returns what to wait for. Never throws. */
-async function step(deps: ShardDeps, shard: number, state: State): Promise<Pause> {
+async function step(deps: Deps, shard: number, state: State): Promise<Pause> {
   try {
     const lease = state.lease ?? (await claim(deps, shard, state));
     const pause = lease === null ? unheld : await project(deps, lease, state);
@@ -216,15 +206,13 @@ async function claim(
   return state.lease;
 }
 
-async function project(deps: ShardDeps, lease: ShardLease, state: State): Promise<Pause> {
-  const { metrics, progress } = deps;
-  const isPressed = deps.isBusy?.() ?? isBusy(state);
-  let begun = performance.now();
-  const run = () => {
-    begun = performance.now();
-    return runRound(deps, lease, state);
-  };
-  const round = await (isPressed ? deps.alone(run) : run());
+async function project(deps: Deps, lease: ShardLease, state: State): Promise<Pause> {
+  const { db, metrics, progress } = deps;
+  const begun = performance.now();
+  const { debtLimitNanos } = deps;
+  const passesBy = begun >= state.passAt;
+  const options = { entriesMax: state.entries, debtLimitNanos, passesBy, now: deps.now() };
+  const round = await db.systemTransaction((tx) => projectShard(tx, lease, options));
   state.position = round.position;
   if (round.problem !== undefined) {
     deps.onError(new Error(round.problem));
@@ -242,6 +230,7 @@ async function project(deps: ShardDeps, lease: ShardLease, state: State): Promis
       return { pauseMs: 0, why: "rest" };
     }
     const ms = seconds * 1_000;
+    const isPressed = deps.isBusy?.() ?? isBusy(state);
     const most = isPressed ? Math.max(restMsMax, busyPeriodMs - ms) : restMsMax;
     const restMs = done === 0 ? 0 : Math.min(most, ms * restFactor);
     return { pauseMs: restMs, why: "rest" };
@@ -255,12 +244,6 @@ async function project(deps: ShardDeps, lease: ShardLease, state: State): Promis
   state.entries = entriesMin;
   state.pollMs = Math.min(state.pollMs * 2, pollMsMax);
   return { pauseMs: state.pollMs, why: "idle" };
-}
-
-function runRound({ db, debtLimitNanos, now }: Deps, lease: ShardLease, state: State) {
-  const passesBy = performance.now() >= state.passAt;
-  const options = { entriesMax: state.entries, debtLimitNanos, passesBy, now: now() };
-  return db.systemTransaction((tx) => projectShard(tx, lease, options));
 }
 
 /** Whether the process had little time to spare since it was asked last. */
@@ -294,20 +277,6 @@ async function release({ db, metrics, onError }: Deps, { lease }: State): Promis
     onError(error);
   }
   metrics.held(lease.shard, false);
-}
-
-/** Does things one after the other. */
-type Alone = <T>(work: () => Promise<T>) => Promise<T>;
-
-/** Two rounds at once would take all of two processors from the calls. One that takes long is not waited for. */
-function createAlone(): Alone {
-  let last: Promise<unknown> = Promise.resolve();
-  return (work) => {
-    const before = last;
-    const own = Promise.race([before, sleep(aloneMsMax, undefined, { ref: false })]).then(work);
-    last = own.catch(() => {});
-    return own;
-  };
 }
 
 /** A pause that can be ended. A ring while nobody waits ends the next one. */
