@@ -41,10 +41,11 @@ export interface ProjectorListeners {
 }
 
 /**
- * Far more than it needs. A heap that may not become large is collected each time that it has grown by a few megabytes,
- * which took more of the cores than all else that the thread does.
+ * The heap: what a round makes and drops fits into the young part, and the whole may grow far beyond what is needed. One
+ * that may not become large is collected each time that it has grown by a few megabytes, which took more of the cores
+ * than all else that the thread does.
  */
-const heapMbMax = 2_048;
+const resourceLimits = { maxYoungGenerationSizeMb: 48, maxOldGenerationSizeMb: 2_048 };
 
 /** After the deadline of a stop the thread has so long for its last statement. */
 const lastStatementMs = 2_000;
@@ -62,7 +63,7 @@ export function startProjectorThread(
     workerData: settings,
     // With the cache of compiled modules, but without telemetry: nothing here has a parent's span.
     execArgv: ["--require", fileURLToPath(new URL("./boot.cjs", import.meta.url))],
-    resourceLimits: { maxYoungGenerationSizeMb: 48, maxOldGenerationSizeMb: heapMbMax },
+    resourceLimits,
   });
   const ended = new Promise<void>((resolve) => thread.once("exit", () => resolve()));
   let [hasBegun, isStopping] = [false, false];

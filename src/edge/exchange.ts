@@ -18,8 +18,7 @@ const hopsMax = 32;
 
 /**
  * Prepare to make exchanges. `X-Forwarded-For` and `X-Forwarded-Proto` count only from the given addresses and CIDR
- * blocks.
- * Throws if one of them is neither.
+ * blocks. Throws if one of them is neither.
  */
 export function createExchanges({
   trustedProxies,

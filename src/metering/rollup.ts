@@ -77,8 +77,9 @@ async function sumUp(events: readonly RollupChange[]): Promise<Sums> {
       byEndpoint.set(endpoint, revenue);
     }
     const errors = statusOf(entry) >= 400 ? calls : 0n;
-    addTo(place.usage, { calls, errors, nanos });
-    addTo(revenue, { calls, errors, nanos });
+    const added = { calls, errors, nanos };
+    addTo(place.usage, added);
+    addTo(revenue, added);
   });
   return { usage: inOrder(sums.usage), revenue: inOrder(sums.revenue) };
 }
