@@ -1,31 +1,35 @@
 import { randomUUID } from "node:crypto";
-import { setTimeout as sleep } from "node:timers/promises";
 import { Registry } from "prom-client";
 import { describe, expect, test } from "vitest";
 import { drainLeases } from "../src/credits/lease-end.ts";
 import { acquireLease } from "../src/credits/leases.ts";
-import type { Tx } from "../src/db/pool.ts";
-import { readSnapshot } from "../src/db/snapshot.ts";
 import { encodeRow } from "../src/metering/codec.ts";
-import { shardCount, shardOf, type UsageEntry } from "../src/metering/entry.ts";
-import { projectShard } from "../src/metering/projector.ts";
+import { shardCount } from "../src/metering/entry.ts";
 import { createProjectorMetrics } from "../src/metering/projector-metrics.ts";
 import { startProjectors } from "../src/metering/projectors.ts";
-import { rerate } from "../src/metering/rerate.ts";
-import { claimShard, releaseShard, renewShard } from "../src/metering/shard-lease.ts";
 import { must, until } from "./support/app.ts";
 import {
-  holdShard,
   newAccountId,
   openBooks,
   projectAll,
   projectOnce,
-  roundOptions,
   seeded,
   usage,
 } from "./support/books.ts";
-
-type Books = Awaited<ReturnType<typeof openBooks>>;
+import {
+  behind,
+  Crash,
+  failAfter,
+  failInserts,
+  firstDifference,
+  isChained,
+  outcome,
+  reasons,
+  receivedAt,
+  refusePoison,
+  repeats,
+  totals,
+} from "./support/projected.ts";
 
 const seed = Number(process.env.CALLORA_TEST_SEED ?? Date.now() % 1_000_000);
 
@@ -518,293 +522,3 @@ test("an event of a closed month is billed in the next open one, and shown in it
   ]);
   expect(await books.sum("select count(*) as sum from revenue_rollups")).toBe(2n);
 });
-
-/** Try again what waited too long for a lock, as projectors and callers do: on a busy machine that is no harm. */
-async function patiently<T>(work: () => Promise<T>): Promise<T> {
-  for (let tries = 1; ; tries++) {
-    try {
-      return await work();
-    } catch (error) {
-      const isLate = error instanceof Error && Reflect.get(error, "code") === "55P03";
-      if (!isLate || tries === 10) {
-        throw error;
-      }
-    }
-  }
-}
-
-describe("two shards", () => {
-  test(`applied at once share developers and platform without harm (seed ${seed})`, async () => {
-    await using books = await openBooks();
-    const random = seeded(seed);
-    const developers = [newAccountId(), newAccountId(), newAccountId()];
-    const consumers = Array.from({ length: 8 }, (_, index) => newAccountId(index % shardCount));
-    // Everybody is everything: balances of one account are moved by both shards.
-    const everybody = [...developers, ...consumers];
-    const entries: UsageEntry[] = Array.from({ length: 1_500 }, () =>
-      usage({
-        account: must(consumers[Math.floor(random() * consumers.length)]),
-        developer: must(everybody[Math.floor(random() * everybody.length)]),
-        charged: String(Math.floor(random() * 5_000)),
-        feeBasisPoints: 777,
-      }),
-    );
-    let isDone = false;
-    const projecting = Array.from({ length: shardCount }, async (_, shard) => {
-      while (!isDone) {
-        await patiently(() => projectOnce(books.db, shard, { entriesMax: 50 }));
-      }
-    });
-    const granting = consumers.map(async (account) => {
-      for (let count = 0; count < 20; count++) {
-        await patiently(() => books.grant(account, 10_000n));
-      }
-    });
-
-    while (entries.length > 0) {
-      await books.journal.append(entries.splice(0, 1 + Math.floor(random() * 40)));
-    }
-    await Promise.all(granting);
-    isDone = true;
-    await Promise.all(projecting);
-    await books.project();
-
-    const total = await books.sum("select sum(charged_nanos) from usage_events");
-    expect(await totals(books), `seed ${seed}`).toEqual(Array(6).fill(total));
-    expect(await behind(books)).toBe(0n);
-    expect(await shardsOf(books)).toEqual([0, 1]);
-    await isChained(books);
-  }, 60_000);
-
-  test("do not wait for each other's rows", async () => {
-    await using books = await openBooks();
-    const developer = newAccountId();
-    await books.journal.append([usage({ account: newAccountId(1), developer })]);
-    await books.journal.append([usage({ account: newAccountId(0), developer })]);
-
-    const round = await projectOnce(books.db, 0);
-
-    expect(round).toMatchObject({ outcome: "more", position: 2n, counts: { events: 1 } });
-    expect(await behind(books)).toBe(2n);
-  });
-
-  test("pass by each other's rows, at once or when there is time for it", async () => {
-    await using books = await openBooks();
-    await books.journal.append([usage({ account: newAccountId(1), developer: newAccountId() })]);
-
-    const idle = await projectOnce(books.db, 0, { passesBy: false });
-    expect(idle).toMatchObject({ outcome: "idle", position: 0n });
-    const passing = await projectOnce(books.db, 0, { passesBy: true });
-    expect(passing).toMatchObject({ outcome: "more", position: 1n });
-  });
-});
-
-describe("a shard's lease", () => {
-  test("is one holder's until it ends, and no older holder applies anything", async () => {
-    await using books = await openBooks();
-    const [account, developer] = [newAccountId(0), newAccountId()];
-    const [holder, other] = [must(await claim(books, "a", 200)), "b"];
-    await books.journal.append([usage({ account, developer })]);
-
-    expect(await claim(books, other, 200)).toBeNull();
-    await sleep(250);
-    const taken = must(await claim(books, other, 60_000));
-
-    const apply = (lease: typeof holder) =>
-      books.db.systemTransaction((tx) => projectShard(tx, lease, roundOptions()));
-    expect(taken.fence).toBe(holder.fence + 1n);
-    expect(await apply(holder)).toMatchObject({ outcome: "fenced", counts: { events: 0 } });
-    expect(await books.db.systemTransaction((tx) => renewShard(tx, holder, 200))).toBe(false);
-    await books.db.systemTransaction((tx) => releaseShard(tx, holder));
-    expect(await claim(books, "c", 200)).toBeNull();
-    expect(await apply(taken)).toMatchObject({ outcome: "more", counts: { events: 1 } });
-    expect(await totals(books)).toEqual(Array(6).fill(1_000n));
-  });
-
-  test("is not taken from a holder in the middle of a round, however old it is", async () => {
-    await using books = await openBooks();
-    const lease = must(await claim(books, "a", 1));
-    await books.journal.append([usage({ account: newAccountId(0), developer: newAccountId() })]);
-
-    await books.db.systemTransaction(async (tx) => {
-      await projectShard(tx, lease, roundOptions());
-      expect(await claim(books, "b", 1)).toBeNull();
-    });
-
-    expect(await totals(books)).toEqual(Array(6).fill(1_000n));
-  });
-
-  test("of a holder that stops in the middle ends with its session, which holds no lock longer", async () => {
-    await using books = await openBooks();
-    const lease = must(await claim(books, "a", 1));
-    const [account, developer] = [newAccountId(0), newAccountId()];
-    await books.journal.append([usage({ account, developer })]);
-
-    const stopped = books.db.systemTransaction(async (tx) => {
-      await projectShard(tx, lease, roundOptions());
-      await sleep(3_500);
-    });
-    const failed = expect(stopped).rejects.toThrow();
-    let taken = await holdShard(books.db, 0);
-    expect(taken).toBeNull();
-    for (let tries = 0; taken === null && tries < 35; tries++) {
-      await sleep(100);
-      taken = await holdShard(books.db, 0);
-    }
-    const held = must(taken);
-    await books.db.systemTransaction((tx) => projectShard(tx, held, roundOptions()));
-    await failed;
-
-    expect(await totals(books)).toEqual(Array(6).fill(1_000n));
-    expect(await books.sum("select sum(duplicates) from usage_events")).toBe(0n);
-  });
-});
-
-function claim(books: Books, name: string, leaseMs: number) {
-  const holder = `00000000-0000-4000-8000-00000000000${name}`;
-  return books.db.systemTransaction((tx) => claimShard(tx, { shard: 0, holder, leaseMs }));
-}
-
-/** Have the database refuse events by their endpoint. */
-async function refusePoison({ superuser }: Books): Promise<void> {
-  await superuser.query(
-    "alter table usage_events add constraint no_poison check (endpoint <> 'poison')",
-  );
-}
-
-/** Have the database fail in the middle of a round. */
-async function firstDifference(books: Books) {
-  return books.db.systemTransaction(async (tx) => {
-    await readSnapshot(tx);
-    return (await rerate(tx)).difference;
-  });
-}
-
-async function failInserts({ superuser }: Books, state: string): Promise<void> {
-  await superuser.query(`
-    create or replace function fail() returns trigger language plpgsql as
-      $$ begin raise exception 'as a test wants it' using errcode = '${state}'; end $$;
-    create or replace trigger fail before insert on usage_rollups
-      for each row execute function fail();
-  `);
-}
-
-/** Say when the journal received its last row. */
-async function receivedAt({ superuser }: Books, time: string): Promise<void> {
-  await superuser.query("alter table usage_journal disable trigger usage_journal_no_update");
-  await superuser.query(
-    "update usage_journal set appended_at = $1 where position = (select position from journal_head)",
-    [time],
-  );
-  await superuser.query("alter table usage_journal enable trigger usage_journal_no_update");
-}
-
-/** Events, how often they came again, and how often others came under their identity. */
-async function repeats({ sum }: Books): Promise<bigint[]> {
-  return [
-    await sum("select count(*) as sum from usage_events"),
-    await sum("select sum(duplicates) from usage_events"),
-    await sum("select sum(conflicts) from usage_events"),
-  ];
-}
-
-async function reasons({ superuser }: Books): Promise<string[]> {
-  const { rows } = await superuser.query("select distinct reason from usage_quarantine");
-  return rows.map(({ reason }) => reason).sort();
-}
-
-/** How many positions are not applied in the shard that is last. */
-function behind({ sum }: Books): Promise<bigint> {
-  return sum(
-    "select head.position - min(cursor.position) as sum " +
-      "from journal_head as head, projector_cursors as cursor group by head.position",
-  );
-}
-
-async function shardsOf({ superuser }: Books): Promise<number[]> {
-  const { rows } = await superuser.query("select distinct shard from usage_events order by shard");
-  for (const { account_id, shard } of (
-    await superuser.query("select account_id, shard from usage_events")
-  ).rows) {
-    expect(shardOf(account_id, shardCount)).toBe(shard);
-  }
-  return rows.map(({ shard }) => shard);
-}
-
-/** What became of each event, in the order of the journal, without what batches are made of. */
-async function outcome({ superuser }: Books): Promise<unknown> {
-  const events = await superuser.query(
-    "select account_id, mode, id, charged_nanos, fee_nanos, owed_nanos, leased_nanos, " +
-      "charged_before_nanos, booked_month::text, duplicates, conflicts from usage_events " +
-      "order by position, ordinal",
-  );
-  const kept = await superuser.query(
-    "select reason, mode, charged_nanos from usage_quarantine order by position, ordinal",
-  );
-  const last = await superuser.query(
-    "select rating_hash from projections order by last_position desc limit 1",
-  );
-  return { events: events.rows, kept: kept.rows, chain: last.rows };
-}
-
-/** The sums of events are those of the batches, and every row of the journal is in one of these. */
-async function isChained(books: Books): Promise<void> {
-  const { rows } = await books.superuser.query(
-    "select shard, sum(events) as events, sum(charged_live_nanos + charged_test_nanos) as nanos, " +
-      "sum(fee_nanos) as fees, sum(duplicates) as duplicates, sum(conflicts) as conflicts " +
-      "from projections group by shard order by shard",
-  );
-  const found = await books.superuser.query(
-    "select shard, count(*) as events, sum(charged_nanos) as nanos, sum(fee_nanos) as fees, " +
-      "sum(duplicates) as duplicates, sum(conflicts) as conflicts " +
-      "from usage_events group by shard order by shard",
-  );
-  expect(rows.filter(({ events }) => events !== "0")).toEqual(found.rows);
-  expect(
-    await books.sum(
-      "select count(*) as sum from usage_journal as row where not exists (" +
-        "select from projections where shard = row.shard and row.position between first_position and last_position)",
-    ),
-  ).toBe(0n);
-}
-
-/** What was used, found six ways: events, both roll-ups, charges, what consumers paid or owe, what was earned. */
-async function totals({ sum }: Books): Promise<bigint[]> {
-  return [
-    await sum("select sum(charged_nanos) from usage_events"),
-    await sum("select sum(charged_nanos) from usage_rollups"),
-    await sum("select sum(revenue_nanos) from revenue_rollups"),
-    await sum("select sum(charged_nanos) from charge_totals"),
-    await sum(
-      "select sum(amount_nanos) from ledger_transfers " +
-        "where source_type = 'usage' and credit_kind = 'clearing'",
-    ),
-    await sum(
-      "select sum(credits_nanos - debits_nanos) from ledger_accounts " +
-        "where kind in ('payable', 'platform_fee')",
-    ),
-  ];
-}
-
-class Crash extends Error {}
-
-/** The transaction, which breaks off after so many statements. */
-function failAfter(tx: Tx, steps: number): Tx {
-  let step = 0;
-  return new Proxy(tx, {
-    get(target, name) {
-      const member = Reflect.get(target, name);
-      if (typeof member !== "function") {
-        return member;
-      }
-      return async (...parameters: unknown[]) => {
-        const result = await member.apply(target, parameters);
-        step += 1;
-        if (step === steps) {
-          throw new Crash();
-        }
-        return result;
-      };
-    },
-  });
-}
