@@ -9,5 +9,7 @@ export default defineConfig({
     maxWorkers: 2,
     testTimeout: 20_000,
     hookTimeout: 60_000,
+    // Four looks a second: a poll through an RPC shall not meet the limit of its class (60 a minute).
+    expect: { poll: { interval: 250, timeout: 10_000 } },
   },
 });
