@@ -227,16 +227,19 @@ export function must<T>(value: T | undefined | null): T {
   return value;
 }
 
-/** Ask again every 20 ms until the answer is yes. Throws when that takes longer. */
+/**
+ * Ask again, after 20 ms and then ever later up to 250 ms, until the answer is yes: at most 50 times in 10 s, as an RPC's
+ * class allows 60 a minute. Throws when that takes longer.
+ */
 export async function until(
   ask: () => Promise<boolean> | boolean,
   withinMs = 10_000,
 ): Promise<void> {
   const deadline = performance.now() + withinMs;
-  while (!(await ask())) {
+  for (let waitMs = 20; !(await ask()); waitMs = Math.min(waitMs * 1.3, 250)) {
     if (performance.now() > deadline) {
       throw new Error(`waited ${withinMs} ms in vain`);
     }
-    await new Promise((resolve) => setTimeout(resolve, 20));
+    await new Promise((resolve) => setTimeout(resolve, waitMs));
   }
 }
