@@ -16,18 +16,13 @@ import {
   type StoredEvent,
 } from "./decide.ts";
 import { monthOf } from "./entry.ts";
-import {
-  addRepeats,
-  findStored,
-  type Identity,
-  insertEvents,
-  sortByIdentity,
-} from "./event-store.ts";
+import { addRepeats, insertEvents } from "./event-store.ts";
 import { createFunds, type Means } from "./funds.ts";
 import { addMeters } from "./meter-rollup.ts";
 import type { Batch } from "./projections.ts";
 import { addRollups } from "./rollup.ts";
 import { createRunning, type ShareKey } from "./running.ts";
+import { findStored } from "./stored-events.ts";
 import { addTotals, findStanding, type Standing } from "./totals.ts";
 
 /** How usage is applied. */
@@ -128,26 +123,13 @@ async function findKnown(
   candidates: readonly Candidate[],
 ): Promise<ReadonlyMap<string, readonly StoredEvent[]>> {
   const months = monthsOf(candidates);
-  const stored = await findStored(tx, { identities: await identitiesOf(candidates), months });
+  const stored = await findStored(tx, { candidates, months });
   const replays = candidates.filter(isReplay);
   if (replays.length === 0) {
     return stored;
   }
-  const ever = await findStored(tx, { identities: await identitiesOf(replays), months: null });
+  const ever = await findStored(tx, { candidates: replays, months: null });
   return new Map([...stored, ...ever]);
-}
-
-/** In the order of the index, each once. */
-async function identitiesOf(candidates: readonly Candidate[]): Promise<Identity[]> {
-  const identities: Identity[] = [];
-  for (const own of await sortByIdentity(candidates)) {
-    const last = identities.at(-1);
-    const accountId = own.entry.account;
-    if (last?.key !== own.key || last.accountId !== accountId) {
-      identities.push({ accountId, key: own.key });
-    }
-  }
-  return identities;
 }
 
 /** Lock what pays for candidates. */

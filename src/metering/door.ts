@@ -8,7 +8,7 @@ import {
 import { rememberRules } from "../catalog/price-rule.ts";
 import type { PriceRow } from "../catalog/store.ts";
 import type { Memory } from "../db/memory.ts";
-import type { MaybePromise } from "../lib/maybe-promise.ts";
+import { allOf, type MaybePromise } from "../lib/maybe-promise.ts";
 import { invalidArgument, type Violation } from "../rpc/errors.ts";
 import { checkKnown, checkShape, type Known, toEntry } from "./check.ts";
 import type { Pinned, UsageEntry } from "./entry.ts";
@@ -58,13 +58,15 @@ export async function takeEvents(
   { partial, names = {} }: TakeOptions,
 ): Promise<Taken> {
   const shapes = candidates.map((one) => ("event" in one ? checkShape(one.event) : one.violations));
-  const known = await findKnown(
-    deps,
-    candidates.flatMap((one, index) =>
-      "event" in one && shapes[index]?.length === 0 ? [one.event] : [],
-    ),
-  );
-  const rating = { now: known.now, readRule: rememberRules() };
+  const events: UsageEvent[] = [];
+  for (const [index, one] of candidates.entries()) {
+    if ("event" in one && shapes[index]?.length === 0) {
+      events.push(one.event);
+    }
+  }
+  const finding = findKnown(deps, events);
+  const known = finding instanceof Promise ? await finding : finding;
+  const rating = { now: known.now, readRule };
   const entries: UsageEntry[] = [];
   const findWrong = (one: Candidate, index: number) => {
     const wrong = shapes[index] ?? [];
@@ -87,7 +89,8 @@ export async function takeEvents(
   if (entries.length === 0) {
     return { entries, receipt: nowhere, violations };
   }
-  const placed = await placeInMonths(deps.monthUnits, entries, rating.readRule);
+  const placing = placeInMonths(deps.monthUnits, entries, readRule);
+  const placed = placing instanceof Promise ? await placing : placing;
   try {
     const receipt = await deps.journal.append(entries);
     placed.written(receipt);
@@ -97,6 +100,9 @@ export async function takeEvents(
     throw error;
   }
 }
+
+/** The same text is always the same rule. */
+const readRule = rememberRules();
 
 const nowhere: Receipt = { position: 0n, places: [], applied: 0n };
 
@@ -112,19 +118,34 @@ function refuseAll(violations: readonly (readonly Violation[])[]): void {
   }
 }
 
-/** What the events are checked against. */
-async function findKnown(deps: DoorDeps, events: readonly UsageEvent[]): Promise<Known> {
-  const accountIds = new Set(events.map(({ accountId }) => accountId));
-  const apiIds = [...new Set(events.map(({ apiId }) => apiId))];
-  const [missingAccounts, prices] = await Promise.all([
-    deps.findMissingAccounts([...accountIds]),
-    Promise.all(apiIds.map((apiId) => deps.prices.get(apiId))),
-  ]);
-  return {
-    missingAccounts,
-    prices: new Map(prices.flatMap((row) => (row === null ? [] : [[row.id, toPinned(row)]]))),
-    now: deps.now(),
-  };
+/** What the events are checked against: at once where all of it is remembered. */
+function findKnown(deps: DoorDeps, events: readonly UsageEvent[]): MaybePromise<Known> {
+  const accountIds = new Set<string>();
+  const apiIds = new Set<string>();
+  for (const { accountId, apiId } of events) {
+    accountIds.add(accountId);
+    apiIds.add(apiId);
+  }
+  const missing = deps.findMissingAccounts([...accountIds]);
+  const rows = allOf([...apiIds].map((apiId) => deps.prices.get(apiId)));
+  if (missing instanceof Promise || rows instanceof Promise) {
+    return Promise.all([missing, rows]).then(([accounts, found]) => toKnown(deps, accounts, found));
+  }
+  return toKnown(deps, missing, rows);
+}
+
+function toKnown(
+  { now }: DoorDeps,
+  missingAccounts: ReadonlySet<string>,
+  rows: readonly (PriceRow | null)[],
+): Known {
+  const prices = new Map<string, Pinned>();
+  for (const row of rows) {
+    if (row !== null) {
+      prices.set(row.id, toPinned(row));
+    }
+  }
+  return { missingAccounts, prices, now: now() };
 }
 
 /** The price of an event that does not pass the gateway: by the API's default rule. */

@@ -1,57 +1,10 @@
 import { sql } from "slonik";
-import { z } from "zod";
 import { outcomes } from "../catalog/price-rule.ts";
 import { type Column, selectColumns } from "../db/columns.ts";
 import { nothing, type Tx } from "../db/pool.ts";
-import { beginTurn, inTurns } from "../lib/turns.ts";
-import { identityOf, type NewEvent, type Repeats, type StoredEvent } from "./decide.ts";
+import type { NewEvent, Repeats, StoredEvent } from "./decide.ts";
 import { statusOf, unitsOf } from "./entry.ts";
-
-const storedRow = z.object({
-  account_id: z.string(),
-  received_month: z.string(),
-  key: z.string(),
-  body_hash: z.instanceof(Buffer),
-});
-
-/**
- * Find events that are stored under identities in some months (null: ever), by identity, the latest first.
- *
- * The limit, which no identity reaches, keeps this a look-up of each: a plan that reads whole months is never better.
- */
-export async function findStored(
-  tx: Tx,
-  { identities, months }: { identities: readonly Identity[]; months: readonly string[] | null },
-): Promise<Map<string, StoredEvent[]>> {
-  const rows = await tx.any(sql.type(storedRow)`
-    select stored.account_id, stored.received_month::text as received_month, stored.key,
-      stored.body_hash
-    from ${selectColumns(identities, identityColumns)} as wanted (account_id, key)
-    cross join lateral (
-      select account_id, received_month, key, body_hash from usage_events
-      where account_id = wanted.account_id and key = wanted.key
-        ${months === null ? sql.fragment`` : sql.fragment`and received_month = any(${sql.array([...months], "date")})`}
-      limit 100
-    ) as stored
-  `);
-  const stored = rows.map((row) => ({
-    accountId: row.account_id,
-    receivedMonth: row.received_month,
-    key: row.key,
-    hash: row.body_hash,
-  }));
-  // The latest first.
-  stored.sort((a, b) => compare(b.receivedMonth, a.receivedMonth));
-  return Map.groupBy(stored, identityOf);
-}
-
-/** What an event is known by. */
-export type Identity = Pick<StoredEvent, "accountId" | "key">;
-
-const identityColumns: Column<Identity>[] = [
-  { type: "text", of: ({ accountId }) => accountId },
-  { type: "text", of: ({ key }) => key },
-];
+import { sortByIdentity } from "./stored-events.ts";
 
 /** Columns of an event. */
 const columns: Record<string, Column<NewEvent>> = {
@@ -99,32 +52,6 @@ const columnList = sql.join(
 /** Events of one statement: to write more of them would keep calls waiting that only want to be acknowledged. */
 const statementMax = 500;
 
-/** Things in the order of the index of identities: neighbours are in its same pages. */
-export async function sortByIdentity<T extends { key: string; entry: { account: string } }>(
-  things: readonly T[],
-): Promise<T[]> {
-  const byAccount = new Map<string, T[]>();
-  await inTurns(things, (thing) => {
-    const { account } = thing.entry;
-    const own = byAccount.get(account);
-    if (own === undefined) {
-      byAccount.set(account, [thing]);
-    } else {
-      own.push(thing);
-    }
-  });
-  const sorted: T[] = [];
-  const accounts = [...byAccount].sort(([a], [b]) => compare(a, b));
-  await inTurns(
-    accounts,
-    ([, own]) => {
-      sorted.push(...own.sort((a, b) => compare(a.key, b.key)));
-    },
-    beginTurn(1),
-  );
-  return sorted;
-}
-
 /** Insert events that are not there. In the order of the index: neighbours go into its same pages. */
 export async function insertEvents(
   tx: Tx,
@@ -143,10 +70,6 @@ export async function insertEvents(
       from ${selectColumns(some, Object.values(columns))} as event (${columnList})
     `);
   }
-}
-
-function compare(a: string, b: string): number {
-  return a < b ? -1 : a > b ? 1 : 0;
 }
 
 /** Count that stored events came again. */

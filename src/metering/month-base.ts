@@ -1,4 +1,5 @@
 import type { RuleReader } from "../catalog/price-rule.ts";
+import { allOf, andThen, type MaybePromise } from "../lib/maybe-promise.ts";
 import { countedUnits } from "./bill-lines.ts";
 import { monthOf, type UsageEntry } from "./entry.ts";
 import type { Receipt } from "./journal.ts";
@@ -17,17 +18,28 @@ export interface PlacedEvents {
  * Set where the tiers of events begin whose price spans months: after what was used of their consumer's month as far as
  * is known, and after those before them in the list. What is charged follows from it. Others stay as they are.
  */
-export async function placeInMonths(
+export function placeInMonths(
   monthUnits: MonthUnits,
   entries: readonly UsageEntry[],
   readRule: RuleReader,
-): Promise<PlacedEvents> {
+): MaybePromise<PlacedEvents> {
   const spans = ({ price }: UsageEntry) =>
     price.rule !== "" && readRule(price.rule).span === "month";
+  if (!entries.some(spans)) {
+    return unplaced;
+  }
   // All are known before one counts: else a month that cannot be read would leave others counted.
-  const months = await Promise.all(
-    entries.map((entry) => (spans(entry) ? monthUnits.of(keyOf(entry)) : null)),
-  );
+  const months = allOf(entries.map((entry) => (spans(entry) ? monthUnits.of(keyOf(entry)) : null)));
+  return andThen(months, (known) => place(entries, known, readRule));
+}
+
+const unplaced: PlacedEvents = { written() {}, withdraw() {} };
+
+function place(
+  entries: readonly UsageEntry[],
+  months: readonly (MonthCount | null)[],
+  readRule: RuleReader,
+): PlacedEvents {
   const placed: { count: MonthCount; units: bigint; index: number }[] = [];
   for (const [index, entry] of entries.entries()) {
     const count = months[index];
