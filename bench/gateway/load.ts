@@ -1,6 +1,7 @@
 import { execFile } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
+import { loadNodeArgs } from "../load-node.ts";
 import type { PacedJob } from "./paced.ts";
 
 const execute = promisify(execFile);
@@ -42,7 +43,11 @@ export async function latency(
 ): Promise<Latency> {
   const script = fileURLToPath(new URL("paced.ts", import.meta.url));
   const job: PacedJob = { ...target, rate, seconds, connections };
-  const { stdout } = await execute(process.execPath, [script, JSON.stringify(job)]);
+  const { stdout } = await execute(process.execPath, [
+    ...loadNodeArgs,
+    script,
+    JSON.stringify(job),
+  ]);
   return JSON.parse(stdout);
 }
 

@@ -13,6 +13,7 @@ import type { Market } from "../../test/support/load-events.ts";
 import { makeMarket } from "../../test/support/load-market.ts";
 import { makeDataDir, start } from "../../test/support/process.ts";
 import { readWatermark } from "../../test/support/watermark.ts";
+import { loadNodeArgs } from "../load-node.ts";
 import type { Job, Outcome } from "./load.ts";
 
 const execute = promisify(execFile);
@@ -70,7 +71,11 @@ export async function openWorld(): Promise<World> {
       const script = fileURLToPath(new URL("load.ts", import.meta.url));
       const whole: Job = { ...job, market, port: Number(new URL(url).port) };
       const options = { maxBuffer: 100_000_000 };
-      const { stdout } = await execute(process.execPath, [script, JSON.stringify(whole)], options);
+      const { stdout } = await execute(
+        process.execPath,
+        [...loadNodeArgs, script, JSON.stringify(whole)],
+        options,
+      );
       return JSON.parse(stdout);
     },
     applied: async () => Number((await readWatermark(client)).applied),
