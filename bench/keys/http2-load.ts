@@ -58,8 +58,8 @@ export async function runCalls(calls: Calls, extent: Extent): Promise<Outcome> {
 }
 
 class Run {
-  readonly calls: Calls;
-  readonly head: Buffer;
+  readonly #requests: readonly Buffer[];
+  readonly #dataAt: number;
   readonly #extent: Extent;
   readonly #latencies: number[] = [];
   #begun = 0;
@@ -69,9 +69,14 @@ class Run {
   #failed = 0;
 
   constructor(calls: Calls, extent: Extent) {
-    this.calls = calls;
+    const head = headerBlock(calls);
+    const headers = frame({ type: 1, flags: endHeaders, stream: 0 }, head);
+    // Made before the first is sent: what is dropped on the way has to be collected, and all calls wait meanwhile.
+    this.#requests = calls.messages.map((message) =>
+      Buffer.concat([headers, frame({ type: 0, flags: endStream, stream: 0 }, message)]),
+    );
+    this.#dataAt = headers.length;
     this.#extent = extent;
-    this.head = headerBlock(calls);
   }
 
   /** Calls at once on a connection. */
@@ -92,11 +97,16 @@ class Run {
     return due <= nowMs ? due : undefined;
   }
 
-  message(): Buffer {
-    const { messages } = this.calls;
-    const message = messages[this.#sent % messages.length];
+  /** The frames of the next request, on a stream. */
+  request(stream: number): Buffer {
+    const request = this.#requests[this.#sent % this.#requests.length];
+    if (request === undefined) {
+      throw new Error("Cannot measure: there is nothing to send");
+    }
     this.#sent += 1;
-    return message ?? Buffer.alloc(5);
+    request.writeUInt32BE(stream, streamAt);
+    request.writeUInt32BE(stream, this.#dataAt + streamAt);
+    return request;
   }
 
   answered(dueMs: number, answer: { isThere: boolean; isValid: boolean }): void {
@@ -152,6 +162,9 @@ const preface = Buffer.concat([
   frame({ type: 8, flags: 0, stream: 0 }, Buffer.from("7fff0000", "hex")),
 ]);
 
+/** Of a frame's head. */
+const streamAt = 5;
+
 const endStream = 1;
 const endHeaders = 4;
 
@@ -181,13 +194,10 @@ class Connection {
       const stream = this.#stream;
       this.#stream += 2;
       this.#dueMs.set(stream, dueMs);
-      parts.push(
-        frame({ type: 1, flags: endHeaders, stream }, this.#run.head),
-        frame({ type: 0, flags: endStream, stream }, this.#run.message()),
-      );
+      parts.push(this.#run.request(stream));
     }
     if (parts.length > 0) {
-      this.#socket.write(Buffer.concat(parts));
+      this.#socket.write(parts.length === 1 ? (parts[0] as Buffer) : Buffer.concat(parts));
     }
   }
 
@@ -204,7 +214,7 @@ class Connection {
         break;
       }
       const flags = all[at + 4] ?? 0;
-      const stream = all.readUInt32BE(at + 5);
+      const stream = all.readUInt32BE(at + streamAt);
       this.#frame({ type: all[at + 3] ?? 0, flags, stream }, all.subarray(at + 9, at + 9 + length));
       at += 9 + length;
     }

@@ -283,3 +283,28 @@ test("what may wait is committed a moment later, or with what may not", async ()
 
   expect(heard).toEqual(["patient durable", "hurried durable", "late durable"]);
 });
+
+test.for([
+  { sharing: 16, isPressed: true },
+  { sharing: 15, isPressed: false },
+])(
+  "after a commit that $sharing share, the next one waits: $isPressed",
+  async ({ sharing, isPressed }) => {
+    const { queue, commits } = openQueue({ entriesMax: 100, commitEntriesMax: 100 });
+    const first = Array.from({ length: sharing }, () => queue.append(entries(1)));
+    await turn();
+    commits[0]?.finish();
+    await Promise.all(first);
+
+    // One that may wait longer does not keep back the one that comes after it.
+    queue.push(leased("a"), listen([], "patient"), false, true);
+    const next = queue.append(entries(1));
+    await turn();
+    expect(commits.length).toBe(isPressed ? 1 : 2);
+
+    await waitUntil(() => commits.length === 2, 1_000);
+    commits[1]?.finish();
+    await next;
+    expect(commits.map(({ count }) => count)).toEqual([sharing, 2]);
+  },
+);

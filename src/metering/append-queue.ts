@@ -115,6 +115,13 @@ class Pushed implements Waiting {
 const gatherMs = 5;
 
 /**
+ * So many who shared a commit press: the next one begins no sooner than so long after it did. What the database and this
+ * process take for a commit would else be taken from those who wait for it.
+ */
+const pressFrom = 16;
+const pressedMs = 4;
+
+/**
  * Make a queue in front of `commit`, which writes entries durably, and is called again only when it has answered: the
  * journal's commits wait for each other anyway, and what comes meanwhile shares the next one.
  */
@@ -134,9 +141,12 @@ export function createAppendQueue(
   let entriesWaiting = 0;
   let bytesWaiting = 0;
   let isCommitting = false;
+  /** Before then no commit begins. */
+  let restUntil = 0;
   /** When the queue is to be committed, all of it. */
   let dueMs = Number.POSITIVE_INFINITY;
   let gathering: NodeJS.Timeout | undefined;
+  let gatheredAt = 0;
   let timer: NodeJS.Timeout | undefined;
 
   function take(count: number): Waiting[] {
@@ -150,8 +160,9 @@ export function createAppendQueue(
   }
 
   async function commitAll() {
-    while (queue.length > 0 && dueMs <= performance.now()) {
+    while (queue.length > 0 && Math.max(dueMs, restUntil) <= performance.now()) {
       committing = take(countFitting(queue, limits));
+      restUntil = committing.length < pressFrom ? 0 : performance.now() + pressedMs;
       dueMs = queue.length === 0 ? Number.POSITIVE_INFINITY : dueMs;
       const batch = committing;
       try {
@@ -172,12 +183,9 @@ export function createAppendQueue(
     if (queue.length === 0 || isCommitting) {
       return;
     }
-    const ms = dueMs - performance.now();
+    const ms = Math.max(dueMs, restUntil) - performance.now();
     if (ms > 0) {
-      gathering ??= setTimeout(() => {
-        gathering = undefined;
-        commitInTime();
-      }, ms);
+      wakeIn(ms);
       return;
     }
     clearTimeout(gathering);
@@ -185,6 +193,18 @@ export function createAppendQueue(
     isCommitting = true;
     // Once all that was read with it has come, too.
     setImmediate(() => void commitAll());
+  }
+
+  function wakeIn(ms: number) {
+    const at = performance.now() + ms;
+    if (gathering === undefined || at < gatheredAt) {
+      clearTimeout(gathering);
+      gatheredAt = at;
+      gathering = setTimeout(() => {
+        gathering = undefined;
+        commitInTime();
+      }, ms);
+    }
   }
 
   /** Refuse what has waited too long, and look again when the next one will have. */
