@@ -13,8 +13,7 @@ if (Number(process.versions.node.split(".")[0]) < 24) {
 enableCompileCache(join(__dirname, "..", "node_modules", ".cache", "callora"));
 
 // Where calls have all cores busy, the threads that help to collect garbage wait for a core, and the calls for them. So
-// the young generation, of a few megabytes, is collected without them, and only once it is full; and the old one when
-// it has doubled: the engine would rather do so at each tenth, and have the threads mark all that lives.
-for (const flag of ["--no-parallel-scavenge", "--no-minor-gc-task", "--heap-growing-percent=100"]) {
+// the young generation, of a few megabytes, is collected without them, and only once it is full.
+for (const flag of ["--no-parallel-scavenge", "--no-minor-gc-task"]) {
   setFlagsFromString(flag);
 }
