@@ -285,11 +285,12 @@ test("what may wait is committed a moment later, or with what may not", async ()
 });
 
 test.for([
-  { sharing: 16, isPressed: true },
-  { sharing: 15, isPressed: false },
+  { sharing: 16, pushes: false, waits: true },
+  { sharing: 15, pushes: false, waits: false },
+  { sharing: 16, pushes: true, waits: false },
 ])(
-  "after a commit that $sharing share, the next one waits: $isPressed",
-  async ({ sharing, isPressed }) => {
+  "after a commit that $sharing share, the next one waits: $waits (a push: $pushes)",
+  async ({ sharing, pushes, waits }) => {
     const { queue, commits } = openQueue({ entriesMax: 100, commitEntriesMax: 100 });
     const first = Array.from({ length: sharing }, () => queue.append(entries(1)));
     await turn();
@@ -299,12 +300,15 @@ test.for([
     // One that may wait longer does not keep back the one that comes after it.
     queue.push(leased("a"), listen([], "patient"), false, true);
     const next = queue.append(entries(1));
+    if (pushes) {
+      queue.push(leased("b"), listen([], "strict"), true);
+    }
     await turn();
-    expect(commits.length).toBe(isPressed ? 1 : 2);
+    expect(commits.length).toBe(waits ? 1 : 2);
 
     await waitUntil(() => commits.length === 2, 1_000);
     commits[1]?.finish();
     await next;
-    expect(commits.map(({ count }) => count)).toEqual([sharing, 2]);
+    expect(commits.map(({ count }) => count)).toEqual([sharing, pushes ? 3 : 2]);
   },
 );

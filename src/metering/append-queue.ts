@@ -115,8 +115,8 @@ class Pushed implements Waiting {
 const gatherMs = 5;
 
 /**
- * So many who shared a commit press: the next one begins no sooner than so long after it did. What the database and this
- * process take for a commit would else be taken from those who wait for it.
+ * So many appends that shared a commit press: the next one begins no sooner than so long after it did. What the database
+ * and this process take for a commit would else be taken from those who wait for it. What is pushed never waits for that.
  */
 const pressFrom = 16;
 const pressedMs = 4;
@@ -162,7 +162,7 @@ export function createAppendQueue(
   async function commitAll() {
     while (queue.length > 0 && Math.max(dueMs, restUntil) <= performance.now()) {
       committing = take(countFitting(queue, limits));
-      restUntil = committing.length < pressFrom ? 0 : performance.now() + pressedMs;
+      restUntil = isPress(committing) ? performance.now() + pressedMs : 0;
       dueMs = queue.length === 0 ? Number.POSITIVE_INFINITY : dueMs;
       const batch = committing;
       try {
@@ -254,6 +254,7 @@ export function createAppendQueue(
       const bytes = sizeOf(entry);
       const one = new Pushed(entry, bytes, sink, isStrict);
       if (hasRoom(1, bytes)) {
+        restUntil = mayWait ? restUntil : 0;
         enqueue(one, mayWait);
       } else {
         // Never before this returns: the caller is not ready to hear of it.
@@ -267,6 +268,10 @@ export function createAppendQueue(
       return { entries: entriesWaiting + running, oldestMs };
     },
   };
+}
+
+function isPress(batch: readonly Waiting[]): boolean {
+  return batch.length >= pressFrom && batch.every((one) => one instanceof Appended);
 }
 
 function toBatch(all: readonly Waiting[]): Batch {
