@@ -12,8 +12,6 @@ if (Number(process.versions.node.split(".")[0]) < 24) {
 // Compiled modules are kept beside the packages: the next start takes half the time.
 enableCompileCache(join(__dirname, "..", "node_modules", ".cache", "callora"));
 
-// Where calls have all cores busy, the threads that help to collect garbage wait for a core, and the calls for them. So
-// the young generation, of a few megabytes, is collected without them, and only once it is full.
-for (const flag of ["--no-parallel-scavenge", "--no-minor-gc-task"]) {
-  setFlagsFromString(flag);
-}
+// Where calls have all cores busy, the threads that help to collect garbage wait for a core, and the calls for them: the
+// young generation, of a few megabytes, is collected without.
+setFlagsFromString("--no-parallel-scavenge");
