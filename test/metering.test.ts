@@ -9,7 +9,6 @@ import {
   type UsageEventSchema,
 } from "../gen/callora/metering/v1/metering_service_pb.ts";
 import { BadRequestSchema } from "../gen/google/rpc/error_details_pb.ts";
-import type { Tx } from "../src/db/pool.ts";
 import { platformAccountId } from "../src/ledger/store.ts";
 import { shareFloor } from "../src/lib/money.ts";
 import { decodeRow, encodeRow } from "../src/metering/codec.ts";
@@ -27,6 +26,7 @@ import {
   usage,
 } from "./support/books.ts";
 import { newPerson, type SignedIn } from "./support/people.ts";
+import { Crash, failAfter } from "./support/projected.ts";
 import { asSuperuser } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
 
@@ -538,29 +538,6 @@ async function totals({ sum }: Books): Promise<bigint[]> {
         "where kind in ('payable', 'platform_fee')",
     ),
   ];
-}
-
-class Crash extends Error {}
-
-/** The transaction, which breaks off after so many statements. */
-function failAfter(tx: Tx, steps: number): Tx {
-  let step = 0;
-  return new Proxy(tx, {
-    get(target, name) {
-      const member = Reflect.get(target, name);
-      if (typeof member !== "function") {
-        return member;
-      }
-      return async (...parameters: unknown[]) => {
-        const result = await member.apply(target, parameters);
-        step += 1;
-        if (step === steps) {
-          throw new Crash();
-        }
-        return result;
-      };
-    },
-  });
 }
 
 /** From a session of its own: in a transaction the activity of others is read once. */

@@ -91,10 +91,10 @@ const ruleParts = z.tuple([
 /** Reads the rules of canonical texts, as parseRule() does. */
 export type RuleReader = (text: string) => PriceRule;
 
-/** Rules that are remembered of one piece of work. */
+/** Rules that one reader remembers. */
 const rememberedMax = 1_000;
 
-/** Make a reader for one piece of work that reads each rule once: to read one takes longer than to rate an event. */
+/** Make a reader that reads each rule once, mostly: to read one takes longer than to rate an event. */
 export function rememberRules(): RuleReader {
   const known = new Map<string, PriceRule>();
   return (text) => {
