@@ -3,7 +3,7 @@ import { describe, expect, test } from "vitest";
 import { shardCount, type UsageEntry } from "../src/metering/entry.ts";
 import { projectShard } from "../src/metering/projector.ts";
 import { releaseShard, renewShard } from "../src/metering/shard-lease.ts";
-import { must } from "./support/app.ts";
+import { must, until } from "./support/app.ts";
 import {
   holdShard,
   newAccountId,
@@ -138,17 +138,20 @@ describe("a shard's lease", () => {
     const [account, developer] = [newAccountId(0), newAccountId()];
     await books.journal.append([usage({ account, developer })]);
 
+    const inside = Promise.withResolvers<void>();
     const stopped = books.db.systemTransaction(async (tx) => {
       await projectShard(tx, lease, roundOptions());
+      inside.resolve();
       await sleep(3_500);
     });
     const failed = expect(stopped).rejects.toThrow();
+    await Promise.race([inside.promise, stopped]);
     let taken = await holdShard(books.db, 0);
     expect(taken).toBeNull();
-    for (let tries = 0; taken === null && tries < 35; tries++) {
-      await sleep(100);
-      taken = await holdShard(books.db, 0);
-    }
+    await until(async () => {
+      taken ??= await holdShard(books.db, 0);
+      return taken !== null;
+    });
     const held = must(taken);
     await books.db.systemTransaction((tx) => projectShard(tx, held, roundOptions()));
     await failed;
