@@ -13,7 +13,7 @@ import {
   resultOf,
   type Sums,
 } from "./meter-fold.ts";
-import { compileMeter, dimensionText, openEvent } from "./meter-reading.ts";
+import { type Aggregation, compileMeter, dimensionText, openEvent } from "./meter-reading.ts";
 import { isRecounting } from "./meter-recount-store.ts";
 import { definitionOf, type MeterRow } from "./meter-store.ts";
 import { listGroups } from "./meter-sums.ts";
@@ -223,11 +223,10 @@ const sumRow = z.object({
   label: z.number(),
   events: z.bigint(),
   skipped: z.bigint(),
-  total: decimal,
-  least: decimal,
-  greatest: decimal,
-  latest: decimal,
+  value: decimal,
 });
+
+type Value = bigint | null;
 
 interface Asked {
   row: MeterRow;
@@ -237,6 +236,7 @@ interface Asked {
 
 async function sumRollups(tx: Queries, { row, query, labels }: Asked) {
   const { starts, first, end, wanted } = boundsOf(query, labels);
+  const { column, toSums } = neededSum(row.aggregation);
   const rows = await tx.any(sql.type(sumRow)`
     with asked as (
       select rollup.*, label
@@ -247,27 +247,46 @@ async function sumRollups(tx: Queries, { row, query, labels }: Asked) {
     )
     select (sum(count(*)) over ())::int8 as sums,
       width_bucket(bucket, ${starts}) - 1 as window, label, sum(events)::int8 as events,
-      sum(skipped)::int8 as skipped, sum(total)::text as total, min(least)::text as least,
-      max(greatest)::text as greatest,
-      (array_agg(latest order by latest_at desc, latest_position desc, latest_ordinal desc)
-        filter (where latest is not null))[1] as latest
+      sum(skipped)::int8 as skipped, (${column})::text as value
     from asked group by 2, 3
     limit ${valuesMax + 1}
   `);
   refuseMore(Number(rows[0]?.sums ?? 0n), sumsMax, "sums");
   refuseMore(rows.length, valuesMax, "values");
-  return rows.map(({ window, label, events, skipped, latest, ...sums }) => {
-    const last = { timeMicros: 0n, position: 0n, ordinal: 0 };
-    return {
-      key: `${window} ${label}`,
-      result: {
-        ...sums,
-        events: Number(events),
-        skipped: Number(skipped),
-        latest: latest === null ? null : { value: latest, ...last },
-      },
-    };
-  });
+  return rows.map(({ window, label, events, skipped, value }) => ({
+    key: `${window} ${label}`,
+    result: {
+      ...noSums(),
+      events: Number(events),
+      skipped: Number(skipped),
+      ...toSums(value),
+    },
+  }));
+}
+
+/** The one sum that an aggregation is made of: others would take as long again, and the latest has to sort all. */
+function neededSum(aggregation: Aggregation) {
+  switch (aggregation) {
+    case "count":
+    case "unique_count":
+      return { column: sql.fragment`null`, toSums: () => ({}) };
+    case "sum":
+    case "avg":
+      return { column: sql.fragment`sum(total)`, toSums: (total: Value) => ({ total }) };
+    case "min":
+      return { column: sql.fragment`min(least)`, toSums: (least: Value) => ({ least }) };
+    case "max":
+      return { column: sql.fragment`max(greatest)`, toSums: (greatest: Value) => ({ greatest }) };
+    case "latest": {
+      const column = sql.fragment`
+        (array_agg(latest order by latest_at desc, latest_position desc, latest_ordinal desc)
+          filter (where latest is not null))[1]
+      `;
+      const last = { timeMicros: 0n, position: 0n, ordinal: 0 };
+      const toSums = (value: Value) => (value === null ? {} : { latest: { value, ...last } });
+      return { column, toSums };
+    }
+  }
 }
 
 const uniqueRow = z.object({
