@@ -150,13 +150,23 @@ test("a call whose lease ended meanwhile is paid by another, once", async ({ app
   const reply = call("held");
   await until(() => upstream.requests.length === 2);
 
-  await asSuperuser(app, (client) =>
-    client.query(
+  await asSuperuser(app, async (client) => {
+    const owned = "where account_id = $1 and state = 'active'";
+    const readEnd = async () => {
+      const { rows } = await client.query(`select expire_at from credit_leases ${owned}`, [
+        consumer.accountId,
+      ]);
+      return Number(rows[0].expire_at);
+    };
+    // Just renewed, it is not looked at for some seconds: nobody ends the call before it pays.
+    const end = await readEnd();
+    await until(async () => (await readEnd()) > end);
+    await client.query(
       `update credit_leases set state = 'draining', fence = (select position from journal_head)
-       where account_id = $1 and state = 'active'`,
+       ${owned}`,
       [consumer.accountId],
-    ),
-  );
+    );
+  });
   held.resolve();
 
   expect((await reply).status).toBe(200);
@@ -168,6 +178,7 @@ const part = Buffer.alloc(64 * 1024, "x");
 
 test.for(["HTTP/1.1", "HTTP/2"])(
   "nothing is sent faster than it is read, in both directions at once, over %s",
+  { timeout: 60_000 },
   async (version, { app }) => {
     await using upstream = await startUpstream(
       (incoming, response) => void incoming.pipe(response),
