@@ -48,7 +48,7 @@ export async function verifyAt(process: TrustProcess, key: string): Promise<Word
 }
 
 /** Where a process cannot know: its memory is not to be trusted, or the database says nothing. */
-const unknowns = ["TrustLostError", "LateError"];
+export const unknowns: readonly string[] = ["TrustLostError", "LateError"];
 
 function toWord(isAccepted: boolean, error: string | undefined): Word {
   if (error !== undefined && !unknowns.includes(error)) {
