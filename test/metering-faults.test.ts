@@ -117,7 +117,7 @@ test("a full disk loses nothing that was acknowledged", { timeout: 120_000 }, as
   expect(verdict.problems, `seed ${seed}`).toEqual([]);
 });
 
-test("what is lost, doubled or changed is found", { timeout: 60_000 }, async () => {
+test("what is lost, doubled or changed is found", { timeout: 120_000 }, async () => {
   await using proving = await openProving();
   const server = await proving.serve();
   const load = proving.load({ urls: [server.url], seed });
