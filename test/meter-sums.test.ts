@@ -403,7 +403,7 @@ test(`meters that are built while events arrive and go count each once (seed ${s
       modelValues(events, { aggregation, windows, groupBy: [], holds }),
     );
   }
-}, 120_000);
+}, 240_000);
 
 test("an event that goes while another shard adds to the same sums takes only itself away", async () => {
   await using books = await openBooks();
