@@ -104,18 +104,22 @@ test("so it is when the lease has ended meanwhile, and nothing else can pay", {
   await using away = await doubt(app);
   held.resolve();
   await until(away.isFelt);
-  // As if the process had stood still: its lease goes back, and is taken elsewhere.
-  await asSuperuser(app, (client) =>
-    client.query(
+  // As if the process had stood still: its lease goes back, and is taken elsewhere before it asks for another.
+  await asSuperuser(app, async (client) => {
+    await client.query("revoke insert on credit_leases from callora_worker");
+    await client.query(
       `update credit_leases set state = 'draining', fence = (select position from journal_head)
        where account_id = $1`,
       [accountId],
-    ),
-  );
+    );
+  });
   const admin = app.client(CreditService, (await app.admin()).token);
   const amountNanos = -50n * price;
   const take = () => admin.adjustCredits({ accountId, amountNanos, note: "x" });
   await expect.poll(() => take().then(() => "taken", String)).toBe("taken");
+  await asSuperuser(app, (client) =>
+    client.query("grant insert on credit_leases to callora_worker"),
+  );
   await away.end();
   const response = await reply;
 

@@ -183,10 +183,13 @@ plain(
       // One more, when the oldest has been pending for a quarter of a second: the database is slow, or away.
       const begin = performance.now();
       await until(() => performance.now() - begin > 300);
+      const isTold = async () =>
+        (await numberOf(app, "callora_gateway_async_pending")) === answered;
+      await until(isTold);
       const before = answered;
       const late = call().then(({ status }) => status);
       await until(() => upstream.requests.length === 8);
-      await until(async () => (await numberOf(app, "callora_gateway_async_pending")) === answered);
+      await until(isTold);
       expect(answered).toBe(before);
       expect(answered).toBeLessThanOrEqual(2);
       await client.query("rollback");

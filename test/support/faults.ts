@@ -67,7 +67,9 @@ export async function openProving({ parent = tmpdir() } = {}): Promise<Proving> 
   try {
     // It dies as often as a test wants it to.
     const restartsPerMinuteMax = Number.POSITIVE_INFINITY;
-    const postgres = await startEmbedded({ dataDir: directory, restartsPerMinuteMax });
+    // For several servers, and for what those that were killed have left open.
+    const settings = { max_connections: "200" };
+    const postgres = await startEmbedded({ dataDir: directory, restartsPerMinuteMax, settings });
     stops.push(() => postgres.stop());
     await migrateUp(postgres.urls.owner, { directory: migrationsDirectory });
     const database = new URL(postgres.urls.superuser);

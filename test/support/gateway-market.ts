@@ -1,5 +1,7 @@
 import { randomUUID } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
 import type { MessageInitShape } from "@bufbuild/protobuf";
+import { ConnectError } from "@connectrpc/connect";
 import {
   type ApiSettingsSchema,
   CatalogService,
@@ -67,16 +69,39 @@ export async function sellApi(
   const developer = await newPerson(db, "developer");
   const catalog = clientOf(CatalogService, url, developer.token);
   const slug = `a${randomUUID().slice(0, 12)}`;
-  const { api } = await catalog.createApi({
-    name: "An API",
-    slug,
-    upstreamUrl,
-    ...(unitNanos === 0n ? { callNanos } : { rule: perUnit(callNanos, unitNanos) }),
-    settings: { ...settings, ...(isAsync ? { delivery: DeliveryMode.ASYNC } : {}) },
-  });
+  const { api } = await untilKnown(() =>
+    catalog.createApi({
+      name: "An API",
+      slug,
+      upstreamUrl,
+      ...(unitNanos === 0n ? { callNanos } : { rule: perUnit(callNanos, unitNanos) }),
+      settings: { ...settings, ...(isAsync ? { delivery: DeliveryMode.ASYNC } : {}) },
+    }),
+  );
   const apiId = must(api).id;
-  await catalog.publishApi({ apiId });
+  await untilKnown(() => catalog.publishApi({ apiId }));
   return { slug, callNanos, unitNanos, isAsync };
+}
+
+const knownMsMax = 30_000;
+
+/**
+ * Call a server until it knows what holds. A process that has to wait for its core does not for a while: it refuses calls
+ * before it does anything.
+ */
+async function untilKnown<T>(call: () => Promise<T>): Promise<T> {
+  const deadline = performance.now() + knownMsMax;
+  for (;;) {
+    try {
+      return await call();
+    } catch (error) {
+      const isUnknown = ConnectError.from(error).rawMessage.startsWith("Cannot know what holds");
+      if (!isUnknown || performance.now() > deadline) {
+        throw error;
+      }
+      await sleep(250);
+    }
+  }
 }
 
 /** At most ten units a call, which the reply names. */
@@ -102,7 +127,8 @@ export async function newConsumer(
   if (creditNanos > 0n) {
     await grant(db, accountId, creditNanos);
   }
-  const { secret, key } = await clientOf(KeyService, url, token).createKey({});
+  const keys = clientOf(KeyService, url, token);
+  const { secret, key } = await untilKnown(() => keys.createKey({}));
   await asSuperuser({ urls }, (client) =>
     client.query(
       `insert into rate_overrides (account_id, subject_id, rate_class, per_minute, burst)
@@ -111,11 +137,9 @@ export async function newConsumer(
     ),
   );
   if (budgetNanos !== undefined) {
-    await clientOf(BudgetService, url, token).putBudget({
-      scope: BudgetScope.ACCOUNT,
-      period: BudgetPeriod.TOTAL,
-      limitNanos: budgetNanos,
-    });
+    const budgets = clientOf(BudgetService, url, token);
+    const budget = { scope: BudgetScope.ACCOUNT, period: BudgetPeriod.TOTAL };
+    await untilKnown(() => budgets.putBudget({ ...budget, limitNanos: budgetNanos }));
   }
   return { accountId, secret, apis };
 }

@@ -35,6 +35,8 @@ export async function changeAmid<T>(
     await expect
       .poll(
         async () => {
+          // Within a transaction sessions that were opened after the first look would not be seen.
+          await client.query("select pg_stat_clear_snapshot()");
           const { rows } = await client.query(
             "select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()",
           );

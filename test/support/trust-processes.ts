@@ -47,8 +47,11 @@ export async function verifyAt(process: TrustProcess, key: string): Promise<Word
   return toWord(code === "VALID", error);
 }
 
+/** Where a process cannot know: its memory is not to be trusted, or the database says nothing. */
+export const unknowns: readonly string[] = ["TrustLostError", "LateError"];
+
 function toWord(isAccepted: boolean, error: string | undefined): Word {
-  if (error !== undefined && error !== "TrustLostError") {
+  if (error !== undefined && !unknowns.includes(error)) {
     throw new Error(error);
   }
   return error !== undefined ? "unknown" : isAccepted ? "accepted" : "refused";
