@@ -141,7 +141,8 @@ test.for([
 
     expect(response.status).toBe(status);
     expectClean(await response.text());
-    expect(performance.now() - begun).toBeLessThan(3_000);
+    // Usually 50 ms; who waits for more of the body waits for half a minute.
+    expect(performance.now() - begun).toBeLessThan(10_000);
     expect((await fetch(`${app.url}/health`)).status).toBe(200);
   },
 );
