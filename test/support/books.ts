@@ -122,10 +122,10 @@ export async function projectAll(
 }
 
 /**
- * Try again what the database broke off, as projectors do: a round waits two seconds for a lock, and its process may
- * stand still for as long within it. On a busy machine that is no harm.
+ * Try again what the database broke off, as loops and callers do: a projector waits two seconds for a lock, and whoever
+ * holds credit's locks may stand still for as long. On a busy machine that is no harm.
  */
-async function patiently<T>(work: () => Promise<T>): Promise<T> {
+export async function patiently<T>(work: () => Promise<T>): Promise<T> {
   for (let tries = 1; ; tries++) {
     try {
       return await work();
