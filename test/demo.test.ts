@@ -10,7 +10,7 @@ import { test } from "./support/test.ts";
 
 const root = join(import.meta.dirname, "..");
 
-const timeout = 90_000;
+const timeout = 180_000;
 
 test("the demo does the main job on a server, and its sums agree", { timeout }, async ({ app }) => {
   const text: string[] = [];
