@@ -141,7 +141,7 @@ test.for([
 
     expect(response.status).toBe(status);
     expectClean(await response.text());
-    // Usually 50 ms; who waits for more of the body waits for half a minute.
+    // It takes some 100 ms.
     expect(performance.now() - begun).toBeLessThan(10_000);
     expect((await fetch(`${app.url}/health`)).status).toBe(200);
   },
