@@ -8,17 +8,22 @@ import {
 } from "../gen/callora/catalog/v1/catalog_service_pb.ts";
 import { SecretService } from "../gen/callora/credentials/v1/secret_service_pb.ts";
 import { createSealer, type Sealer } from "../src/credentials/seal.ts";
+import type { Trust } from "../src/db/trust.ts";
 import { type GatewayApi, rememberApis } from "../src/gateway/api.ts";
 import { createUpstreams } from "../src/gateway/upstream.ts";
 import { must, openTestTrust, type startTestApp, testSealer } from "./support/app.ts";
+import { heldTrust } from "./support/direct-trust.ts";
 import { newPerson } from "./support/people.ts";
 import { test } from "./support/test.ts";
 
 type App = Awaited<ReturnType<typeof startTestApp>>;
 
 /** What another process than the app remembers. */
-async function startMemory(app: App, sealer: Pick<Sealer, "open"> = testSealer) {
-  const trust = await openTestTrust(app.db, app.urls);
+async function startMemory(
+  app: App,
+  { sealer = testSealer, ...given }: { sealer?: Pick<Sealer, "open">; trust?: Trust } = {},
+) {
+  const trust = given.trust ?? (await openTestTrust(app.db, app.urls));
   const nowMs = () => performance.now();
   const addresses = { allows: () => true };
   const upstreams = createUpstreams({ addresses, connectionsMax: 1, timeoutMs: 1_000, nowMs });
@@ -59,7 +64,7 @@ const priceOf = (api: GatewayApi | null, method: string, path: string) => {
 
 test("an API that says nothing is called as it always was", async ({ app }) => {
   const { developer, catalog, make } = await startDeveloper(app);
-  const { apis, loads } = await startMemory(app);
+  const { apis, loads } = await startMemory(app, { trust: heldTrust });
   const { id, slug } = await make();
   await catalog.publishApi({ apiId: id });
 
@@ -222,7 +227,7 @@ test("nobody's API sends another developer's secret, and a damaged one is not se
   expect(await value(theirs)).toBe("theirs");
 
   const otherKey = createSealer({ keys: [{ version: 1, key: Buffer.alloc(32, "other") }] });
-  const unopened = await startMemory(app, otherKey);
+  const unopened = await startMemory(app, { sealer: otherKey });
   const { credential: damaged } = must(await unopened.apis.get(theirs.slug));
   expect(await must(damaged).value("live")).toBeNull();
 });

@@ -269,9 +269,10 @@ const deeds: Deeds = {
     return secretDeed(actor);
   },
   "credentials.v1.SecretService/DeleteSecret": async (app, options) => {
-    const actor = await makeSecret(app);
-    await app.client(SecretService, actor.token).deleteSecret({ provider: "other" }, options);
-    return secretDeed(actor);
+    const deed = secretDeed(await makeSecret(app));
+    const release = await hold(app, deed.row);
+    await app.client(SecretService, deed.actor.token).deleteSecret({ provider: "other" }, options);
+    return { ...deed, release };
   },
   "keys.v1.KeyService/UpdateKey": async (app, options) => {
     const { actor, keyId } = await makeKey(app);
@@ -341,7 +342,8 @@ const deeds: Deeds = {
   },
   "credits.v1.BudgetService/SetAlert": async (app, options) => {
     const actor = await app.person();
-    await app.client(BudgetService, actor.token).setAlert({ thresholdNanos: 5n }, options);
+    // Without a threshold: the loop that tells of low balances notes in the row that it did.
+    await app.client(BudgetService, actor.token).setAlert({ thresholdNanos: 0n }, options);
     const row = { table: "balance_alerts", where: "account_id = $1", value: actor.accountId };
     return { actor, resource: `account:${actor.accountId}`, row };
   },
@@ -431,14 +433,10 @@ const deeds: Deeds = {
     const isActive = async () =>
       (await meters.getMeter({ meterId })).meter?.state === MeterState.ACTIVE;
     await until(isActive);
-    // Held, so that the row is not cleared away before it is looked at.
-    const session = new pg.Client({ connectionString: app.urls.superuser });
-    await session.connect();
-    await session.query("begin");
-    await session.query("select from meters where id = $1 for key share", [meterId]);
-    await meters.deleteMeter({ meterId }, options);
     const row = { table: "meters", where: "id = $1", value: meterId };
-    return { actor, resource: `meter:${meterId}`, row, release: () => session.end() };
+    const release = await hold(app, row);
+    await meters.deleteMeter({ meterId }, options);
+    return { actor, resource: `meter:${meterId}`, row, release };
   },
   "metering.v1.CorrectionService/ReplayEvents": async (app, options) => {
     const { actor, corrections, id, place } = await makeQuarantined(app);
@@ -483,6 +481,18 @@ const deeds: Deeds = {
     return { actor, resource: `payout_address:${address}`, row };
   },
 };
+
+/** Hold a row, so that it is not cleared away before it is looked at. */
+async function hold(
+  app: App,
+  { table, where, value }: Deed["row"],
+): Promise<NonNullable<Deed["release"]>> {
+  const session = new pg.Client({ connectionString: app.urls.superuser });
+  await session.connect();
+  await session.query("begin");
+  await session.query(`select from ${table} where ${where} for key share`, [value]);
+  return () => session.end();
+}
 
 /** An applied event, and who corrects it. */
 async function makeEvent(app: App) {

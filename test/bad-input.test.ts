@@ -141,7 +141,8 @@ test.for([
 
     expect(response.status).toBe(status);
     expectClean(await response.text());
-    expect(performance.now() - begun).toBeLessThan(3_000);
+    // It takes some 100 ms.
+    expect(performance.now() - begun).toBeLessThan(10_000);
     expect((await fetch(`${app.url}/health`)).status).toBe(200);
   },
 );

@@ -69,7 +69,9 @@ async function broken(books: Books): Promise<string[]> {
   return names;
 }
 
-test("nothing is missing after all that can happen, and what was tampered with is named", async () => {
+test("nothing is missing after all that can happen, and what was tampered with is named", {
+  timeout: 60_000,
+}, async () => {
   await using books = await openUsedBooks();
   expect(await broken(books)).toEqual([]);
   const { checks } = await books.conservation();
@@ -221,7 +223,7 @@ test("a payout whose transaction never was is missed", async () => {
 });
 
 test("the sums agree at every moment while calls, leases and payouts go on", {
-  timeout: 60_000,
+  timeout: 120_000,
 }, async () => {
   await using books = await openUsedBooks();
   const { network, paid } = books;
@@ -246,8 +248,11 @@ test("the sums agree at every moment while calls, leases and payouts go on", {
       await settleNext({ db: worker, network, now }).catch(() => {});
     }
     await settleAll({ db: worker, network, now });
+  })().finally(() => {
+    // Also when it failed, which is told below.
     isDone = true;
-  })();
+  });
+  using.catch(() => {});
   let looks = 0;
   while (!isDone) {
     const { checks } = await checkConservation({ db: books.db, network });

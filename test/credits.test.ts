@@ -41,15 +41,18 @@ test("a grant is in the balance, the history and the audit log", async ({ app })
   expect(logs[0]?.detail).toMatch(/1500000000 nano-USDC \(live\) welcome$/);
 });
 
-test("50 grants at once are all there", async ({ app }) => {
+test("grants of five admins at once are all there, ten of each", async ({ app }) => {
   const me = await newPerson(app.db);
   const admins = await Promise.all([1, 2, 3, 4, 5].map(() => newPerson(app.db, "admin")));
   const grant = { accountId: me.accountId, amountNanos: 3n };
 
+  // No more at once than there are connections: who has to wait for one is refused after two seconds.
   await Promise.all(
-    admins.flatMap(({ token }) =>
-      Array.from({ length: 10 }, () => app.client(CreditService, token).grantCredits(grant)),
-    ),
+    admins.map(async ({ token }) => {
+      for (let count = 0; count < 10; count++) {
+        await app.client(CreditService, token).grantCredits(grant);
+      }
+    }),
   );
 
   const { balance } = await app.client(CreditService, me.token).getBalance({});

@@ -7,6 +7,8 @@ import { describeApi } from "../src/openapi.ts";
 import { openPage } from "./support/browser.ts";
 import { startEdge } from "./support/edge.ts";
 
+const timeout = 120_000;
+
 /** A server of the description and of what the test tries out. */
 function startDocs() {
   const health = healthService({ readiness: createReadiness({}), version: "1.2.3" });
@@ -53,7 +55,9 @@ const tryHealth = `(async () => {
 })()`;
 
 describe.skipIf(process.env.CALLORA_TEST_WITHOUT_CHROMIUM === "1")("in a browser", () => {
-  test("/docs and /redoc show every operation, without an error or a word to other hosts", async () => {
+  test("/docs and /redoc show every operation, without an error or a word to other hosts", {
+    timeout,
+  }, async () => {
     await using at = await startDocs();
     await using page = await openPage();
     const wanted = Object.values(describeApi().paths).flatMap(Object.keys).length;
@@ -70,7 +74,7 @@ describe.skipIf(process.env.CALLORA_TEST_WITHOUT_CHROMIUM === "1")("in a browser
     expect(page.requests).toContain(`${at.url}/openapi.json`);
   });
 
-  test("GET /api/health is called from the page", async () => {
+  test("GET /api/health is called from the page", { timeout }, async () => {
     await using at = await startDocs();
     await using page = await openPage();
 

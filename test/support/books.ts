@@ -3,6 +3,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import pg from "pg";
+import { IdleTransactionTimeoutError } from "slonik";
 import { inject } from "vitest";
 import { checkConservation } from "../../src/conservation.ts";
 import type { Database } from "../../src/db/database.ts";
@@ -111,12 +112,28 @@ export async function projectAll(
       continue;
     }
     const round = { ...roundOptions(now), ...options };
+    const next = () => db.systemTransaction((tx) => projectShard(tx, lease, round));
     try {
-      while (
-        (await db.systemTransaction((tx) => projectShard(tx, lease, round))).outcome === "more"
-      ) {}
+      while ((await patiently(next)).outcome === "more") {}
     } finally {
       await db.systemTransaction((tx) => releaseShard(tx, lease));
+    }
+  }
+}
+
+/**
+ * Try again what the database broke off, as loops and callers do: a projector waits two seconds for a lock, and whoever
+ * holds credit's locks may stand still for as long. On a busy machine that is no harm.
+ */
+export async function patiently<T>(work: () => Promise<T>): Promise<T> {
+  for (let tries = 1; ; tries++) {
+    try {
+      return await work();
+    } catch (error) {
+      const isLate = error instanceof Error && Reflect.get(error, "code") === "55P03";
+      if (!(isLate || error instanceof IdleTransactionTimeoutError) || tries === 10) {
+        throw error;
+      }
     }
   }
 }

@@ -7,8 +7,9 @@ import { createInterface } from "node:readline";
 import { WebSocket } from "ws";
 
 const path = "/usr/bin/chromium";
-const startTimeoutMs = 15_000;
-const callTimeoutMs = 15_000;
+const startTimeoutMs = 60_000;
+// A page draws hundreds of operations, which takes its time on a busy machine.
+const callTimeoutMs = 60_000;
 const stopTimeoutMs = 3_000;
 
 /** A page of a headless chromium, and what happened on it. */
