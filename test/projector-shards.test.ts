@@ -14,23 +14,9 @@ import {
   seeded,
   usage,
 } from "./support/books.ts";
-import { behind, claim, isChained, shardsOf, totals } from "./support/projected.ts";
+import { behind, claim, isChained, patiently, shardsOf, totals } from "./support/projected.ts";
 
 const seed = Number(process.env.CALLORA_TEST_SEED ?? Date.now() % 1_000_000);
-
-/** Try again what waited too long for a lock, as projectors and callers do: on a busy machine that is no harm. */
-async function patiently<T>(work: () => Promise<T>): Promise<T> {
-  for (let tries = 1; ; tries++) {
-    try {
-      return await work();
-    } catch (error) {
-      const isLate = error instanceof Error && Reflect.get(error, "code") === "55P03";
-      if (!isLate || tries === 10) {
-        throw error;
-      }
-    }
-  }
-}
 
 describe("two shards", () => {
   test(`applied at once share developers and platform without harm (seed ${seed})`, async () => {
