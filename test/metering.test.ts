@@ -364,6 +364,7 @@ describe("the projector", () => {
 
   plain(
     "applies nothing of a transaction that fails at any statement, and all of it later",
+    { timeout: 90_000 },
     async () => {
       await using books = await openBooks();
       const [account, developer] = [newAccountId(), newAccountId()];
@@ -500,7 +501,7 @@ plain(
     expect(await books.held(platformAccountId, "platform_fee"), `seed ${seed}`).toBe(3n * fee);
     expect(await totals(books), `seed ${seed}`).toEqual(Array(5).fill(3n * gross));
   },
-  60_000,
+  180_000,
 );
 
 type Books = Awaited<ReturnType<typeof openBooks>>;
