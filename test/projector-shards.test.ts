@@ -59,7 +59,7 @@ describe("two shards", () => {
     expect(await behind(books)).toBe(0n);
     expect(await shardsOf(books)).toEqual([0, 1]);
     await isChained(books);
-  }, 60_000);
+  }, 180_000);
 
   test("do not wait for each other's rows", async () => {
     await using books = await openBooks();

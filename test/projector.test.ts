@@ -207,7 +207,7 @@ describe("what an account may owe", () => {
 
     expect(outcomes[1], `seed ${seed}`).toEqual(outcomes[0]);
     expect(outcomes[2], `seed ${seed}`).toEqual(outcomes[0]);
-  }, 60_000);
+  }, 180_000);
 
   test("is said of each account, else of all", async () => {
     await using books = await openBooks();
