@@ -106,7 +106,9 @@ async function fill(client: Client): Promise<void> {
   );
 }
 
-test("a database with usage is taken over: each event once, each sum the same", async () => {
+test("a database with usage is taken over: each event once, each sum the same", {
+  timeout: 60_000,
+}, async () => {
   const database = await createDatabase(inject("cluster"));
   await using stack = new AsyncDisposableStack();
   stack.defer(() => database.drop());

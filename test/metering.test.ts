@@ -26,7 +26,7 @@ import {
   usage,
 } from "./support/books.ts";
 import { newPerson, type SignedIn } from "./support/people.ts";
-import { Crash, failAfter } from "./support/projected.ts";
+import { Crash, failAfter, patiently } from "./support/projected.ts";
 import { asSuperuser } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
 
@@ -164,17 +164,20 @@ test("source and id are told apart, whatever is in them, and so are accounts", a
   });
 });
 
-test.for<[string, Event]>([
-  ["events[1].time", { time: timestampFromDate(new Date(Date.now() - 41 * day)) }],
-  ["events[1].time", { time: timestampFromDate(new Date(Date.now() + 6 * 60_000)) }],
-  ["events[1].time", { time: { seconds: 10n ** 17n } }],
-  ["events[1].source", { source: "gateway" }],
-  ["events[1].source", { source: "a\0b" }],
-  ["events[1].id", { id: "\0" }],
-  ["events[1].endpoint", { endpoint: "GET /\0" }],
-  ["events[1].account_id", { accountId: newAccountId() }],
-  ["events[1].api_id", { apiId: "api_00000000000000000000000000" }],
-  ["events[1].id", { id: "" }],
+const fromNow = (ms: number) => timestampFromDate(new Date(Date.now() + ms));
+
+// Made by the test: a limit of five minutes is not five minutes any more when the test comes late.
+test.for<[string, () => Event]>([
+  ["events[1].time", () => ({ time: fromNow(-41 * day) })],
+  ["events[1].time", () => ({ time: fromNow(6 * 60_000) })],
+  ["events[1].time", () => ({ time: { seconds: 10n ** 17n } })],
+  ["events[1].source", () => ({ source: "gateway" })],
+  ["events[1].source", () => ({ source: "a\0b" })],
+  ["events[1].id", () => ({ id: "\0" })],
+  ["events[1].endpoint", () => ({ endpoint: "GET /\0" })],
+  ["events[1].account_id", () => ({ accountId: newAccountId() })],
+  ["events[1].api_id", () => ({ apiId: "api_00000000000000000000000000" })],
+  ["events[1].id", () => ({ id: "" })],
 ])(
   "%s is named when it is refused, and nothing of the request is recorded",
   async ([field, wrong], { app }) => {
@@ -182,7 +185,7 @@ test.for<[string, Event]>([
     const good = event();
     const { durable } = await app.db.systemTransaction(getWatermark);
 
-    const fields = await fieldsOf(metering.recordUsage({ events: [good, event(wrong)] }));
+    const fields = await fieldsOf(metering.recordUsage({ events: [good, event(wrong())] }));
 
     expect(fields).toEqual([field]);
     expect((await app.db.systemTransaction(getWatermark)).durable).toBe(durable);
@@ -342,7 +345,7 @@ describe("the projector", () => {
 
     const projectors = [books.db, ...others].map(async (db) => {
       while (!isDone) {
-        await projectAll(db);
+        await patiently(() => projectAll(db));
       }
     });
     for (let round = 0; round < 40; round++) {
@@ -361,6 +364,7 @@ describe("the projector", () => {
 
   plain(
     "applies nothing of a transaction that fails at any statement, and all of it later",
+    { timeout: 90_000 },
     async () => {
       await using books = await openBooks();
       const [account, developer] = [newAccountId(), newAccountId()];
@@ -497,7 +501,7 @@ plain(
     expect(await books.held(platformAccountId, "platform_fee"), `seed ${seed}`).toBe(3n * fee);
     expect(await totals(books), `seed ${seed}`).toEqual(Array(5).fill(3n * gross));
   },
-  60_000,
+  180_000,
 );
 
 type Books = Awaited<ReturnType<typeof openBooks>>;
@@ -567,7 +571,7 @@ test("a process that stops while it appends keeps nobody from appending for long
   const begun = performance.now();
   const { position } = await books.journal.append([entry]);
 
-  expect(performance.now() - begun).toBeLessThan(5_000);
+  expect(performance.now() - begun).toBeLessThan(10_000);
   expect(position).toBe(1n);
   stopped.resolve();
   await expect(holder).rejects.toThrow();

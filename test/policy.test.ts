@@ -203,7 +203,8 @@ test("refusals beyond a limit are not written down, so that strangers cannot fil
 }) => {
   const requestId = randomUUID();
   const statuses: number[] = [];
-  for (let call = 0; call < 140; call++) {
+  // Some beyond the limit, however much of it comes back while a slow machine makes the calls.
+  while (statuses.filter((status) => status === 429).length < 20 && statuses.length < 2_000) {
     const response = await fetch(`${app.url}/api/keys`, {
       method: "POST",
       headers: { "x-request-id": requestId, "x-forwarded-for": "203.0.113.77" },
@@ -214,7 +215,7 @@ test("refusals beyond a limit are not written down, so that strangers cannot fil
 
   const written = statuses.filter((status) => status === 401).length;
   expect(await refusalsOf(app, requestId)).toHaveLength(written);
-  expect(statuses.at(-1)).toBe(429);
+  expect(statuses).toContain(429);
   expect(written).toBeGreaterThanOrEqual(120);
 });
 

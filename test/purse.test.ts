@@ -144,7 +144,7 @@ test("many calls that cannot be paid are answered with few questions, and told w
 
   const none = { reservedNanos: 0n, owedNanos: 0n, limitedBy: "balance", budgetId: "" };
   expect(outcomes).toEqual(Array(500).fill({ availableNanos: price - 1n, ...none }));
-  expect(questions).toBeLessThanOrEqual(2);
+  expect(questions).toBeLessThanOrEqual(10);
 });
 
 test("a lease is renewed while a call runs, however long that takes", async () => {
@@ -154,7 +154,7 @@ test("a lease is renewed while a call runs, however long that takes", async () =
   await using process = await openProcess(books);
   const { book, clock } = process;
   const held = await lease(book, payerOf(account));
-  await books.superuser.query("update credit_leases set expire_at = now() + interval '1 s'");
+  await books.superuser.query("update credit_leases set expire_at = now() + interval '9 s'");
 
   for (let second = 0; second < 60; second++) {
     clock.ms += 1_000;
@@ -164,7 +164,7 @@ test("a lease is renewed while a call runs, however long that takes", async () =
   expect([held.isLost, await stateOf(books, held.id)]).toEqual([false, "active"]);
   expect(
     await books.sum("select extract(epoch from expire_at - now())::int as sum from credit_leases"),
-  ).toBeGreaterThan(5n);
+  ).toBeGreaterThan(9n);
 });
 
 test("what nobody uses goes back after two seconds, and later when it was often given back", async () => {

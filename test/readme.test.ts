@@ -50,7 +50,7 @@ const test = base.extend<{ $file: { server: Server } }>({
   ],
 });
 
-test("README's commands do what it shows, and its snippet runs", { timeout: 90_000 }, async ({
+test("README's commands do what it shows, and its snippet runs", { timeout: 240_000 }, async ({
   server,
 }) => {
   const here = (text: string) =>
@@ -64,7 +64,7 @@ test("README's commands do what it shows, and its snippet runs", { timeout: 90_0
 
   const ended = await runCommand(["bash", "-s"], {
     input: scriptOf(shell.map(({ text }) => here(text).replaceAll("4000", upstreamPort))),
-    timeoutMs: 60_000,
+    timeoutMs: 150_000,
   });
 
   expect(ended, "README's commands").toMatchObject({ code: 0 });
@@ -75,7 +75,7 @@ test("README's commands do what it shows, and its snippet runs", { timeout: 90_0
   const [snippet, ...more] = blocks.filter(({ language }) => language === "ts");
   expect(more).toEqual([]);
   const ran = await withSnippet(here(snippet?.text ?? ""), (cwd) =>
-    runCommand([process.execPath, "snippet.ts"], { cwd, timeoutMs: 20_000 }),
+    runCommand([process.execPath, "snippet.ts"], { cwd, timeoutMs: 60_000 }),
   );
   expect(ran).toEqual({ code: 0, stdout: "greetings: 1000000 nano-USDC a call\n", stderr: "" });
 });
@@ -101,11 +101,11 @@ test("the links of the start page are served", async ({ server }) => {
   }
 });
 
-test("README's snippet has no type error", async () => {
+test("README's snippet has no type error", { timeout: 120_000 }, async () => {
   const snippet = blocks.find(({ language }) => language === "ts")?.text ?? "";
 
   const ended = await withSnippet(snippet, (cwd) =>
-    runCommand([resolve("node_modules/.bin/tsc"), "-p", "."], { cwd, timeoutMs: 20_000 }),
+    runCommand([resolve("node_modules/.bin/tsc"), "-p", "."], { cwd, timeoutMs: 90_000 }),
   );
 
   expect(ended).toMatchObject({ code: 0, stdout: "" });
@@ -151,7 +151,9 @@ test("every npm script that the pages name is there, and what it starts, too", (
   }
 });
 
-test("README lists the verbs of the callora command, all of them", async () => {
+test("README lists the verbs of the callora command, all of them", {
+  timeout: 120_000,
+}, async () => {
   const listed = rowsOf(readme, "command").flatMap(([command = ""]) =>
     command.startsWith("callora ") ? [command.split(" ").slice(1)] : [],
   );
@@ -195,7 +197,7 @@ function scriptOf(texts: string[]): string {
   const head = `
     set -euo pipefail
     PATH=$PWD/node_modules/.bin:$PATH
-    curl() { command curl --fail-with-body --silent --max-time 10 "$@"; }
+    curl() { command curl --fail-with-body --silent --max-time 30 "$@"; }
     # What README says happens within a second.
     applied() {
       for _ in $(seq 100); do
@@ -243,7 +245,7 @@ async function withSnippet<T>(snippet: string, work: (cwd: string) => Promise<T>
 /** The verbs that `callora`, or one of its verbs, says that it has. */
 async function verbsOf(words: string[]): Promise<string[]> {
   const command = ["bin/callora", ...words, "--help"];
-  const { stdout } = await runCommand(command, { timeoutMs: 20_000 });
+  const { stdout } = await runCommand(command, { timeoutMs: 90_000 });
   return [...(stdout.split("Commands:")[1] ?? "").matchAll(/^ {2}(\w+) /gm)]
     .map(([, name = ""]) => name)
     .filter((name) => name !== "help");

@@ -1,13 +1,15 @@
 import { test as base, describe, expect, inject } from "vitest";
-import { until } from "./support/app.ts";
+import { must, until } from "./support/app.ts";
 import { createDatabase, type TestDatabase } from "./support/cluster.ts";
 import { queryAll } from "./support/query.ts";
 import { cutOff, deaf, healthy, revokeUnderLoad, stopped } from "./support/revoke-under-load.ts";
 import { askProcess, revokeAt, startTrustProcess } from "./support/trust-processes.ts";
 
-/** How long Revoke may wait after its commit, with what this machine's load adds to it. */
-const revokeMsMax = 1_000 + 250;
-const timeout = 60_000;
+/** How long most Revokes may wait after their commit: for the lease, 900 ms, with what the machine's load adds to it. */
+const revokeMsUsual = 2_000;
+/** How long any of them may wait: a process that is stopped is not waited for until it goes on. */
+const revokeMsMax = 10_000;
+const timeout = 120_000;
 const rounds = 5;
 
 const test = base.extend<{ $file: { database: TestDatabase } }>({
@@ -49,29 +51,37 @@ describe("no question that begins after Revoke returned is answered with yes", (
     });
 
     expect(lies).toEqual([]);
+    expect(revokeMs.toSorted((a, b) => a - b)[Math.floor(rounds / 2)]).toBeLessThan(revokeMsUsual);
     expect(Math.max(...revokeMs)).toBeLessThan(revokeMsMax);
-    expect(Math.min(...answered)).toBeGreaterThan(1_000);
+    expect(Math.min(...answered)).toBeGreaterThan(100);
   });
 });
 
-test("Revoke waits for a killed process once, and for a stopped one not at all", async ({
-  database,
-}) => {
+test("Revoke waits for a killed process once, and for a stopped one not at all", {
+  timeout,
+}, async ({ database }) => {
   const urls = { workerUrl: database.urls.worker, listenUrl: database.urls.worker };
   await queryAll(database.urls.superuser, "delete from processes");
   await using first = await startTrustProcess(urls);
   await using polite = await startTrustProcess(urls);
   await using killed = await startTrustProcess(urls);
-  const keys = await insertKeys(database, "ended ", 4);
-  const [a = "", b = "", c = "", d = ""] = keys;
+  const keys = await insertKeys(database, "ended ", 16);
+  // Whoever waits for a process waits each time; a busy machine is not late each time.
+  const leastMs = async () => {
+    const all: number[] = [];
+    for (const key of keys.splice(0, 5)) {
+      all.push(await revokeAt(first, key));
+    }
+    return Math.min(...all);
+  };
 
-  const alive = await revokeAt(first, a);
+  const alive = await leastMs();
   await polite.stop();
-  const afterStop = await revokeAt(first, b);
+  const afterStop = await leastMs();
   killed.child.kill("SIGKILL");
-  const afterKill = await revokeAt(first, c);
+  const afterKill = await revokeAt(first, must(keys.pop()));
   await until(async () => (await countProcesses(database)) === 1);
-  const later = await revokeAt(first, d);
+  const later = await leastMs();
 
   expect(alive).toBeLessThan(500);
   expect(afterStop).toBeLessThan(500);

@@ -11,6 +11,8 @@ import { catalogue, connected } from "./support/catalogue.ts";
 import { createDatabase, type TestDatabase } from "./support/cluster.ts";
 
 const directory = "migrations";
+/** Several times what a busy machine needs for all migrations, up and down. */
+const timeout = 90_000;
 const bookkeeping = "callora_migrations";
 
 /** Tables that start a look-up before the account is known: their key is what is looked up. */
@@ -319,7 +321,7 @@ test("the audit log has its table, its keys and its three indexes", async ({ own
   );
 });
 
-test("undone and applied again, the migrations leave the same schema", async () => {
+test("undone and applied again, the migrations leave the same schema", { timeout }, async () => {
   await using fresh = await emptyDatabase();
   await migrateUp(fresh.urls.owner, { directory });
   const before = await catalogue(fresh.urls.owner);
@@ -333,7 +335,7 @@ test("undone and applied again, the migrations leave the same schema", async () 
   expect(before.length).toBeGreaterThan(300);
 });
 
-test("each migration alone can be undone and applied again", async () => {
+test("each migration alone can be undone and applied again", { timeout }, async () => {
   await using fresh = await emptyDatabase();
   await migrateUp(fresh.urls.owner, { directory });
   const versions = (await readdir(directory)).filter((name) => name.endsWith(".up.sql")).length;
@@ -351,6 +353,7 @@ test("each migration alone can be undone and applied again", async () => {
 // A machine without psql must say that it means it: a test that is left out in silence guards nothing.
 test.skipIf(process.env.CALLORA_TEST_WITHOUT_PSQL === "1")(
   "plain psql applies and undoes the same migrations",
+  { timeout },
   async ({ database }) => {
     await using fresh = await emptyDatabase();
     const files = (await readdir(directory)).sort();

@@ -22,6 +22,7 @@ import { must, until } from "./support/app.ts";
 import { newAccountId, openBooksAndNetwork, seeded, usage } from "./support/books.ts";
 import { act, newPayee, paidOnChain, settleAll, trust } from "./support/payees.ts";
 import { newPerson } from "./support/people.ts";
+import { asSuperuser } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
 
 type Books = Awaited<ReturnType<typeof openBooksAndNetwork>>;
@@ -93,14 +94,16 @@ test("a developer is paid what the APIs earned, and it is seen everywhere", asyn
 
   const { settlement: started } = await settlement.runSettlement({});
 
-  await until(async () => {
-    const { settlement: run } = await settlement.getSettlement({
-      settlementId: must(started).id,
-    });
-    return must(run).state === SettlementState.DONE;
-  });
+  // Asked of the database: an admin may not ask as often as that.
+  await asSuperuser(app, (client) =>
+    until(async () => {
+      const isDone = "select from settlements where id = $1 and state = 'done'";
+      return (await client.query(isDone, [must(started).id])).rowCount === 1;
+    }),
+  );
   const { settlement: done } = await settlement.getSettlement({ settlementId: must(started).id });
   const wholeStroops = payableNanos - (payableNanos % 100n);
+  expect(must(done).state).toBe(SettlementState.DONE);
   expect(must(done).payouts).toMatchObject([
     { address: payee.publicKey(), amountNanos: wholeStroops, state: PayoutState.PAID },
   ]);
@@ -301,7 +304,7 @@ plain(
     expect(await slots(books)).toEqual(Array(runs).fill("closed_paid"));
     await expectConserved(books);
   },
-  60_000,
+  120_000,
 );
 
 plain("an envelope that expires is replaced in the same slot", async () => {
@@ -610,7 +613,7 @@ plain(
     );
     await expectConserved(books);
   },
-  60_000,
+  120_000,
 );
 
 class Death extends Error {}

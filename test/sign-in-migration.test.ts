@@ -11,7 +11,9 @@ import { asSuperuser } from "./support/superuser.ts";
 
 const directory = "migrations";
 
-test("passwords and sessions of before go along when sign-in moves, and back", async () => {
+test("passwords and sessions of before go along when sign-in moves, and back", {
+  timeout: 60_000,
+}, async () => {
   const database = await createDatabase(inject("cluster"));
   await using stack = new AsyncDisposableStack();
   stack.defer(() => database.drop());

@@ -9,7 +9,7 @@ import { createDatabase as createTestDatabase } from "./support/cluster.ts";
 import { queryAll } from "./support/query.ts";
 
 test("the journal goes on when its connections are gone without a word", {
-  timeout: 30_000,
+  timeout: 60_000,
 }, async () => {
   const database = await createTestDatabase(inject("cluster"));
   const { worker, superuser } = database.urls;
@@ -19,7 +19,7 @@ test("the journal goes on when its connections are gone without a word", {
     url,
     role: "callora_worker",
     connectionsMax: 2,
-    statementMs: 500,
+    statementMs: 2_000,
   });
   const db = createDatabase({ app: pool, worker: pool, appendAudit: async () => {} });
   const journal = createJournal({ db, onAppended: () => {} });
@@ -36,11 +36,11 @@ test("the journal goes on when its connections are gone without a word", {
   });
 
   await expect(inMiddle).rejects.toBeInstanceOf(BackendTerminatedError);
-  expect(performance.now() - begun).toBeLessThan(4_000);
+  expect(performance.now() - begun).toBeLessThan(15_000);
   // The other old connection is found out, if it is used at all.
   await Promise.allSettled([append(), append()]);
   const { position } = await append();
-  expect(performance.now() - begun).toBeLessThan(8_000);
+  expect(performance.now() - begun).toBeLessThan(30_000);
   expect(await queryAll(superuser, "select position from journal_head")).toEqual([
     { position: `${position}` },
   ]);

@@ -7,7 +7,7 @@ import { newAccountId, openBooks, seeded, usage } from "./support/books.ts";
 const seed = Number(process.env.CALLORA_TEST_SEED ?? Date.now() % 1_000_000);
 
 test(`what is stored is found, and nothing else, whatever ids are like (seed ${seed})`, {
-  timeout: 60_000,
+  timeout: 180_000,
 }, async () => {
   await using books = await openBooks();
   const random = seeded(seed);

@@ -50,9 +50,9 @@ async function spend(call: ReturnType<typeof caller>): Promise<number> {
   throw new Error("Cannot spend the budget: it has no end");
 }
 
-test("an address whose credentials nobody knows is turned away before they are looked up", async ({
-  app,
-}) => {
+test("an address whose credentials nobody knows is turned away before they are looked up", {
+  timeout: 120_000,
+}, async ({ app }) => {
   const { token } = await newPerson(app.db);
   const block = `2001:db8:${randomInt(1, 9999)}:1`;
   const call = caller(app, `${block}::1`);

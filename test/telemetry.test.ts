@@ -6,8 +6,12 @@ import { type Span, startReceiver } from "./support/otlp.ts";
 import { makeDataDir, start } from "./support/process.ts";
 
 const serverKind = 2;
+/** Several times what the first start of a server takes on a busy machine. */
+const timeout = 90_000;
 
-test("a call is one trace, from its caller to its queries, over HTTP/1.1 and h2", async () => {
+test("a call is one trace, from its caller to its queries, over HTTP/1.1 and h2", {
+  timeout,
+}, async () => {
   const receiver = await startReceiver();
   await using dataDir = await makeDataDir();
   const server = start(dataDir.path, {
@@ -38,7 +42,9 @@ test("a call is one trace, from its caller to its queries, over HTTP/1.1 and h2"
   }
 });
 
-test("metrics name routes by their template, never by the path that was asked for", async () => {
+test("metrics name routes by their template, never by the path that was asked for", {
+  timeout,
+}, async () => {
   await using dataDir = await makeDataDir();
   const server = start(dataDir.path);
   const url = await server.url();

@@ -498,9 +498,10 @@ test.for([
       nobodys.push(await msOf(madeUp(tenants.target)));
     }
 
-    const [one, other] = [theirs, nobodys].map((all) => must(all.toSorted((a, b) => a - b)[7]));
-    expect(must(one)).toBeLessThan(2 * must(other));
-    expect(must(other)).toBeLessThan(2 * must(one));
+    // The fastest: what else the machine does makes calls slower, never faster.
+    const [one, other] = [Math.min(...theirs), Math.min(...nobodys)];
+    expect(one).toBeLessThan(2 * other);
+    expect(other).toBeLessThan(2 * one);
   },
 );
 

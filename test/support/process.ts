@@ -127,7 +127,7 @@ function watch(child: ChildProcess): Run {
     exited,
     kill: (signal) => void child.kill(signal),
     async url() {
-      await waitUntil(() => hasExited || address() !== undefined, 30_000);
+      await waitUntil(() => hasExited || address() !== undefined, 60_000);
       const url = address();
       if (url === undefined) {
         throw new Error(`the server does not serve: ${said.stdout}${said.stderr}`);
@@ -138,7 +138,7 @@ function watch(child: ChildProcess): Run {
 }
 
 /** The processes that have to do with a data directory, by their command, working directory or environment. */
-export async function processesOn(dataDir: string): Promise<number[]> {
+async function processesOn(dataDir: string): Promise<number[]> {
   const pids = (await readdir("/proc")).filter((name) => /^\d+$/.test(name));
   const found = await Promise.all(
     pids.map(async (pid) => {
