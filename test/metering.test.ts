@@ -20,13 +20,14 @@ import {
   grant,
   newAccountId,
   openBooks,
+  patiently,
   projectAll,
   projectOnce,
   seeded,
   usage,
 } from "./support/books.ts";
 import { newPerson, type SignedIn } from "./support/people.ts";
-import { Crash, failAfter, patiently } from "./support/projected.ts";
+import { Crash, failAfter } from "./support/projected.ts";
 import { asSuperuser } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
 

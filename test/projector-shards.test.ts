@@ -9,12 +9,13 @@ import {
   holdShard,
   newAccountId,
   openBooks,
+  patiently,
   projectOnce,
   roundOptions,
   seeded,
   usage,
 } from "./support/books.ts";
-import { behind, claim, isChained, patiently, shardsOf, totals } from "./support/projected.ts";
+import { behind, claim, isChained, shardsOf, totals } from "./support/projected.ts";
 
 const seed = Number(process.env.CALLORA_TEST_SEED ?? Date.now() % 1_000_000);
 

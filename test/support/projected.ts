@@ -135,20 +135,6 @@ export async function totals({ sum }: Books): Promise<bigint[]> {
   ];
 }
 
-/** Try again what waited too long for a lock, as projectors and callers do: on a busy machine that is no harm. */
-export async function patiently<T>(work: () => Promise<T>): Promise<T> {
-  for (let tries = 1; ; tries++) {
-    try {
-      return await work();
-    } catch (error) {
-      const isLate = error instanceof Error && Reflect.get(error, "code") === "55P03";
-      if (!isLate || tries === 10) {
-        throw error;
-      }
-    }
-  }
-}
-
 export class Crash extends Error {}
 
 /** The transaction, which breaks off after so many statements. */
