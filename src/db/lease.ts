@@ -2,11 +2,11 @@ import { type Announcement, channel, fromPayload } from "./announcement.ts";
 import { type Connection, startListener } from "./listener.ts";
 import { deleteDeadProcesses, deleteProcess, insertProcess, updateProcess } from "./processes.ts";
 
-/** How long a process may answer from memory after it last sent a heartbeat that was answered, unless told otherwise. */
+/** How long a process may answer from memory after it last sent a heartbeat that was answered. */
 export const leaseMsDefault = 900;
 
 const beatMs = 250;
-/** The part of a lease after which a dead connection is noticed, from the beat that found it so: before the lease ends. */
+/** A dead connection is noticed so late in a lease, from the beat that found it so: before its end. */
 const replyShare = 2 / 3;
 /** For clocks that do not run alike, and for the way from the check to the answer. */
 const marginMs = 50;

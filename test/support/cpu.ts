@@ -1,4 +1,4 @@
-/** How long this thread computes at some work, in milliseconds: the machine may do anything else meanwhile. */
+/** For how many milliseconds some work computes. What else the machine does meanwhile does not count. */
 export function cpuMsOf(work: () => void): number {
   const before = process.threadCpuUsage();
   work();
