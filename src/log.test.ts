@@ -1,6 +1,7 @@
 import { context, ROOT_CONTEXT, trace } from "@opentelemetry/api";
 import { Keypair } from "@stellar/stellar-sdk";
 import { describe, expect, test } from "vitest";
+import { cpuMsOf } from "../test/support/cpu.ts";
 import { createLogger, type LogFields } from "./log.ts";
 import { maskSecrets } from "./log-mask.ts";
 
@@ -117,11 +118,8 @@ test.for([
   "-----BEGIN PRIVATE KEY-----",
 ])("a hostile text of %j is masked in bounded time", (piece) => {
   const text = piece.repeat(16_384 / piece.length);
-  const startedMs = performance.now();
 
-  maskSecrets(text);
-
-  expect(performance.now() - startedMs).toBeLessThan(1_000);
+  expect(cpuMsOf(() => maskSecrets(text))).toBeLessThan(1_000);
 });
 
 test("a line has its fields, its child's fields, its message, and how many fields were dropped", () => {

@@ -20,7 +20,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { type EmbeddedOptions, type EmbeddedPostgres, startEmbedded } from "./embedded.ts";
-import { waitUntil } from "./embedded-process.ts";
+import { processesIn, waitUntil } from "./embedded-process.ts";
 
 const isRoot = process.getuid?.() === 0;
 const isLinux = process.platform === "linux";
@@ -46,7 +46,8 @@ test("a second start finds what the first one stored", { timeout }, async () => 
   const first = await start();
   await query(first.urls.owner, "create table kept as select 42 as answer");
   await first.stop();
-  expect(await leftovers(dataDir)).toEqual([]);
+  expect(await processesIn(path.join(dataDir, "postgres/data"))).toEqual([]);
+  expect(await isLeft(dataDir)).toEqual([]);
 
   const second = await start();
   const rows = await query(second.urls.owner, "select answer from kept");
@@ -54,7 +55,7 @@ test("a second start finds what the first one stored", { timeout }, async () => 
 
   expect(rows).toEqual([{ answer: 42 }]);
   expect(second.urls).toEqual(first.urls);
-  expect(await leftovers(dataDir)).toEqual([]);
+  expect(await isLeft(dataDir)).toEqual([]);
 });
 
 test("the roles cannot lift row-level security, and only the owner creates", {
@@ -92,7 +93,8 @@ test("a second owner is refused at once, by the name of the first", { timeout },
 
   await expect(refused).rejects.toThrow(`process ${process.pid} is already running`);
   await expect(start()).rejects.toThrow("CALLORA_DATA_DIR");
-  expect(performance.now() - before).toBeLessThan(2_000);
+  // What waits for others to end waits 30 s.
+  expect(performance.now() - before).toBeLessThan(10_000);
 });
 
 test("a stale server.pid with a reused process id stops nobody", { timeout }, async () => {
@@ -129,7 +131,7 @@ test("a taken port is replaced, and a broken setting is quoted from the log", {
   expect(second.port).not.toBe(first.port);
   const broken = start({ settings: { shared_buffers: "plenty" } });
   await expect(broken).rejects.toThrow(/ended with exit code 1: .*shared_buffers.*plenty/);
-  expect(await leftovers(dataDir)).toEqual([]);
+  expect(await isLeft(dataDir)).toEqual([]);
 });
 
 test("a killed postmaster is restarted on its port with its data", { timeout }, async () => {
@@ -140,7 +142,7 @@ test("a killed postmaster is restarted on its port with its data", { timeout }, 
 
   process.kill(firstPid, "SIGKILL");
   const isBack = () => query(postgres.urls.owner, "select id from kept").catch(() => null);
-  expect(await waitUntil(async () => (await isBack()) !== null, 15_000)).toBe(true);
+  expect(await waitUntil(async () => (await isBack()) !== null, 30_000)).toBe(true);
 
   expect(await isBack()).toEqual([{ id: 1 }]);
   expect(postgres.pid).not.toBe(firstPid);
@@ -199,12 +201,12 @@ test.runIf(isLinux)("a Ctrl-C leaves PostgreSQL to its draining owner", { timeou
   const [code] = await once(owner, "exit");
 
   expect(code).toBe(3);
-  expect(await leftovers(dataDir)).toEqual([]);
+  expect(await isLeft(dataDir)).toEqual([]);
 });
 
 test.runIf(isLinux)(
   "a start that is interrupted anywhere does not stop the next",
-  { timeout },
+  { timeout: 2 * timeout },
   async () => {
     const seed = Date.now() % 1_000_000;
     const random = randomFrom(seed);
@@ -286,7 +288,7 @@ async function use(options: Partial<EmbeddedOptions> = {}) {
 }
 
 async function query(url: string, text: string): Promise<Record<string, unknown>[]> {
-  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 2_000 });
+  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 10_000 });
   client.on("error", () => {});
   await client.connect();
   try {
@@ -338,13 +340,13 @@ async function leftovers(directory: string): Promise<string[]> {
   return found;
 }
 
-/** What is still there when there has been time to end. */
+/** What is still there when there has been time to end: a guard ends by itself, after what it guards. */
 async function isLeft(directory: string): Promise<string[]> {
   let left: string[] = [];
   await waitUntil(async () => {
     left = await leftovers(directory);
     return left.length === 0;
-  }, 10_000);
+  }, 20_000);
   return left;
 }
 

@@ -3,11 +3,11 @@ import { type Connection, startListener } from "./listener.ts";
 import { deleteDeadProcesses, deleteProcess, insertProcess, updateProcess } from "./processes.ts";
 
 /** How long a process may answer from memory after it last sent a heartbeat that was answered. */
-export const leaseMs = 900;
+export const leaseMsDefault = 900;
 
 const beatMs = 250;
-/** A dead connection is noticed this long after the beat that found it so: before the lease ends. */
-const replyMsMax = 600;
+/** A dead connection is noticed so late in a lease, from the beat that found it so: before its end. */
+const replyShare = 2 / 3;
 /** For clocks that do not run alike, and for the way from the check to the answer. */
 const marginMs = 50;
 const sweepMs = 60_000;
@@ -28,6 +28,7 @@ export interface Lease {
 export interface LeaseOptions {
   id: string;
   url: string;
+  leaseMs: number;
   /** Forget what an announcement names. When this returns, it is forgotten. */
   forget: (announcement: Announcement) => void;
   /** Forget everything: announcements may have been missed. */
@@ -41,7 +42,7 @@ export function startLease(options: LeaseOptions): Lease {
   const listener = startListener({
     url: options.url,
     channel,
-    replyMsMax,
+    replyMsMax: options.leaseMs * replyShare,
     serve: (connection, signal) => keeper.serve(connection, signal),
     onNotification: (payload) => keeper.hear(payload),
     onDown: () => keeper.end(),
@@ -125,7 +126,7 @@ class LeaseKeeper {
   }
 
   async #enter(connection: Connection, signal: AbortSignal): Promise<void> {
-    const { id, forgetAll } = this.#options;
+    const { id, leaseMs, forgetAll } = this.#options;
     const sentAt = performance.now();
     const epoch = await insertProcess(connection, { id, leaseMs });
     if (signal.aborted) {
@@ -143,7 +144,7 @@ class LeaseKeeper {
 
   /** Send a heartbeat, and see whether everything that was committed before it is applied. False: the row is gone. */
   async #beat(connection: Connection, signal: AbortSignal): Promise<boolean> {
-    const { id, forgetAll } = this.#options;
+    const { id, leaseMs, forgetAll } = this.#options;
     const sentAt = performance.now();
     const acknowledged = this.#applied;
     const committed = await updateProcess(connection, { id, acknowledged, leaseMs });

@@ -126,13 +126,18 @@ test("of two processes that migrate at once, one finds nothing to do", async () 
 });
 
 test("a process does not wait for ever for another that migrates", async () => {
-  await write("0003_slow.up.sql", "select pg_sleep(1.5);");
+  await write("0003_slow.up.sql", "select pg_advisory_xact_lock(1);");
+  const holder = new pg.Client(url);
+  await holder.connect();
+  await holder.query("select pg_advisory_lock(1)");
   const first = migrateUp(url, { directory });
-  await until(`select from pg_locks where locktype = 'advisory' and granted`);
+  await until(`select from pg_locks join pg_database on pg_database.oid = database
+    where locktype = 'advisory' and not granted and datname = current_database()`);
 
   const second = migrateUp(url, { directory, waitTimeoutMs: 200 });
 
   await expect(second).rejects.toThrow("another process has been migrating for more than 200 ms");
+  await holder.end();
   expect(await first).toHaveLength(3);
 });
 
@@ -246,6 +251,6 @@ async function query(text: string, on = url): Promise<Record<string, unknown>[]>
 }
 
 async function until(text: string): Promise<void> {
-  const deadline = performance.now() + 5_000;
+  const deadline = performance.now() + 10_000;
   while ((await query(text)).length === 0) expect(performance.now()).toBeLessThan(deadline);
 }

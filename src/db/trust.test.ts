@@ -1,9 +1,11 @@
+import { setImmediate as turned } from "node:timers/promises";
 import { sql } from "slonik";
 import { test as base, expect, inject, onTestFinished } from "vitest";
 import { until } from "../../test/support/app.ts";
 import { openBlackHole } from "../../test/support/black-hole.ts";
 import { createDatabase, type TestDatabase } from "../../test/support/cluster.ts";
 import { queryAll } from "../../test/support/query.ts";
+import { leaseMsDefault } from "./lease.ts";
 import { nothing, openPool, type Pool, type Tx } from "./pool.ts";
 import { openTrust, type Trust } from "./trust.ts";
 
@@ -30,12 +32,16 @@ const test = base.extend<{ $file: { database: TestDatabase; pool: Pool } }>({
   ],
 });
 
+// No machine is so busy that such a lease is lost. Where its length counts, tests take a shorter one.
+const longLeaseMs = 30_000;
+
 /** A process's trust over a table in memory: what it loads is what `held` says at that moment. */
-async function open(pool: Pool, listenUrl: string) {
+async function open(pool: Pool, listenUrl: string, leaseMs = longLeaseMs) {
   const held = new Map<string, number>();
   const errors: unknown[] = [];
   const db = { systemTransaction: <T>(work: (tx: Tx) => Promise<T>) => pool.transaction(work) };
-  const trust = await openTrust({ db, listenUrl, onError: (error) => errors.push(error) });
+  const onError = (error: unknown) => errors.push(error);
+  const trust = await openTrust({ db, listenUrl, leaseMs, onError });
   onTestFinished(() => trust.close());
   let loads = 0;
   const memory = trust.remember<number>(topic, {
@@ -145,13 +151,15 @@ test("a connection that is killed is made again, and all from before is forgotte
   here.held.set("a", 1).set("b", 1);
   await Promise.all([here.memory.get("a"), here.memory.get("b")]);
   here.memory.watch("c", () => told.push("c"));
+  const listeners = `from pg_stat_activity
+     where application_name = 'callora listener' and datname = current_database()`;
+  const { superuser } = database.urls;
+  // The server may not have seen yet that those of other tests left.
+  await until(async () => (await queryAll(superuser, `select ${listeners}`)).length === 1);
 
   here.held.set("a", 2);
-  const [killed] = await queryAll(
-    database.urls.superuser,
-    `select count(pg_terminate_backend(pid)) as count from pg_stat_activity
-     where application_name = 'callora listener' and datname = current_database()`,
-  );
+  const kill = `select count(pg_terminate_backend(pid)) as count ${listeners}`;
+  const [killed] = await queryAll(superuser, kill);
   await until(() => here.trust.stats().losses === 1);
   const asked = await here.memory.get("a");
   await until(() => isHeld(here));
@@ -165,15 +173,20 @@ test("a connection that is killed is made again, and all from before is forgotte
 
 test("a connection that goes silent is noticed within the lease", async ({ database, pool }) => {
   await using hole = await openBlackHole(database.urls.worker);
-  const here = await open(pool, hole.through(database.urls.worker));
+  const leaseMs = 3_000;
+  const here = await open(pool, hole.through(database.urls.worker), leaseMs);
   here.held.set("a", 1);
   await here.memory.get("a");
   expect(here.memory.get("a")).toBe(1);
 
   hole.swallow();
   const begun = performance.now();
-  await until(() => !isHeld(here));
-  const noticedMs = performance.now() - begun;
+  let heldMs = 0;
+  await until(() => {
+    const passedMs = performance.now() - begun;
+    heldMs = isHeld(here) ? passedMs : heldMs;
+    return !isHeld(here);
+  });
   here.held.set("a", 2);
   const asked = await here.memory.get("a");
   const connections = hole.connections;
@@ -181,7 +194,7 @@ test("a connection that goes silent is noticed within the lease", async ({ datab
   hole.release();
   await until(() => isHeld(here));
 
-  expect(noticedMs).toBeLessThan(1_000);
+  expect(heldMs).toBeLessThan(leaseMs);
   expect(asked).toBe(2);
   expect(await here.memory.get("a")).toBe(2);
 });
@@ -197,7 +210,7 @@ test("behind a pooler that forgets LISTEN a process never trusts its memory", as
     ),
   );
 
-  const here = await open(pool, hole.through(database.urls.worker));
+  const here = await open(pool, hole.through(database.urls.worker), leaseMsDefault);
   here.held.set("a", 1);
   const first = await here.memory.get("a");
   here.held.set("a", 2);
@@ -205,7 +218,8 @@ test("behind a pooler that forgets LISTEN a process never trusts its memory", as
 
   expect([first, second]).toEqual([1, 2]);
   expect(isHeld(here)).toBe(false);
-  expect(String(here.errors[0])).toContain("its own notification");
+  // A connection that is late is another reason, and is tried again.
+  await until(() => here.errors.map(String).join().includes("its own notification"));
 });
 
 test("a process whose row was deleted forgets everything and enters again", async ({
@@ -261,8 +275,8 @@ test("what stays open asks again, lease after lease, where no announcement is he
   pool,
 }) => {
   await using hole = await openBlackHole(database.urls.worker);
-  const here = await open(pool, database.urls.worker);
-  const deaf = await open(pool, hole.through(database.urls.worker));
+  const here = await open(pool, database.urls.worker, leaseMsDefault);
+  const deaf = await open(pool, hole.through(database.urls.worker), leaseMsDefault);
   for (const { held } of [here, deaf]) held.set("a", 1);
   const answers: (number | null)[] = [];
   const ask = async () => answers.push(await deaf.memory.get("a"));
@@ -282,20 +296,21 @@ test("without the database waiting ends with the lease", async ({ database }) =>
   const url = database.urls.worker;
   const dead = await openPool({ url, role: "callora_worker", connectionsMax: 1 });
   await dead.end();
-  const here = await open(dead, url);
+  const here = await open(dead, url, leaseMsDefault);
 
   const begun = performance.now();
-  await here.trust.settled(10n ** 18n);
+  // Timers end in their order, however late.
+  const late = new Promise((resolve) => setTimeout(resolve, leaseMsDefault + 200, "late"));
+  const ended = here.trust.settled(10n ** 18n).then(() => performance.now() - begun);
 
-  expect(performance.now() - begun).toBeGreaterThan(890);
-  expect(performance.now() - begun).toBeLessThan(1_100);
+  expect(await Promise.race([ended, late])).toBeGreaterThan(leaseMsDefault - 10);
 });
 
 test("what was asked in trust and cannot be loaded any more is refused", async ({ database }) => {
   await using hole = await openBlackHole(database.urls.worker);
   const url = hole.through(database.urls.worker);
   const pool = await openPool({ url, role: "callora_worker", connectionsMax: 2 });
-  const here = await open(pool, url);
+  const here = await open(pool, url, leaseMsDefault);
   here.held.set("a", 1);
   await here.memory.get("a");
 
@@ -304,10 +319,10 @@ test("what was asked in trust and cannot be loaded any more is refused", async (
   const begun = performance.now();
 
   await expect(here.memory.get("a")).rejects.toMatchObject({ name: "TrustLostError" });
-  expect(performance.now() - begun).toBeLessThan(1_500);
-  const again = performance.now();
-  await expect(here.memory.get("b")).rejects.toMatchObject({ name: "TrustLostError" });
-  expect(performance.now() - again).toBeLessThan(50);
+  // In trust a load may take 5 s.
+  expect(performance.now() - begun).toBeLessThan(4_000);
+  const again = Promise.race([here.memory.get("b"), turned("it waits")]);
+  await expect(again).rejects.toMatchObject({ name: "TrustLostError" });
   expect(here.trust.stats()).toMatchObject({ isHeld: false, refusals: 2 });
   hole.release();
   await until(() => isHeld(here));

@@ -2,7 +2,7 @@ import { randomUUID } from "node:crypto";
 import { createAcknowledgements } from "./acknowledgements.ts";
 import { type Announcement, channel, toPayloads } from "./announcement.ts";
 import type { Database } from "./database.ts";
-import { leaseMs, startLease } from "./lease.ts";
+import { leaseMsDefault, startLease } from "./lease.ts";
 import { type Memory, type MemoryCounts, type MemoryOptions, TopicMemory } from "./memory.ts";
 import type { Tx } from "./pool.ts";
 import { incrementEpoch, notify } from "./processes.ts";
@@ -70,7 +70,11 @@ export interface TrustStats extends MemoryCounts {
 export type Announcer = Pick<Trust, "announce" | "settled" | "close">;
 
 /** Make an announcer. */
-export function createAnnouncer({ db, onError }: Pick<TrustOptions, "db" | "onError">): Announcer {
+export function createAnnouncer({
+  db,
+  leaseMs = leaseMsDefault,
+  onError,
+}: Pick<TrustOptions, "db" | "leaseMs" | "onError">): Announcer {
   const acknowledgements = createAcknowledgements({ db, leaseMs, onError });
   return {
     async announce(tx, topic, keys) {
@@ -90,6 +94,8 @@ export interface TrustOptions {
   db: Pick<Database, "systemTransaction">;
   /** Where to listen: past any pooler. */
   listenUrl: string;
+  /** The same for all processes on a database: 900 ms unless set. */
+  leaseMs?: number;
   /** Told what goes wrong and is tried again. */
   onError: (error: unknown) => void;
 }
@@ -98,12 +104,18 @@ export interface TrustOptions {
  * Enter the process among those that answer from memory, and return when it is in, or when that did not work at once:
  * then every question is a load until it does.
  */
-export async function openTrust({ db, listenUrl, onError }: TrustOptions): Promise<Trust> {
+export async function openTrust({
+  db,
+  listenUrl,
+  leaseMs = leaseMsDefault,
+  onError,
+}: TrustOptions): Promise<Trust> {
   const memories = new Map<string, Kept[]>();
   const all = () => [...memories.values()].flat();
   const lease = startLease({
     id: randomUUID(),
     url: listenUrl,
+    leaseMs,
     forget({ topic, keys }: Announcement) {
       for (const memory of memories.get(topic) ?? []) {
         memory.forget(keys);
@@ -116,7 +128,7 @@ export async function openTrust({ db, listenUrl, onError }: TrustOptions): Promi
     },
     onError,
   });
-  const announcer = createAnnouncer({ db, onError });
+  const announcer = createAnnouncer({ db, leaseMs, onError });
   // What stays open would not hear that it must end. A hiccup that is over by the next round cuts nothing.
   let wasHeld = true;
   const timer = setInterval(() => {

@@ -5,9 +5,11 @@ import { createClient } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { expect, test } from "vitest";
 import { LibraryService } from "../../test/gen/callora/test/v1/library_service_pb.ts";
-import { mount, noSteps, startEdge } from "../../test/support/edge.ts";
+import { libraryService, mount, noSteps, startEdge } from "../../test/support/edge.ts";
+import { openPolicy } from "../rpc/policy.ts";
 import { endResponse } from "./http-message.ts";
 import { createEdge } from "./server.ts";
+import { entry } from "./service-entry.ts";
 
 const quiet = { steps: noSteps, onFinish: () => {}, onError: () => {} };
 
@@ -47,11 +49,23 @@ test("close lets running calls of both HTTP versions finish, and takes no more",
 });
 
 test("close ends a call that outlives the grace time", async () => {
-  const at = await startEdge();
+  const begun = Promise.withResolvers<void>();
+  let count = 0;
+  const library = libraryService();
+  const counted: typeof library = {
+    ...library,
+    lendBook(request, context) {
+      if (++count === 2) {
+        begun.resolve();
+      }
+      return library.lendBook(request, context);
+    },
+  };
+  const at = await startEdge({ services: [entry(LibraryService, counted, openPolicy)] });
   const client = createClient(LibraryService, createGrpcTransport({ baseUrl: at.url }));
   const endless = client.lendBook({ id: "b1" }).catch((error) => error);
   const rest = fetch(`${at.url}/v1/books/b1:lend`, { method: "POST" });
-  await fetch(`${at.url}/v1/books/b1`);
+  await begun.promise;
 
   await at.edge.close({ graceMs: 50 });
 
@@ -69,7 +83,7 @@ test("listen rejects with the system's error when the port is taken", async () =
 });
 
 test("a connection that stays silent, or stops within the preface, is closed", async () => {
-  await using at = await startEdge({ limits: { firstByteTimeoutMs: 50 } });
+  await using at = await startEdge({ limits: { firstByteTimeoutMs: 500 } });
   const silent = connectTcp(at.port, "127.0.0.1");
   const half = connectTcp(at.port, "127.0.0.1");
   half.write("PRI * HT");
@@ -145,7 +159,7 @@ test("a connection that has shown nothing yet does not hold up a close", async (
 test("an HTTP/2 session without streams ends, one with a quiet stream goes on", async () => {
   const finish = Promise.withResolvers<void>();
   await using at = await startEdge({
-    limits: { sessionIdleTimeoutMs: 50 },
+    limits: { sessionIdleTimeoutMs: 500 },
     mounts: [
       mount("GET", "/slow", {
         handler: async (_request, response) => {

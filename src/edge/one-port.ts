@@ -277,7 +277,7 @@ async function drain(
   for (const [session, known] of state.sessions) {
     leaveBusy(session, known);
   }
-  const lingering = setTimeout(() => {
+  const leaveIdle = () => {
     state.lingered = true;
     // Later ones close by themselves: each reply says that it is the last.
     http1.closeIdleConnections();
@@ -288,7 +288,9 @@ async function drain(
         session.close();
       }
     }
-  }, lingerMs);
+  };
+  // A process that was busy first reads what has come meanwhile.
+  const lingering = setTimeout(() => setImmediate(leaveIdle), lingerMs);
   const timer = setTimeout(() => destroyAll(state.sockets), graceMs);
   await closed;
   clearTimeout(lingering);

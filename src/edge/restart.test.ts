@@ -1,6 +1,7 @@
 import { once } from "node:events";
 import { Agent, request as requestHttp1 } from "node:http";
 import { type ClientHttp2Session, connect } from "node:http2";
+import { connect as connectTcp } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { createClient } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
@@ -110,6 +111,23 @@ test.for([
     close();
   }
   await at.edge.close({ graceMs: 0 });
+});
+
+test("a request that came while the process was busy is served before its connection is idle", async () => {
+  const at = await startEdge();
+  const socket = connectTcp({ port: at.port, host: "127.0.0.1" }).setEncoding("utf8");
+  const get = "GET /v1/books/b1 HTTP/1.1\r\nhost: a\r\n\r\n";
+  socket.write(get);
+  await once(socket, "data");
+
+  const closed = at.edge.close({ graceMs: 10_000 });
+  socket.write(get);
+  // Longer than it waits for what is on its way.
+  const endMs = performance.now() + 400;
+  while (performance.now() < endMs) {}
+  const [reply] = await Promise.all([socket.toArray(), closed]);
+
+  expect(reply.join("")).toMatch(/^HTTP\/1\.1 200 [\s\S]*"b1"/);
 });
 
 test("whoever watches a service's health hears that it stops, before its calls are told", async () => {

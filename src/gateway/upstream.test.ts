@@ -15,7 +15,7 @@ function startUpstreams(change: Partial<UpstreamDeps> = {}) {
   const upstreams = createUpstreams({
     addresses: anywhere,
     connectionsMax: 8,
-    timeoutMs: 2_000,
+    timeoutMs: 20_000,
     nowMs: () => clock.ms,
     ...change,
   });

@@ -1,5 +1,6 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
+import { cpuMsOf } from "../../test/support/cpu.ts";
 import { canonicalNumber, divHalfEven, formatDecimal, parseDecimal } from "./decimal.ts";
 
 test.for([
@@ -119,13 +120,13 @@ test("a quotient is never more than half away, and even when it is half away", (
 });
 
 test("a long text takes no long time", () => {
-  const started = performance.now();
+  const tookMs = cpuMsOf(() => {
+    expect(parseDecimal(`${"1".repeat(100_000)}e1`)).toBeNull();
+    expect(parseDecimal(`1.${"01".repeat(50_000)}`)).toBeNull();
+    expect(canonicalNumber(`0.${"0".repeat(100_000)}`)).toBe("0");
+  });
 
-  expect(parseDecimal(`${"1".repeat(100_000)}e1`)).toBeNull();
-  expect(parseDecimal(`1.${"01".repeat(50_000)}`)).toBeNull();
-  expect(canonicalNumber(`0.${"0".repeat(100_000)}`)).toBe("0");
-
-  expect(performance.now() - started).toBeLessThan(1_000);
+  expect(tookMs).toBeLessThan(1_000);
 });
 
 function abs(value: bigint): bigint {

@@ -1,5 +1,6 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
+import { cpuMsOf } from "../../test/support/cpu.ts";
 import { compilePath, findScalar, parseData } from "./json-path.ts";
 
 function find(data: string, path: string) {
@@ -134,13 +135,13 @@ test("data that is deep or broken is no value, and no error", () => {
 });
 
 test("compiling takes no long time", () => {
-  const started = performance.now();
+  const tookMs = cpuMsOf(() => {
+    compilePath(`$['${"\\".repeat(100_000)}`);
+    compilePath(`$['${"\\'".repeat(50_000)}`);
+    compilePath(`$.${"a".repeat(100_000)}[`);
+  });
 
-  compilePath(`$['${"\\".repeat(100_000)}`);
-  compilePath(`$['${"\\'".repeat(50_000)}`);
-  compilePath(`$.${"a".repeat(100_000)}[`);
-
-  expect(performance.now() - started).toBeLessThan(1_000);
+  expect(tookMs).toBeLessThan(1_000);
 });
 
 test("blanks may stand between steps and within brackets, and nowhere else", () => {

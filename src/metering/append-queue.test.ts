@@ -1,7 +1,6 @@
 import assert from "node:assert";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { expect, test } from "vitest";
-import { waitUntil } from "../db/embedded-process.ts";
+import { expect, onTestFinished, test, vi } from "vitest";
 import { type Committed, createAppendQueue, type QueueLimits } from "./append-queue.ts";
 import type { Entry, UsageEntry } from "./entry.ts";
 
@@ -63,6 +62,12 @@ async function reasonOf(promise: Promise<unknown>): Promise<string> {
 }
 
 const turn = () => new Promise((resolve) => setImmediate(resolve));
+
+/** Have time pass only when told: a few milliseconds pass by themselves on a busy machine. */
+function stopClock() {
+  vi.useFakeTimers({ toFake: ["performance", "setTimeout", "clearTimeout"] });
+  onTestFinished(() => void vi.useRealTimers());
+}
 
 test("what comes in one turn shares a commit", async () => {
   const { queue, commits } = openQueue();
@@ -266,6 +271,7 @@ test("tells how much is not durable, and since when", async () => {
 });
 
 test("what may wait is committed a moment later, or with what may not", async () => {
+  stopClock();
   const { queue, commits } = openQueue();
   const heard: string[] = [];
 
@@ -277,9 +283,11 @@ test("what may wait is committed a moment later, or with what may not", async ()
   expect(commits).toMatchObject([{ count: 2 }]);
   queue.push(leased("paid"), listen(heard, "late"), false, true);
   commits[0]?.finish();
-  await waitUntil(() => commits.length === 2, 5_000);
+  await turn();
+  vi.advanceTimersByTime(5);
+  await turn();
   commits[1]?.finish();
-  await waitUntil(() => heard.length === 3, 5_000);
+  await turn();
 
   expect(heard).toEqual(["patient durable", "hurried durable", "late durable"]);
 });
@@ -291,6 +299,7 @@ test.for([
 ])(
   "after a commit that $sharing share, the next one waits: $waits (a push: $pushes)",
   async ({ sharing, pushes, waits }) => {
+    stopClock();
     const { queue, commits } = openQueue({ entriesMax: 100, commitEntriesMax: 100 });
     const first = Array.from({ length: sharing }, () => queue.append(entries(1)));
     await turn();
@@ -306,7 +315,8 @@ test.for([
     await turn();
     expect(commits.length).toBe(waits ? 1 : 2);
 
-    await waitUntil(() => commits.length === 2, 1_000);
+    vi.advanceTimersByTime(5);
+    await turn();
     commits[1]?.finish();
     await next;
     expect(commits.map(({ count }) => count)).toEqual([sharing, pushes ? 3 : 2]);

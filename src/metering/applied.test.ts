@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { createProgress } from "./applied.ts";
 
-const soon = () => AbortSignal.timeout(2_000);
+const soon = () => AbortSignal.timeout(15_000);
 
 function openProgress(
   readCursors = async (): Promise<{ shard: number; position: bigint }[]> => [],

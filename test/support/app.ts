@@ -192,11 +192,10 @@ export async function startTestApp(
       await client(CreditService, token).grantCredits({ accountId, amountNanos });
     },
 
-    /** Wait until everything that is durable now is applied. Past the RPC: its class allows 100 a minute. */
+    /** Wait until everything that is durable now is applied. Asks past the limits of the calls. */
     async applied(): Promise<void> {
-      const watermark = () => db.systemTransaction(getWatermark);
-      const { durable } = await watermark();
-      await until(async () => (await watermark()).applied >= durable);
+      const { durable } = await db.systemTransaction(getWatermark);
+      await until(async () => (await db.systemTransaction(getWatermark)).applied >= durable);
     },
 
     async [Symbol.asyncDispose]() {

@@ -7,9 +7,9 @@ import { createInterface } from "node:readline";
 import { WebSocket } from "ws";
 
 const path = "/usr/bin/chromium";
-const startTimeoutMs = 60_000;
+const startTimeoutMs = 45_000;
 // A page draws hundreds of operations, which takes its time on a busy machine.
-const callTimeoutMs = 60_000;
+const callTimeoutMs = 45_000;
 const stopTimeoutMs = 3_000;
 
 /** A page of a headless chromium, and what happened on it. */
@@ -40,7 +40,7 @@ export async function openPage(): Promise<Page> {
   );
   const stop = async () => {
     await end(child);
-    rmSync(home, { recursive: true, force: true, maxRetries: 5 });
+    rmSync(home, { recursive: true, force: true, maxRetries: 20 });
   };
   try {
     const socket = new WebSocket(await debuggerOf(child), { perMessageDeflate: false });
@@ -73,15 +73,26 @@ async function debuggerOf({ stderr }: ChildProcess): Promise<string> {
 }
 
 async function end(child: ChildProcess): Promise<void> {
-  if (child.exitCode !== null || child.pid === undefined) {
+  if (child.pid === undefined) {
     return;
   }
-  const exited = once(child, "exit");
-  child.kill();
-  // Its children too: they are of one process group.
-  const timer = setTimeout(() => process.kill(-Number(child.pid), "SIGKILL"), stopTimeoutMs);
-  await exited;
-  clearTimeout(timer);
+  if (child.exitCode === null && child.signalCode === null) {
+    const exited = once(child, "exit");
+    child.kill();
+    const timer = setTimeout(() => killGroup(child.pid), stopTimeoutMs);
+    await exited;
+    clearTimeout(timer);
+  }
+  // Its children may outlive it, and write where it wrote.
+  killGroup(child.pid);
+}
+
+function killGroup(leader: number | undefined): void {
+  try {
+    process.kill(-Number(leader), "SIGKILL");
+  } catch {
+    // All of them have ended.
+  }
 }
 
 type Params = Record<string, unknown>;

@@ -6,7 +6,7 @@ import { expect, test } from "vitest";
 import { waitUntil } from "../../src/db/embedded-process.ts";
 import { startCluster } from "./cluster.ts";
 
-const timeout = 60_000;
+const timeout = 120_000;
 
 test.for([
   { how: "Ctrl-C", end: "process.kill(process.pid, 'SIGINT')", outcome: [null, "SIGINT"] },
@@ -24,7 +24,7 @@ test.for([
 test("the next run removes the files of one that was killed", { timeout }, async () => {
   const run = runChild("setInterval(() => {}, 1_000)");
   await once(run, "spawn");
-  await waitUntil(async () => (await directories(run)).length > 0, 10_000);
+  await waitUntil(async () => (await directories(run)).length > 0, 30_000);
   run.kill("SIGKILL");
   await once(run, "exit");
   expect(await processes(run)).toEqual([]);
@@ -61,6 +61,6 @@ async function processes(run: ChildProcess): Promise<string[]> {
     );
     left = commands.filter((command) => command.includes(`callora-test-${run.pid}-`));
     return left.length === 0;
-  }, 15_000);
+  }, 30_000);
   return left;
 }

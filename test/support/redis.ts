@@ -1,11 +1,12 @@
 import { type ChildProcess, spawn } from "node:child_process";
+import { randomInt } from "node:crypto";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
-import { type AddressInfo, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { isFree } from "../../src/db/embedded-server.ts";
 
 const path = "/usr/bin/redis-server";
 
@@ -72,11 +73,12 @@ async function launch(directory: string, port: number): Promise<ChildProcess> {
   throw new Error("Cannot start Redis: it ended at once");
 }
 
+/** Below the ports of outgoing connections: one of those could take it while Redis is down. */
 async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, "close");
-  return port;
+  for (;;) {
+    const port = randomInt(20_000, 32_000);
+    if (await isFree(port)) {
+      return port;
+    }
+  }
 }

@@ -11,6 +11,7 @@ import {
   PutFileRequestSchema,
   UpdateBookRequestSchema,
 } from "../../../test/gen/callora/test/v1/library_service_pb.ts";
+import { cpuMsOf } from "../../../test/support/cpu.ts";
 import { decodeBody, encodeBody, jsonDepthMax } from "./body.ts";
 import { BindError, violationsMax } from "./errors.ts";
 import { getHttpBody, isHttpBody, setHttpBody } from "./http-body.ts";
@@ -193,11 +194,13 @@ test("explaining a large wrong body takes about as long as reading it", () => {
   const items = Array.from({ length: 200_000 }, (_, index) => index);
   const text = JSON.stringify({ ints: [...items, "x"], children: items.map(() => ({})), z: 1 });
 
-  const started = performance.now();
-  const found = violationsOf(() => read(text));
+  let found: string[] = [];
+  const tookMs = cpuMsOf(() => {
+    found = violationsOf(() => read(text));
+  });
 
   expect(found).toEqual(["ints[200000]: must be a 32-bit integer", "z: is not a known field"]);
-  expect(performance.now() - started).toBeLessThan(3000);
+  expect(tookMs).toBeLessThan(3000);
 });
 
 test("Any is read and written with the registry's types", () => {

@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+import { cpuMsOf } from "../../../test/support/cpu.ts";
 import { HttpError } from "./errors.ts";
 import { negotiate, requireJson } from "./media-type.ts";
 
@@ -79,12 +80,12 @@ test.for([
 });
 
 test("a hostile header costs linear time", () => {
-  const started = performance.now();
+  const tookMs = cpuMsOf(() => {
+    negotiate(`${'a/b;x="\\\\'.repeat(20_000)}`);
+    negotiate("a/a,".repeat(50_000));
+    expect(() => requireJson(`application/json;${" ".repeat(100_000)}x`)).toThrow(HttpError);
+    expect(() => requireJson(`application/json;a="${"\\".repeat(100_000)}`)).toThrow(HttpError);
+  });
 
-  negotiate(`${'a/b;x="\\\\'.repeat(20_000)}`);
-  negotiate("a/a,".repeat(50_000));
-  expect(() => requireJson(`application/json;${" ".repeat(100_000)}x`)).toThrow(HttpError);
-  expect(() => requireJson(`application/json;a="${"\\".repeat(100_000)}`)).toThrow(HttpError);
-
-  expect(performance.now() - started).toBeLessThan(1000);
+  expect(tookMs).toBeLessThan(1000);
 });

@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+import { cpuMsOf } from "../../../test/support/cpu.ts";
 import {
   createRouteTable,
   pathLengthMax,
@@ -264,10 +265,11 @@ test("a hostile path costs no more than the table is large", () => {
   const table = tableOf(...routes);
   const target = `${"/a".repeat(pathSegmentsMax - 1)}/${":v1".repeat(2000)}`;
 
-  const started = performance.now();
-  for (let round = 0; round < 100; round++) {
-    expect(table.match("GET", target).kind).toBe("methodNotAllowed");
-  }
+  const tookMs = cpuMsOf(() => {
+    for (let round = 0; round < 100; round++) {
+      expect(table.match("GET", target).kind).toBe("methodNotAllowed");
+    }
+  });
 
-  expect(performance.now() - started).toBeLessThan(2000);
+  expect(tookMs).toBeLessThan(2000);
 });
