@@ -15,10 +15,10 @@ export interface ProjectorSettings {
   clockOffsetMs: number;
 }
 
-/** What the thread is told: to look for new rows, how busy the others are, or to stop. */
+/** What the thread is told: to look for new rows, how busy calls keep the other (from 0 to 1), or to stop. */
 export type ToProjectors =
   | { kind: "wake" }
-  | { kind: "busy"; isBusy: boolean }
+  | { kind: "load"; utilization: number }
   | { kind: "stop"; deadlineMs: number };
 
 /** What the thread tells. */
@@ -80,12 +80,12 @@ export function startProjectorThread(
     }
   });
   const tell = (words: ToProjectors) => thread.postMessage(words);
-  const busyTimer = watchLoad((isBusy) => tell({ kind: "busy", isBusy }));
+  const loadTimer = watchLoad((utilization) => tell({ kind: "load", utilization }));
   return {
     wake: () => tell({ kind: "wake" }),
     async stop({ deadlineMs } = { deadlineMs: 0 }) {
       isStopping = true;
-      clearInterval(busyTimer);
+      clearInterval(loadTimer);
       if (!hasBegun) {
         // It would not hear of it before all of its modules are loaded.
         await thread.terminate();
@@ -100,20 +100,24 @@ export function startProjectorThread(
 }
 
 const loadEveryMs = 250;
-/** Rounds are few while calls come: each costs both threads and the database much the same, however little it applies. */
-const busyFrom = 0.25;
+/** Less is as good as nothing: a server where nothing happens shall not wake its thread to say so. */
+const utilizationMin = 0.05;
 
-/** Tell whenever calls begin, or cease, to keep this thread busy. */
-function watchLoad(onChange: (isBusy: boolean) => void): NodeJS.Timeout {
+/**
+ * Tell how busy calls keep this thread, as long as they do. Rounds are few then: each costs both threads and the database
+ * much the same, however little it applies.
+ */
+function watchLoad(onLoad: (utilization: number) => void): NodeJS.Timeout {
   let before = performance.eventLoopUtilization();
-  let wasBusy = false;
+  let last = 0;
   const timer = setInterval(() => {
     const now = performance.eventLoopUtilization();
-    const isBusy = performance.eventLoopUtilization(now, before).utilization > busyFrom;
+    const { utilization } = performance.eventLoopUtilization(now, before);
     before = now;
-    if (isBusy !== wasBusy) {
-      wasBusy = isBusy;
-      onChange(isBusy);
+    const told = utilization < utilizationMin ? 0 : utilization;
+    if (told !== last) {
+      last = told;
+      onLoad(told);
     }
   }, loadEveryMs);
   return timer.unref();

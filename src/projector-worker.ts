@@ -1,4 +1,5 @@
 // The thread of the projectors: started by projector-thread.ts, with its settings.
+import { setPriority } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parentPort, workerData } from "node:worker_threads";
 import { openPool, type Pool, type Tx } from "./db/pool.ts";
@@ -9,26 +10,32 @@ import type { FromProjectors, ProjectorSettings, ToProjectors } from "./projecto
 /** Each shard uses one at a time. */
 const connectionsMax = 4;
 const retryMs = 1_000;
+/** Calls come first where both want the same core: nobody waits for a projection as for them. */
+const niceness = 10;
 
 const { url, shards, holder, debtLimitNanos, clockOffsetMs }: ProjectorSettings = workerData;
 
 let pool: Pool | undefined;
 let projectors: Projectors | undefined;
 let isStopping = false;
-let isBusy = false;
+let utilization = 0;
 
 parentPort?.on("message", (words: ToProjectors) => {
   switch (words.kind) {
     case "wake":
       projectors?.wake();
       break;
-    case "busy":
-      ({ isBusy } = words);
+    case "load":
+      ({ utilization } = words);
       break;
     case "stop":
       void stop(words.deadlineMs);
   }
 });
+if (process.platform === "linux") {
+  // Of this thread alone. Elsewhere it would be the process's.
+  setPriority(niceness);
+}
 await start();
 releaseMemory();
 
@@ -57,7 +64,7 @@ async function start(): Promise<void> {
     debtLimitNanos,
     now: () => new Date(Date.now() + clockOffsetMs),
     onError: tellError,
-    isBusy: () => isBusy,
+    utilization: () => utilization,
     metrics: {
       held: (shard, isHeld) => tell({ kind: "held", shard, isHeld }),
       applied(shard, { position, counts, seconds }) {

@@ -1,4 +1,4 @@
-import { type EventLoopUtilization, performance } from "node:perf_hooks";
+import { performance } from "node:perf_hooks";
 import type { Database } from "../db/database.ts";
 import type { Counts } from "./projections.ts";
 import { projectShard, type Round } from "./projector.ts";
@@ -23,8 +23,11 @@ const passMs = 500;
  */
 const restFactor = 2;
 const restMsMax = 50;
-const busyPeriodMs = 300;
-const busyFrom = 0.8;
+/** By how busy calls keep the process: the less there is to spare, the longer. */
+const busyPeriods = [
+  { from: 0.7, periodMs: 300 },
+  { from: 0.25, periodMs: 200 },
+];
 const pollMsMin = 25;
 const pollMsMax = 250;
 const backOffMsMin = 50;
@@ -68,8 +71,8 @@ interface Deps {
   now(): Date;
   onError(error: unknown): void;
   metrics: ProjectorMetrics;
-  /** Whether the calls that are served leave little to spare. Undefined: as far as this thread tells. */
-  isBusy?: () => boolean;
+  /** The part of its time that calls keep the process busy, from 0 to 1. Undefined: none. */
+  utilization?: () => number;
 }
 
 /**
@@ -107,7 +110,6 @@ function startShard(deps: Deps, shard: number) {
     entries: entriesMin,
     failures: 0,
     position: null,
-    load: performance.eventLoopUtilization(),
   };
 
   async function run() {
@@ -150,8 +152,6 @@ interface State {
   failures: number;
   /** The last one that was applied here. */
   position: bigint | null;
-  /** How busy the process was until the last round was done. */
-  load: EventLoopUtilization;
 }
 
 interface Pause {
@@ -230,9 +230,9 @@ async function project(deps: Deps, lease: ShardLease, state: State): Promise<Pau
       return { pauseMs: 0, why: "rest" };
     }
     const ms = seconds * 1_000;
-    const isPressed = deps.isBusy?.() ?? isBusy(state);
-    const most = isPressed ? Math.max(restMsMax, busyPeriodMs - ms) : restMsMax;
-    const restMs = done === 0 ? 0 : Math.min(most, ms * restFactor);
+    const utilization = deps.utilization?.() ?? 0;
+    const periodMs = busyPeriods.find(({ from }) => utilization > from)?.periodMs ?? 0;
+    const restMs = done === 0 ? 0 : Math.min(Math.max(restMsMax, periodMs - ms), ms * restFactor);
     return { pauseMs: restMs, why: "rest" };
   }
   const isHeld = round.outcome === "idle" && (await beat(deps, lease, state));
@@ -244,14 +244,6 @@ async function project(deps: Deps, lease: ShardLease, state: State): Promise<Pau
   state.entries = entriesMin;
   state.pollMs = Math.min(state.pollMs * 2, pollMsMax);
   return { pauseMs: state.pollMs, why: "idle" };
-}
-
-/** Whether the process had little time to spare since it was asked last. */
-function isBusy(state: State): boolean {
-  const now = performance.eventLoopUtilization();
-  const { utilization } = performance.eventLoopUtilization(now, state.load);
-  state.load = now;
-  return utilization > busyFrom;
 }
 
 function doneIn({ counts }: Round): number {
