@@ -75,10 +75,11 @@ async function launch(directory: string, port: number): Promise<ChildProcess> {
 
 /** Below the ports of outgoing connections: one of those could take it while Redis is down. */
 async function freePort(): Promise<number> {
-  for (;;) {
+  for (let tries = 0; tries < 100; tries++) {
     const port = randomInt(20_000, 32_000);
     if (await isFree(port)) {
       return port;
     }
   }
+  throw new Error("Cannot start Redis: no port is free");
 }
