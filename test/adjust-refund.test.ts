@@ -79,7 +79,7 @@ test("what is taken of bought credit is the platform's, and no expense is made u
   expect(await conserved(app)).toBe(true);
 });
 
-plain("credit is taken from as many grants as there are", { timeout: 60_000 }, async () => {
+plain("credit is taken from as many grants as there are", async () => {
   await using books = await openBooks();
   const [accountId, now] = [newAccountId(), new Date()];
   const mode = "live" as const;

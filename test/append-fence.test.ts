@@ -120,9 +120,7 @@ test("what names only leases that are over is refused, and leaves no position be
 
 const seed = Number(process.env.CALLORA_TEST_SEED ?? Date.now() % 1_000_000);
 
-test(`strict events are paid by their lease or not there, however appends and drains race (seed ${seed})`, {
-  timeout: 60_000,
-}, async () => {
+test(`strict events are paid by their lease or not there, however appends and drains race (seed ${seed})`, async () => {
   await using books = await openBooks();
   const random = seeded(seed);
   const other = await openDatabase(books.urls);

@@ -201,9 +201,9 @@ async function fillDays(books: Books, random: () => number, rows: number): Promi
   await projectAll(books.db, new Date(), { entriesMax: 7 });
 }
 
-test(`the books are in order wherever the journal was trimmed (seed ${seed})`, {
-  timeout: 60_000,
-}, async ({ directory }) => {
+test(`the books are in order wherever the journal was trimmed (seed ${seed})`, async ({
+  directory,
+}) => {
   await using books = await openBooksAndNetwork();
   const random = seeded(seed);
   await fillDays(books, random, 120);

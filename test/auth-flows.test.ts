@@ -457,9 +457,9 @@ test("one person's wrong passwords count together, by name, by address and over 
   });
 });
 
-test("strangers of many addresses keep none out who signed in from theirs before", {
-  timeout: 60_000,
-}, async ({ app }) => {
+test("strangers of many addresses keep none out who signed in from theirs before", async ({
+  app,
+}) => {
   const { email, visitor } = await signUp(app);
   for (let guess = 0; guess < 60; guess++) {
     await signIn(visit(app), email, "a wrong password");

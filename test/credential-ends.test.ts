@@ -211,9 +211,7 @@ test("a visitor by cookie acts for an account as its members may", async ({ app 
   });
 });
 
-test("admin reset ends on a running server all that the person can call with", {
-  timeout: 60_000,
-}, async ({ app }) => {
+test("admin reset ends on a running server all that the person can call with", async ({ app }) => {
   const person = await newcomer(app);
   await using dir = await makeDataDir();
   const { app: url, owner, worker } = app.urls;

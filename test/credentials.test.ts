@@ -82,7 +82,7 @@ test("while all is sealed again, every read opens and no write is lost", async (
     const expected = written.get(ref.provider) ?? `first of ${ref.provider}`;
     expect(await readValue(db, after, ref)).toBe(expected);
   }
-}, 60_000);
+});
 
 test("a seal that was made from what is no longer stored is not written", async ({ place }) => {
   const { db } = place;

@@ -12,9 +12,7 @@ import { test } from "./support/test.ts";
 
 const directory = "migrations";
 
-test("grants and bills of before are taken over: each sum is the one that was shown", {
-  timeout: 60_000,
-}, async () => {
+test("grants and bills of before are taken over: each sum is the one that was shown", async () => {
   await using app = await startTestApp();
   const { token } = await app.admin();
   const metering = app.client(MeteringService, token);

@@ -37,9 +37,9 @@ async function doubt(app: App) {
 
 const chargedOf = ({ headers }: Response) => headers.get("x-callora-charged-nanos");
 
-test("a call whose event may be written waits longer than others, and is charged once", {
-  timeout: 60_000,
-}, async ({ app }) => {
+test("a call whose event may be written waits longer than others, and is charged once", async ({
+  app,
+}) => {
   await using upstream = await startUpstream();
   const { call, events } = await setUp(app, upstream.url);
   await (await call()).text();
@@ -89,9 +89,7 @@ test("when the database never says so, the call's charge is unknown, and its cre
   expect(await events()).toEqual(paid(200));
 });
 
-test("so it is when the lease has ended meanwhile, and nothing else can pay", {
-  timeout: 60_000,
-}, async ({ app }) => {
+test("so it is when the lease has ended meanwhile, and nothing else can pay", async ({ app }) => {
   const held = Promise.withResolvers<void>();
   await using upstream = await startUpstream(
     (_request, response) => void held.promise.then(() => response.end("ok")),

@@ -285,7 +285,7 @@ test("an HTTP/1.1 connection serves its next call after an upload that was answe
   expect(text.match(/HTTP\/1\.1 \d+/g)).toEqual(["HTTP/1.1 413", "HTTP/1.1 200"]);
 });
 
-plain("made-up names of APIs are not looked up without end", { timeout: 60_000 }, async () => {
+plain("made-up names of APIs are not looked up without end", async () => {
   // For the limit time stands still: it would let more names through on a slow machine.
   const now = new Date();
   await using app = await startTestApp({}, { now: () => now });
@@ -307,44 +307,40 @@ plain("made-up names of APIs are not looked up without end", { timeout: 60_000 }
   expect((await call()).status).toBe(200);
 });
 
-plain(
-  "calls that wait for a connection are bounded, and cost none when they left",
-  { timeout: 60_000 },
-  async () => {
-    await using app = await startTestApp({ GATEWAY_CONNECTIONS_MAX: "2" });
-    const held = Promise.withResolvers<void>();
-    const connections = new Set<Socket>();
-    await using upstream = await startUpstream((incoming, response) => {
-      connections.add(incoming.socket);
-      void held.promise.then(() => response.end("ok"));
-    });
-    const { call } = await setUp(app, upstream.url);
-    const leaving = new AbortController();
+plain("calls that wait for a connection are bounded, and cost none when they left", async () => {
+  await using app = await startTestApp({ GATEWAY_CONNECTIONS_MAX: "2" });
+  const held = Promise.withResolvers<void>();
+  const connections = new Set<Socket>();
+  await using upstream = await startUpstream((incoming, response) => {
+    connections.add(incoming.socket);
+    void held.promise.then(() => response.end("ok"));
+  });
+  const { call } = await setUp(app, upstream.url);
+  const leaving = new AbortController();
 
-    const served = [call(), call()];
-    await until(() => upstream.requests.length === 2);
-    const refused: string[] = [];
-    const ask = async (init: RequestInit = {}) => {
-      const response = await call("", init);
-      refused.push(`${response.status} ${await reasonOf(response)}`);
-    };
-    const left = Array.from({ length: 5 }, () => ask({ signal: leaving.signal }).catch(String));
-    // Four wait once the fifth is refused.
-    await until(() => refused.length > 0);
-    leaving.abort();
-    await Promise.all(left);
-    await ask();
-    held.resolve();
-    const statuses = (await Promise.all(served)).map(({ status }) => status);
+  const served = [call(), call()];
+  await until(() => upstream.requests.length === 2);
+  const refused: string[] = [];
+  const ask = async (init: RequestInit = {}) => {
+    const response = await call("", init);
+    refused.push(`${response.status} ${await reasonOf(response)}`);
+  };
+  const left = Array.from({ length: 5 }, () => ask({ signal: leaving.signal }).catch(String));
+  // Four wait once the fifth is refused.
+  await until(() => refused.length > 0);
+  leaving.abort();
+  await Promise.all(left);
+  await ask();
+  held.resolve();
+  const statuses = (await Promise.all(served)).map(({ status }) => status);
 
-    expect(refused).toEqual(["503 UPSTREAM_BUSY", "503 UPSTREAM_BUSY"]);
-    expect(statuses).toEqual([200, 200]);
-    await expect.poll(async () => (await call()).status).toBe(200);
-    expect(connections.size).toBe(2);
-  },
-);
+  expect(refused).toEqual(["503 UPSTREAM_BUSY", "503 UPSTREAM_BUSY"]);
+  expect(statuses).toEqual([200, 200]);
+  await expect.poll(async () => (await call()).status).toBe(200);
+  expect(connections.size).toBe(2);
+});
 
-plain("a call waits for a connection no longer than for a reply", { timeout: 60_000 }, async () => {
+plain("a call waits for a connection no longer than for a reply", async () => {
   await using app = await startTestApp({ GATEWAY_CONNECTIONS_MAX: "1" });
   await using upstream = await startUpstream((_request, response) => {
     const timer = setInterval(() => response.write("more"), 50);
@@ -387,30 +383,26 @@ test("an upstream's header that a reply has once passes over HTTP/2, and a unit 
   expect(await events()).toEqual([{ status: 200, charged: 2n }]);
 });
 
-plain(
-  "calls that wait for credit count as calls: there are no more than may be",
-  { timeout: 60_000 },
-  async () => {
-    await using app = await startTestApp({ GATEWAY_CALLS_MAX: "2" });
-    await using upstream = await startUpstream();
-    const { call } = await setUp(app, upstream.url);
+plain("calls that wait for credit count as calls: there are no more than may be", async () => {
+  await using app = await startTestApp({ GATEWAY_CALLS_MAX: "2" });
+  await using upstream = await startUpstream();
+  const { call } = await setUp(app, upstream.url);
 
-    let refused = 0;
-    const outcomes = await asSuperuser(app, async (client) => {
-      await client.query("begin");
-      await client.query("lock table ledger_accounts in access exclusive mode");
-      const calls = Array.from({ length: 3 }, async () => {
-        const response = await call();
-        refused += response.status === 200 ? 0 : 1;
-        return response.status === 200 ? "200" : reasonOf(response);
-      });
-      // Two wait once the third is refused.
-      await until(() => refused > 0);
-      await client.query("rollback");
-      return Promise.all(calls);
+  let refused = 0;
+  const outcomes = await asSuperuser(app, async (client) => {
+    await client.query("begin");
+    await client.query("lock table ledger_accounts in access exclusive mode");
+    const calls = Array.from({ length: 3 }, async () => {
+      const response = await call();
+      refused += response.status === 200 ? 0 : 1;
+      return response.status === 200 ? "200" : reasonOf(response);
     });
+    // Two wait once the third is refused.
+    await until(() => refused > 0);
+    await client.query("rollback");
+    return Promise.all(calls);
+  });
 
-    expect(outcomes.toSorted()).toEqual(["200", "200", "GATEWAY_BUSY"]);
-    expect((await call()).status).toBe(200);
-  },
-);
+  expect(outcomes.toSorted()).toEqual(["200", "200", "GATEWAY_BUSY"]);
+  expect((await call()).status).toBe(200);
+});

@@ -11,6 +11,7 @@ import { acquireLease } from "../src/credits/leases.ts";
 import { shardCount, shardOf } from "../src/metering/entry.ts";
 import { must, startTestApp, until } from "./support/app.ts";
 import { paid, price, readAll, reasonOf, send, setUp } from "./support/calls.ts";
+import { metricOf } from "./support/metric.ts";
 import { asSuperuser } from "./support/superuser.ts";
 import { test } from "./support/test.ts";
 import { startUpstream } from "./support/upstream.ts";
@@ -90,7 +91,7 @@ test.for(["held", "begun"])(
     }
     await app.applied();
     expect((await events(0)).filter(({ charged }) => charged > 0n)).toEqual([]);
-    expect(await numberOf(app, "callora_gateway_cut_unpaid_total")).toBeGreaterThan(0);
+    expect(await metricOf(app.url, "callora_gateway_cut_unpaid_total")).toBeGreaterThan(0);
   },
 );
 
@@ -184,7 +185,7 @@ plain(
       const begin = performance.now();
       await until(() => performance.now() - begin > 300);
       const isTold = async () =>
-        (await numberOf(app, "callora_gateway_async_pending")) === answered;
+        (await metricOf(app.url, "callora_gateway_async_pending")) === answered;
       await until(isTold);
       const before = answered;
       const late = call().then(({ status }) => status);
@@ -198,8 +199,8 @@ plain(
 
     expect(replies).toEqual(replies.map(() => 200));
     expect(await events(8)).toEqual(Array.from({ length: 8 }, () => paid(200)[0]));
-    await until(async () => (await numberOf(app, "callora_gateway_async_pending")) === 0);
-    expect(await numberOf(app, "callora_gateway_async_lost_total")).toBe(0);
+    await until(async () => (await metricOf(app.url, "callora_gateway_async_pending")) === 0);
+    expect(await metricOf(app.url, "callora_gateway_async_lost_total")).toBe(0);
   },
 );
 
@@ -264,11 +265,4 @@ async function takeAll({ db }: App, accountId: string): Promise<boolean> {
     acquireLease(tx, { ...wanted, holder: "another", shard }, new Date()),
   );
   return "lease" in taken;
-}
-
-/** What a metric of the app says now. */
-async function numberOf(app: App, name: string): Promise<number> {
-  const text = await (await fetch(`${app.url}/api/metrics`)).text();
-  const line = text.split("\n").find((one) => one.startsWith(`${name} `));
-  return Number(line?.split(" ")[1]);
 }

@@ -15,6 +15,7 @@ import { type SeenCall, see, startGatewayLoad, words } from "./support/gateway-l
 import { newConsumer, sellApi } from "./support/gateway-market.ts";
 import { tellVerdict } from "./support/gateway-oracle.ts";
 import { commonNanos, openCommonMarket, openGatewayProving } from "./support/gateway-proving.ts";
+import { metricOf } from "./support/metric.ts";
 
 const kills = Number(process.env.CALLORA_KILLS ?? 10);
 const seed = Number(process.env.CALLORA_SEED ?? Math.floor(Math.random() * 2 ** 31));
@@ -85,7 +86,7 @@ async function stopAmidEvents({ world, call }: Holding, server: Supervised): Pro
   const change = (text: string) => world.proving.superuser((client) => client.query(text));
   await call(server, hasty, "plain");
   // While one waits for its event for long, no other reply is sent before its own.
-  await until(async () => (await numberOf(server.url, "callora_gateway_async_pending")) === 0);
+  await until(async () => (await metricOf(server.url, "callora_gateway_async_pending")) === 0);
   await change("revoke insert on usage_journal from callora_worker");
   const answered = await call(server, hasty, "plain");
   server.signal("SIGTERM");
@@ -245,14 +246,8 @@ const lostMax = 2;
 
 /** How many leases were over before their processes gave them back. */
 async function lostLeases(urls: readonly string[]): Promise<number> {
-  const counts = await Promise.all(urls.map((url) => numberOf(url, "callora_leases_lost_total")));
+  const counts = await Promise.all(urls.map((url) => metricOf(url, "callora_leases_lost_total")));
   return counts.reduce((sum, count) => sum + count, 0);
-}
-
-/** What a metric of a server says now. */
-async function numberOf(url: string, name: string): Promise<number> {
-  const text = await (await fetch(`${url}/api/metrics`)).text();
-  return Number(new RegExp(`^${name} (\\d+)$`, "m").exec(text)?.[1]);
 }
 
 /** Grant somebody who calls nothing credit that ends. Returns the grant's id. */

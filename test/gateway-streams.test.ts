@@ -180,7 +180,6 @@ const part = Buffer.alloc(64 * 1024, "x");
 
 test.for(["HTTP/1.1", "HTTP/2"])(
   "nothing is sent faster than it is read, in both directions at once, over %s",
-  { timeout: 60_000 },
   async (version, { app }) => {
     await using upstream = await startUpstream(
       (incoming, response) => void incoming.pipe(response),

@@ -78,9 +78,7 @@ test("what pays a debt with what a correction gives back is left to no grant", a
   expect(await books.held(account, "consumer_receivable")).toBe(0n);
 });
 
-test("grants hold what the balance has, whatever is granted, used and corrected", {
-  timeout: 60_000,
-}, async () => {
+test("grants hold what the balance has, whatever is granted, used and corrected", async () => {
   const seed = Math.floor(Math.random() * 2 ** 31);
   await using books = await openBooks();
   const random = seeded(seed);

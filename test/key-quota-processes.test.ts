@@ -15,9 +15,9 @@ const early = 30;
 /** So many yeses have arrived when the third process is killed: midway. */
 const yesesBeforeKill = 100;
 
-test("of 5000 verifications of cost three at three processes, one of them killed, a quota of 1000 grants 333", {
-  timeout: 60_000,
-}, async ({ app }) => {
+test("of 5000 verifications of cost three at three processes, one of them killed, a quota of 1000 grants 333", async ({
+  app,
+}) => {
   const keys = app.client(KeyService, (await newPerson(app.db)).token);
   const { key, secret } = await keys.createKey({ quota: { usesMax } });
   const { superuser, worker } = app.urls;

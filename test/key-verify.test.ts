@@ -224,9 +224,7 @@ test("an account that verifies keys is told what is left of its limit", async ({
   expect(response.headers.get("x-ratelimit-remaining")).toBe("199");
 });
 
-test("the gateway counts uses, limits and addresses of a key, and charges none that it refuses", {
-  timeout: 60_000,
-}, async () => {
+test("the gateway counts uses, limits and addresses of a key, and charges none that it refuses", async () => {
   await using app = await startTestApp({ GATEWAY_ALLOW_PRIVATE_UPSTREAMS: "127.0.0.0/8" });
   await using upstream = await startUpstream();
   const developer = await newPerson(app.db, "developer");
@@ -270,9 +268,7 @@ test("the gateway counts uses, limits and addresses of a key, and charges none t
   expect(usage).toMatchObject({ calls: 4, chargedNanos: 4_000_000n });
 });
 
-test("an open stream of a revoked key is cut, and what it had is charged", {
-  timeout: 60_000,
-}, async () => {
+test("an open stream of a revoked key is cut, and what it had is charged", async () => {
   await using app = await startTestApp({ GATEWAY_ALLOW_PRIVATE_UPSTREAMS: "127.0.0.0/8" });
   let left = 0;
   await using upstream = await startUpstream((_request, response) => {
@@ -309,7 +305,7 @@ test("an open stream of a revoked key is cut, and what it had is charged", {
   await kept.cancel();
 });
 
-test("an open stream is cut when its key's time is over", { timeout: 60_000 }, async () => {
+test("an open stream is cut when its key's time is over", async () => {
   await using app = await startTestApp({ GATEWAY_ALLOW_PRIVATE_UPSTREAMS: "127.0.0.0/8" });
   await using upstream = await startUpstream((_request, response) => {
     response.write("first");
@@ -331,9 +327,7 @@ test("an open stream is cut when its key's time is over", { timeout: 60_000 }, a
   expect(Date.now()).toBeGreaterThanOrEqual(expireAtMs);
 });
 
-test("no secret is in the log, the audit log, or what is kept for retries", {
-  timeout: 60_000,
-}, async () => {
+test("no secret is in the log, the audit log, or what is kept for retries", async () => {
   await using app = await startTestApp();
   const me = await newPerson(app.db);
   const keys = app.client(KeyService, me.token);

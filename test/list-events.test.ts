@@ -157,7 +157,7 @@ test("each event that waits in quarantine is found, however many others look lik
   expect(await codeOf("evt-1", "S")).toBe(Code.NotFound);
 });
 
-plain("pages without a start lose nothing while time goes on", { timeout: 60_000 }, async () => {
+plain("pages without a start lose nothing while time goes on", async () => {
   let laterMs = 0;
   await using app = await startTestApp({}, { now: () => new Date(Date.now() + laterMs) });
   const { metering, ids, idsOf } = await setUp(app, [hour, 23.9 * hour]);

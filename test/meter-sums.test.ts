@@ -242,7 +242,6 @@ function sees({ accountId, definition }: Asked, mode: "live" | "test") {
 
 test.for(zones)(
   `sums, events and a model say the same in %s around %s (seed ${seed})`,
-  { timeout: 60_000 },
   async ([zone, day]) => {
     await using books = await openBooks();
     const random = seeded(seed);

@@ -106,9 +106,7 @@ async function fill(client: Client): Promise<void> {
   );
 }
 
-test("a database with usage is taken over: each event once, each sum the same", {
-  timeout: 60_000,
-}, async () => {
+test("a database with usage is taken over: each event once, each sum the same", async () => {
   const database = await createDatabase(inject("cluster"));
   await using stack = new AsyncDisposableStack();
   stack.defer(() => database.drop());

@@ -52,9 +52,7 @@ test("what a stopped process began is undone, and another one applies it; nothin
   await expectOnce(books, 5n);
 });
 
-test("what a process was killed with another one applies, and nothing is applied twice", {
-  timeout: 60_000,
-}, async () => {
+test("what a process was killed with another one applies, and nothing is applied twice", async () => {
   await using books = await openBooks();
   const accounts = [newAccountId(0), newAccountId(1)];
   const developer = newAccountId();

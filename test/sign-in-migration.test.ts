@@ -11,9 +11,7 @@ import { asSuperuser } from "./support/superuser.ts";
 
 const directory = "migrations";
 
-test("passwords and sessions of before go along when sign-in moves, and back", {
-  timeout: 60_000,
-}, async () => {
+test("passwords and sessions of before go along when sign-in moves, and back", async () => {
   const database = await createDatabase(inject("cluster"));
   await using stack = new AsyncDisposableStack();
   stack.defer(() => database.drop());

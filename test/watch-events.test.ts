@@ -83,9 +83,9 @@ test("a browser's page has them over a WebSocket, and a stranger has not", async
   expect((await open(url, ["callora.v1", "bearer.nobody"]).ended).code).toBe(401);
 });
 
-test("a stream that breaks off again and again misses no event, and repeats none", {
-  timeout: 60_000,
-}, async ({ app }) => {
+test("a stream that breaks off again and again misses no event, and repeats none", async ({
+  app,
+}) => {
   const { record, watcher } = await setUp(app);
   const other = await newPerson(app.db);
   const seed = Math.trunc(Math.random() * 2 ** 32);

@@ -18,12 +18,12 @@ beforeAll(async () => {
   cluster = await startCluster();
   await mkdir(path.join(base, "none"));
   await cluster.createTemplate(path.join(base, "none"));
-}, 60_000);
+});
 
 afterAll(async () => {
   await cluster?.stop();
   await rm(base, { recursive: true, force: true });
-}, 60_000);
+});
 
 beforeEach(async () => {
   database = await cluster.createDatabase();

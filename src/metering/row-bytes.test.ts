@@ -86,9 +86,7 @@ function randomRow(chance: Chance): Entry[] {
   return Array.from({ length: chance.below(12) }, () => randomEntry(chance));
 }
 
-test("a row by hand is byte for byte what the contract makes of it, and is read back", {
-  timeout: 60_000,
-}, () => {
+test("a row by hand is byte for byte what the contract makes of it, and is read back", () => {
   const chance = createChance();
 
   for (let round = 0; round < 300; round++) {
@@ -104,7 +102,7 @@ test("a row by hand is byte for byte what the contract makes of it, and is read 
   }
 });
 
-test("a damaged row is read by hand as by the contract", { timeout: 60_000 }, () => {
+test("a damaged row is read by hand as by the contract", () => {
   const chance = createChance();
   let usual = 0;
 

@@ -14,6 +14,7 @@ import {
   BudgetService,
 } from "../../gen/callora/credits/v1/budget_service_pb.ts";
 import { KeyService } from "../../gen/callora/keys/v1/key_service_pb.ts";
+import { ErrorInfoSchema } from "../../gen/google/rpc/error_details_pb.ts";
 import type { Database } from "../../src/db/database.ts";
 import { must } from "./app.ts";
 import { grant } from "./grant.ts";
@@ -95,7 +96,8 @@ async function untilKnown<T>(call: () => Promise<T>): Promise<T> {
     try {
       return await call();
     } catch (error) {
-      const isUnknown = ConnectError.from(error).rawMessage.startsWith("Cannot know what holds");
+      const [info] = ConnectError.from(error).findDetails(ErrorInfoSchema);
+      const isUnknown = info?.reason === "TRUST_LOST";
       if (!isUnknown || performance.now() > deadline) {
         throw error;
       }
