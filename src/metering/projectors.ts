@@ -16,14 +16,14 @@ const claimMs = 1_000;
 const beatMs = 1_500;
 /** Positions of other shards are passed by this often. */
 const passMs = 500;
-/**
- * After a round that took all there was: so long as it took, times this, and at most so long. While calls have the
- * process busy, so long that it is this together with the round, if that is longer: what costs the same for few
- * events as for many comes seldom then, and a long round, for which it matters little, is followed by the next soon.
- */
+/** The rest after a round that took all there was: so long as it took, times this, and at most so long. */
 const restFactor = 2;
 const restMsMax = 50;
-/** By how busy calls keep the process: the less there is to spare, the longer. */
+/**
+ * By how busy calls keep the process, how long a round and its rest take together, if that is longer: what costs the same
+ * for few events as for many comes the more seldom, the less time there is to spare. A long round, for which that
+ * matters little, is followed by the next soon.
+ */
 const busyPeriods = [
   { from: 0.7, periodMs: 300 },
   { from: 0.25, periodMs: 200 },
