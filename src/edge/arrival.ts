@@ -212,13 +212,22 @@ interface Written {
 
 let endings: Written[] = [];
 
+/** Bodies up to this are copied rather than handed on. */
+const shortBytesMax = 4_096;
+
 // A write wakes the client if it sleeps, which costs more than the write: the replies to all requests that
 // have arrived together are written together, so that it wakes once.
 function endAll(): void {
   const all = endings;
   endings = [];
   for (const { response, body } of all) {
-    response.end(body);
+    if (body instanceof Uint8Array && body.length <= shortBytesMax) {
+      // As text of one byte a character it goes in one piece with the headers.
+      const text = Buffer.from(body.buffer, body.byteOffset, body.length).toString("latin1");
+      response.end(text, "latin1");
+    } else {
+      response.end(body);
+    }
   }
 }
 
