@@ -65,8 +65,9 @@ test("what a process was killed with another one applies, and nothing is applied
   let events = 0n;
 
   for (const { child, holder } of [first, second]) {
-    await using heir = await startProjectorProcess(books.urls.worker, "heir");
+    // Before there is an heir, who would take what the one before has let go.
     await until(() => holds(books, holder), takeOverMs);
+    await using heir = await startProjectorProcess(books.urls.worker, "heir");
     await dawdle(books, true);
     await append();
     await until(() => isAsleep(books, "doomed"));
