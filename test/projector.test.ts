@@ -505,6 +505,50 @@ test("a process goes on by itself once what failed passes, and counts what it di
   expect(await books.sum("select count(holder) as sum from projector_cursors")).toBe(0n);
 });
 
+test("while calls are busy, a shard that stands still holds up no other", async () => {
+  await using books = await openBooks();
+  const held = new Set<number>();
+  const { promise: released, resolve: release } = Promise.withResolvers<void>();
+  let [stands, isStanding] = [false, false];
+  const projectors = startProjectors({
+    db: {
+      async systemTransaction(work) {
+        if (stands && !isStanding) {
+          isStanding = true;
+          await released;
+        }
+        return books.db.systemTransaction(work);
+      },
+    },
+    progress: { note: () => {} },
+    shards: shardCount,
+    holder: randomUUID(),
+    debtLimitNanos: 100_000_000_000n,
+    now: () => new Date(),
+    onError: () => {},
+    metrics: {
+      ...createProjectorMetrics(new Registry()),
+      held: (shard, isHeld) => void (isHeld && held.add(shard)),
+    },
+    utilization: () => 1,
+  });
+  await until(() => held.size === shardCount);
+  stands = true;
+  await until(() => isStanding);
+
+  await books.journal.append(
+    [newAccountId(0), newAccountId(1)].map((account) =>
+      usage({ account, developer: newAccountId() }),
+    ),
+  );
+  await until(async () => (await books.sum("select count(*) as sum from usage_events")) === 1n);
+  release();
+  await until(async () => (await behind(books)) === 0n);
+  await projectors.stop();
+
+  expect(await totals(books)).toEqual(Array(6).fill(2_000n));
+});
+
 test("an event of a closed month is billed in the next open one, and shown in its own time", async () => {
   await using books = await openBooks();
   const [account, developer] = [newAccountId(0), newAccountId()];

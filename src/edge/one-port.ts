@@ -22,6 +22,7 @@ import { limitControlFrames } from "./frame-budget.ts";
 import { Running } from "./running.ts";
 import { cutSlowBodies, limitRest } from "./slow-body.ts";
 import { sniff } from "./sniff.ts";
+import { replaceStreamTable } from "./stream-table.ts";
 import { createTls, refuseCleartext, type TlsIdentity } from "./tls.ts";
 
 /** HTTP/1.1 and HTTP/2 on one port, in the clear or, with an identity, over TLS. */
@@ -387,6 +388,7 @@ function createHttp2() {
   server.on("sessionError", ignore);
   server.on("session", (session: ServerHttp2Session) => {
     session.on("error", ignore);
+    replaceStreamTable(session);
     session.setLocalWindowSize(windowBytes);
     limitControlFrames(session);
   });

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { BusyError, createSemaphore } from "./semaphore.ts";
+import { BusyError, createSemaphore, runInTurn } from "./semaphore.ts";
 
 test("no more than the permitted number run at once, and all get their turn in order", async () => {
   const semaphore = createSemaphore({ permits: 2, waitersMax: 10, waitMs: 5_000 });
@@ -53,4 +53,34 @@ test("work that fails gives its permit back", async () => {
   await expect(semaphore.run(() => Promise.reject(new Error("broken")))).rejects.toThrow("broken");
 
   expect(await semaphore.run(async () => "next")).toBe("next");
+});
+
+test("work in turn waits for the one before, and for no longer than it may", async () => {
+  const patient = createSemaphore({ permits: 1, waitersMax: 5, waitMs: 60_000 });
+  const impatient = createSemaphore({ permits: 1, waitersMax: 5, waitMs: 1 });
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const order: string[] = [];
+  const before = runInTurn(patient, () => promise.then(() => order.push("before")));
+  const after = runInTurn(patient, async () => order.push("after"));
+  const endless = runInTurn(impatient, () => promise);
+
+  expect(await runInTurn(impatient, async () => "past it")).toBe("past it");
+  expect(order).toEqual([]);
+
+  resolve();
+  await Promise.all([before, after, endless]);
+  expect(order).toEqual(["before", "after"]);
+});
+
+test("work in turn that fails is not done twice, whatever it fails with", async () => {
+  const semaphore = createSemaphore({ permits: 1, waitersMax: 0, waitMs: 1 });
+  let count = 0;
+
+  const failed = runInTurn(semaphore, async () => {
+    count += 1;
+    throw new BusyError("elsewhere");
+  });
+
+  await expect(failed).rejects.toThrow("elsewhere");
+  expect(count).toBe(1);
 });

@@ -1,5 +1,6 @@
 import { performance } from "node:perf_hooks";
 import type { Database } from "../db/database.ts";
+import { createSemaphore, runInTurn, type Semaphore } from "../lib/semaphore.ts";
 import type { Counts } from "./projections.ts";
 import { projectShard, type Round } from "./projector.ts";
 import {
@@ -21,13 +22,15 @@ const restFactor = 2;
 const restMsMax = 50;
 /**
  * By how busy calls keep the process, how long a round and its rest take together, if that is longer: what costs the same
- * for few events as for many comes the more seldom, the less time there is to spare. A long round, for which that
- * matters little, is followed by the next soon.
+ * for few events as for many comes the more seldom, the less time there is to spare.
  */
 const busyPeriods = [
-  { from: 0.7, periodMs: 300 },
+  { from: 0.7, periodMs: 500 },
   { from: 0.25, periodMs: 200 },
 ];
+/** While calls keep the process so busy, shards that are not behind take turns, and one waits so long for its own. */
+const turnsFrom = 0.25;
+const turnMsMax = 200;
 const pollMsMin = 25;
 const pollMsMax = 250;
 const backOffMsMin = 50;
@@ -82,7 +85,9 @@ interface Deps {
  * together. A round that fails is tried again with fewer entries, after a pause that grows up to 2 s.
  */
 export function startProjectors(deps: Deps): Projectors {
-  const loops = Array.from({ length: deps.shards }, (_, shard) => startShard(deps, shard));
+  const turn = createSemaphore({ permits: 1, waitersMax: deps.shards, waitMs: turnMsMax });
+  const shared = { ...deps, turn };
+  const loops = Array.from({ length: deps.shards }, (_, shard) => startShard(shared, shard));
   return {
     wake() {
       for (const loop of loops) {
@@ -95,7 +100,12 @@ export function startProjectors(deps: Deps): Projectors {
   };
 }
 
-function startShard(deps: Deps, shard: number) {
+/** What the shards of a process share. */
+interface Shared extends Deps {
+  turn: Semaphore;
+}
+
+function startShard(deps: Shared, shard: number) {
   // New rows end the wait for rows, and nothing but that: not the pause after a failure, nor before another claim.
   const rows = createBell();
   const end = createBell();
@@ -108,6 +118,7 @@ function startShard(deps: Deps, shard: number) {
     pollMs: pollMsMin,
     backOffMs: backOffMsMin,
     entries: entriesMin,
+    isBehind: false,
     failures: 0,
     position: null,
   };
@@ -148,6 +159,8 @@ interface State {
   pollMs: number;
   backOffMs: number;
   entries: number;
+  /** The last round left some. */
+  isBehind: boolean;
   /** In a row. */
   failures: number;
   /** The last one that was applied here. */
@@ -163,7 +176,7 @@ interface Pause {
 const unheld: Pause = { pauseMs: claimMs, why: "unheld" };
 
 /** Do the next thing for a shard. Returns what to wait for. Never throws. */
-async function step(deps: Deps, shard: number, state: State): Promise<Pause> {
+async function step(deps: Shared, shard: number, state: State): Promise<Pause> {
   try {
     const lease = state.lease ?? (await claim(deps, shard, state));
     const pause = lease === null ? unheld : await project(deps, lease, state);
@@ -206,34 +219,31 @@ async function claim(
   return state.lease;
 }
 
-async function project(deps: Deps, lease: ShardLease, state: State): Promise<Pause> {
-  const { db, metrics, progress } = deps;
-  const begun = performance.now();
-  const { debtLimitNanos } = deps;
-  const passesBy = begun >= state.passAt;
-  const options = { entriesMax: state.entries, debtLimitNanos, passesBy, now: deps.now() };
-  const round = await db.systemTransaction((tx) => projectShard(tx, lease, options));
+async function project(deps: Shared, lease: ShardLease, state: State): Promise<Pause> {
+  const { metrics, progress } = deps;
+  const utilization = deps.utilization?.() ?? 0;
+  const work = () => doRound(deps, lease, state);
+  const takesTurn = utilization > turnsFrom && !state.isBehind;
+  const { round, ms } = await (takesTurn ? runInTurn(deps.turn, work) : work());
   state.position = round.position;
   if (round.problem !== undefined) {
     deps.onError(new Error(round.problem));
   }
   if (round.outcome === "more") {
-    const seconds = (performance.now() - begun) / 1_000;
     state.beatAt = performance.now() + beatMs;
     state.passAt = performance.now() + passMs;
     state.pollMs = pollMsMin;
-    metrics.applied(lease.shard, { ...round, seconds });
+    metrics.applied(lease.shard, { ...round, seconds: ms / 1_000 });
     progress.note(lease.shard, round.position, round.accounts);
     const done = doneIn(round);
-    if (done >= state.entries) {
+    state.isBehind = done >= state.entries;
+    if (state.isBehind) {
       state.entries = Math.min(state.entries * 2, entriesMost);
       return { pauseMs: 0, why: "rest" };
     }
-    const ms = seconds * 1_000;
-    const utilization = deps.utilization?.() ?? 0;
     const periodMs = busyPeriods.find(({ from }) => utilization > from)?.periodMs ?? 0;
-    const restMs = done === 0 ? 0 : Math.min(Math.max(restMsMax, periodMs - ms), ms * restFactor);
-    return { pauseMs: restMs, why: "rest" };
+    const restMs = Math.max(Math.min(ms * restFactor, restMsMax), periodMs - ms);
+    return { pauseMs: done === 0 ? 0 : restMs, why: "rest" };
   }
   const isHeld = round.outcome === "idle" && (await beat(deps, lease, state));
   if (!isHeld) {
@@ -244,6 +254,19 @@ async function project(deps: Deps, lease: ShardLease, state: State): Promise<Pau
   state.entries = entriesMin;
   state.pollMs = Math.min(state.pollMs * 2, pollMsMax);
   return { pauseMs: state.pollMs, why: "idle" };
+}
+
+/** Do a round. Returns also how long it took. */
+async function doRound(
+  { db, debtLimitNanos, now }: Deps,
+  lease: ShardLease,
+  { entries, passAt }: State,
+): Promise<{ round: Round; ms: number }> {
+  const begun = performance.now();
+  const passesBy = begun >= passAt;
+  const options = { entriesMax: entries, debtLimitNanos, passesBy, now: now() };
+  const round = await db.systemTransaction((tx) => projectShard(tx, lease, options));
+  return { round, ms: performance.now() - begun };
 }
 
 function doneIn({ counts }: Round): number {
