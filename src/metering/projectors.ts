@@ -25,7 +25,7 @@ const restMsMax = 50;
  * for few events as for many comes the more seldom, the less time there is to spare.
  */
 const busyPeriods = [
-  { from: 0.7, periodMs: 500 },
+  { from: 0.7, periodMs: 300 },
   { from: 0.25, periodMs: 200 },
 ];
 /** While calls keep the process so busy, shards that are not behind take turns, and one waits so long for its own. */
