@@ -44,14 +44,16 @@ const drain = ({ db }: Books) =>
   db.systemTransaction((tx) => drainLeases(tx, { holder: "h", leaseIds: null }));
 
 /** Wait until so many sessions wait for a lock. */
-function untilBlocked({ sum }: Books, sessions: bigint) {
-  return until(
-    async () =>
-      (await sum(
-        `select count(*) as sum from pg_stat_activity
-         where datname = current_database() and wait_event_type = 'Lock'`,
-      )) >= sessions,
-  );
+function untilBlocked({ sum, superuser }: Books, sessions: bigint) {
+  return until(async () => {
+    // Within a transaction one look would be shown again and again.
+    await superuser.query("select pg_stat_clear_snapshot()");
+    const blocked = await sum(
+      `select count(*) as sum from pg_stat_activity
+       where datname = current_database() and wait_event_type = 'Lock'`,
+    );
+    return blocked >= sessions;
+  });
 }
 
 const fenceOf = ({ sum }: Books, id: string) =>
