@@ -242,8 +242,8 @@ async function project(deps: Shared, lease: ShardLease, state: State): Promise<P
       return { pauseMs: 0, why: "rest" };
     }
     const periodMs = busyPeriods.find(({ from }) => utilization > from)?.periodMs ?? 0;
-    const restMs = Math.max(Math.min(ms * restFactor, restMsMax), periodMs - ms);
-    return { pauseMs: done === 0 ? 0 : restMs, why: "rest" };
+    const restMs = done === 0 ? 0 : Math.min(Math.max(restMsMax, periodMs - ms), ms * restFactor);
+    return { pauseMs: restMs, why: "rest" };
   }
   const isHeld = round.outcome === "idle" && (await beat(deps, lease, state));
   if (!isHeld) {
