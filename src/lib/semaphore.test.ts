@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { BusyError, createSemaphore, runInTurn } from "./semaphore.ts";
+import { BusyError, createSemaphore, runEvenIfBusy } from "./semaphore.ts";
 
 test("no more than the permitted number run at once, and all get their turn in order", async () => {
   const semaphore = createSemaphore({ permits: 2, waitersMax: 10, waitMs: 5_000 });
@@ -55,16 +55,16 @@ test("work that fails gives its permit back", async () => {
   expect(await semaphore.run(async () => "next")).toBe("next");
 });
 
-test("work in turn waits for the one before, and for no longer than it may", async () => {
+test("work that runs even if others are busy waits for them, and for no longer than it may", async () => {
   const patient = createSemaphore({ permits: 1, waitersMax: 5, waitMs: 60_000 });
   const impatient = createSemaphore({ permits: 1, waitersMax: 5, waitMs: 1 });
   const { promise, resolve } = Promise.withResolvers<void>();
   const order: string[] = [];
-  const before = runInTurn(patient, () => promise.then(() => order.push("before")));
-  const after = runInTurn(patient, async () => order.push("after"));
-  const endless = runInTurn(impatient, () => promise);
+  const before = runEvenIfBusy(patient, () => promise.then(() => order.push("before")));
+  const after = runEvenIfBusy(patient, async () => order.push("after"));
+  const endless = runEvenIfBusy(impatient, () => promise);
 
-  expect(await runInTurn(impatient, async () => "past it")).toBe("past it");
+  expect(await runEvenIfBusy(impatient, async () => "past it")).toBe("past it");
   expect(order).toEqual([]);
 
   resolve();
@@ -72,11 +72,11 @@ test("work in turn waits for the one before, and for no longer than it may", asy
   expect(order).toEqual(["before", "after"]);
 });
 
-test("work in turn that fails is not done twice, whatever it fails with", async () => {
+test("work that runs even if others are busy is not done twice, whatever it fails with", async () => {
   const semaphore = createSemaphore({ permits: 1, waitersMax: 0, waitMs: 1 });
   let count = 0;
 
-  const failed = runInTurn(semaphore, async () => {
+  const failed = runEvenIfBusy(semaphore, async () => {
     count += 1;
     throw new BusyError("elsewhere");
   });

@@ -66,7 +66,7 @@ export function createSemaphore({
 }
 
 /** Run with a permit, or without when none could be had in time: what stands still holds up others for so long only. */
-export async function runInTurn<T>(semaphore: Semaphore, work: () => Promise<T>): Promise<T> {
+export async function runEvenIfBusy<T>(semaphore: Semaphore, work: () => Promise<T>): Promise<T> {
   let hasBegun = false;
   try {
     return await semaphore.run(() => {

@@ -1,6 +1,6 @@
 import { performance } from "node:perf_hooks";
 import type { Database } from "../db/database.ts";
-import { createSemaphore, runInTurn, type Semaphore } from "../lib/semaphore.ts";
+import { createSemaphore, runEvenIfBusy, type Semaphore } from "../lib/semaphore.ts";
 import type { Counts } from "./projections.ts";
 import { projectShard, type Round } from "./projector.ts";
 import {
@@ -22,7 +22,8 @@ const restFactor = 2;
 const restMsMax = 50;
 /**
  * By how busy calls keep the process, how long a round and its rest take together, if that is longer: what costs the same
- * for few events as for many comes the more seldom, the less time there is to spare.
+ * for few events as for many comes the more seldom, the less time there is to spare. A long round, for which that
+ * matters little, is followed by the next soon.
  */
 const busyPeriods = [
   { from: 0.7, periodMs: 300 },
@@ -224,7 +225,7 @@ async function project(deps: Shared, lease: ShardLease, state: State): Promise<P
   const utilization = deps.utilization?.() ?? 0;
   const work = () => doRound(deps, lease, state);
   const takesTurn = utilization > turnsFrom && !state.isBehind;
-  const { round, ms } = await (takesTurn ? runInTurn(deps.turn, work) : work());
+  const { round, ms } = await (takesTurn ? runEvenIfBusy(deps.turn, work) : work());
   state.position = round.position;
   if (round.problem !== undefined) {
     deps.onError(new Error(round.problem));
