@@ -6,13 +6,17 @@ import pg from "pg";
 import { IdleTransactionTimeoutError } from "slonik";
 import { inject } from "vitest";
 import { checkConservation } from "../../src/conservation.ts";
+import { acquireLease } from "../../src/credits/leases.ts";
 import type { Database } from "../../src/db/database.ts";
 import type { Tx } from "../../src/db/pool.ts";
+import { readSnapshot } from "../../src/db/snapshot.ts";
+import { findDifference } from "../../src/difference.ts";
 import type { Mode } from "../../src/ledger/store.ts";
 import { newId } from "../../src/lib/id.ts";
 import { shardCount, shardOf, type UsageEntry } from "../../src/metering/entry.ts";
 import { createJournal } from "../../src/metering/journal.ts";
 import { projectShard, type Round, type RoundOptions } from "../../src/metering/projector.ts";
+import { rerate } from "../../src/metering/rerate.ts";
 import { claimShard, releaseShard, type ShardLease } from "../../src/metering/shard-lease.ts";
 import { openDatabase } from "../../src/server.ts";
 import { enterTreasury } from "../../src/settlement/treasury.ts";
@@ -228,3 +232,35 @@ export function usage({
 }
 
 const someApiId = `api_${"0".repeat(26)}`;
+
+/** Acquire a lease for an account. Resolves to its id, or to null when there is not credit enough. */
+export async function leaseOf(
+  { db }: { db: Database },
+  accountId: string,
+  wantNanos: bigint,
+  leastNanos = 1n,
+): Promise<string | null> {
+  const outcome = await db.systemTransaction((tx) =>
+    acquireLease(
+      tx,
+      {
+        accountId,
+        mode: "live",
+        holder: "h",
+        wantNanos,
+        leastNanos,
+        shard: shardOf(accountId, shardCount),
+      },
+      new Date(),
+    ),
+  );
+  return "lease" in outcome ? outcome.lease.id : null;
+}
+
+/** Where the books and what was made of them differ first, and how. Null: nowhere. */
+export async function firstDifference({ db }: { db: Database }) {
+  return db.systemTransaction(async (tx) => {
+    await readSnapshot(tx);
+    return findDifference(tx, await rerate(tx));
+  });
+}
