@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
 import { newAccountId, newApiId, openBooks, usage } from "../../test/support/books.ts";
+import type { Database } from "../db/database.ts";
 import { createMonthUnits } from "./month-units.ts";
 
 const time = "2026-11-20T10:00:00.000Z";
@@ -8,12 +9,22 @@ const month = "2026-11-01";
 async function open() {
   const books = await openBooks();
   const clock = { ms: 0 };
+  const reads: Promise<unknown>[] = [];
+  const db: Pick<Database, "systemStatement"> = {
+    systemStatement(work) {
+      const reading = books.db.systemStatement(work);
+      reads.push(reading);
+      return reading;
+    },
+  };
   const [accountId, apiId, developer] = [newAccountId(), newApiId(), newAccountId()];
   return {
     books,
     clock,
     key: { accountId, apiId, month, mode: "live" } as const,
-    months: createMonthUnits({ db: books.db, nowMs: () => clock.ms }),
+    months: createMonthUnits({ db, nowMs: () => clock.ms }),
+    /** Wait until what is asked in the background is answered. */
+    settled: () => Promise.all(reads),
     /** Write units as any process does. Returns where they stand. */
     async write(units: bigint): Promise<bigint> {
       const event = { account: accountId, api: apiId, developer, charged: "0", time, units };
@@ -36,7 +47,7 @@ test("own units count at once, and once, whether they are applied or not", async
   await shop.write(10n);
   clock.ms += 2_001;
   await months.of(key);
-  await books.db.systemStatement(async () => {});
+  await shop.settled();
   expect(count.units).toBe(8n);
 
   // Applied with those of others: seen after the while.
