@@ -50,7 +50,6 @@ const tampers: { what: string; sql: string; where: RegExp; field: RegExp }[] = [
       ["data", "'{}'"],
       ["batch_position", "9"],
       ["received_at", "received_at + interval '1 millisecond'"],
-      ["received_at", "received_at + interval '1 millisecond'"],
     ] as const
   ).map(([column, value]) => ({
     what: `usage_events.${column}`,
