@@ -1,36 +1,34 @@
 import { sql } from "slonik";
 import { expect, test } from "vitest";
 import { nothing } from "../src/db/pool.ts";
-import { newId } from "../src/lib/id.ts";
-import { shardCount, shardOf, type UsageEntry } from "../src/metering/entry.ts";
+import { shardCount } from "../src/metering/entry.ts";
 import { buildNextMeter } from "../src/metering/meter-build.ts";
-import { type MeterQuery, queryEvents, queryRollups } from "../src/metering/meter-query.ts";
-import type { Aggregation, MeterDefinition, MeterSide } from "../src/metering/meter-reading.ts";
-import { recountNextMeter } from "../src/metering/meter-recount.ts";
-import { addMeters } from "../src/metering/meter-rollup.ts";
-import { deleteMeter, findMeter, insertMeter } from "../src/metering/meter-store.ts";
+import type { MeterSide } from "../src/metering/meter-reading.ts";
+import { deleteMeter } from "../src/metering/meter-store.ts";
 import { admitGroups } from "../src/metering/meter-sums.ts";
 import { projectShard } from "../src/metering/projector.ts";
-import { releaseShard } from "../src/metering/shard-lease.ts";
 import { type WindowSize, windowsOf, zoneClock } from "../src/metering/window.ts";
 import { must, until } from "./support/app.ts";
+import { holdShard, openBooks, roundOptions, seeded, usage } from "./support/books.ts";
 import {
-  holdShard,
-  newAccountId,
-  newApiId,
-  openBooks,
-  roundOptions,
-  seeded,
-  usage,
-} from "./support/books.ts";
+  type Asked,
+  aggregations,
+  answers,
+  build,
+  finish,
+  quarterMs,
+  readMeter,
+  recount,
+  someDefinition,
+  startHistory,
+  voidEvent,
+} from "./support/meter-history.ts";
 import { type ModelEvent, modelValues } from "./support/meter-model.ts";
 
 type Books = Awaited<ReturnType<typeof openBooks>>;
 
 const seed = Number(process.env.CALLORA_TEST_SEED ?? Date.now() % 1_000_000);
-const quarterMs = 15 * 60_000;
 
-const aggregations: Aggregation[] = ["sum", "count", "avg", "min", "max", "unique_count", "latest"];
 const sides: MeterSide[] = ["consumer", "developer"];
 
 /** Zones, and a day on which the clock changes if it does. */
@@ -45,191 +43,6 @@ const zones = [
 ] as const;
 
 const sizes: WindowSize[] = ["whole", "hour", "day", "week", "month"];
-
-/** One of the quarters of an hour of a day: events meet there, so that the extremes of many go. */
-const busyQuarters = 4;
-
-/** An event of a model, and its entry in the journal. */
-interface Made {
-  model: ModelEvent;
-  entry: UsageEntry;
-}
-
-/** A history of events, and of meters that are made and built while it goes on. */
-function startHistory(books: Books, random: () => number, dayMs: number) {
-  const consumers = [newAccountId(0), newAccountId(1)];
-  const developer = newAccountId();
-  const apis = [newApiId(), newApiId()];
-  const made: Made[] = [];
-  const pick = <T>(list: readonly T[]): T => must(list[Math.floor(random() * list.length)]);
-
-  function makeValue() {
-    const value = Math.floor(random() * 4_000) - 2_000;
-    const text = String(value / 1_000);
-    return pick([
-      ...Array.from({ length: 8 }, () => ({ value, written: text, scalar: text })),
-      { value, written: `${text}e0`, scalar: text },
-      { value, written: `"${text}"`, scalar: `"${text}"` },
-      { value: null, written: '"none"', scalar: '"none"' },
-      { value: null, written: "true", scalar: "true" },
-      { value: null, written: "null", scalar: null },
-      { value: null, written: '{"x":1}', scalar: null },
-    ]);
-  }
-
-  function makeEvent(): Made {
-    // Some far from the others, as late events are.
-    const spreadMs = (random() < 0.1 ? 40 : 3) * 86_400_000;
-    const isBusy = random() < 0.5;
-    const timeMs = isBusy
-      ? dayMs + Math.floor(random() * busyQuarters * quarterMs)
-      : dayMs + Math.floor((random() - 0.5) * spreadMs);
-    const { value, written, scalar } = makeValue();
-    const group = pick(["a", "b", "é\u0000"]);
-    const status = pick([200, 404, 500]);
-    const [consumer, api] = [pick(consumers), pick(apis)];
-    const mode = random() < 0.2 ? "test" : "live";
-    const data = `{"v":${written},"g":${JSON.stringify(group)}}`;
-    const time = new Date(timeMs).toISOString();
-    const entry = usage({ account: consumer, developer, api, mode, status, data, time });
-    const groups = [group.replace("\0", "\uFFFD"), String(status), api];
-    const order = made.length;
-    const shared = { consumer, developer, mode, timeMs, order, groups, status } as const;
-    const model = { ...shared, value, scalar };
-    return { model: { ...model, isVoided: false }, entry };
-  }
-
-  return {
-    consumers,
-    developer,
-    made,
-    pick,
-
-    async record(count: number) {
-      const batch: Made[] = [];
-      for (let index = 0; index < count; index += 1) {
-        const one = makeEvent();
-        made.push(one);
-        batch.push(one);
-      }
-      await books.journal.append(batch.map(({ entry }) => entry));
-    },
-
-    async project(shard: number) {
-      // Whoever begins to build a meter holds all shards for a moment.
-      const lease = await holdShard(books.db, shard);
-      if (lease !== null) {
-        await books.db.systemTransaction((tx) => projectShard(tx, lease, roundOptions()));
-        await books.db.systemTransaction((tx) => releaseShard(tx, lease));
-      }
-    },
-
-    /** Take back an event that is applied. */
-    async void() {
-      const one = pick(made);
-      if (!one.model.isVoided) {
-        one.model.isVoided = await voidEvent(books, one.entry);
-      }
-    },
-
-    async meter(accountId: string, definition: MeterDefinition) {
-      const id = newId("mtr", new Date());
-      const meter = { ...definition, accountId, id, slug: `m${id.slice(4)}` };
-      await books.db.systemTransaction((tx) => insertMeter(tx, meter, new Date()));
-      return { accountId, id, definition };
-    },
-  };
-}
-
-/** Take back an event as the projector does. False when it is not applied. */
-async function voidEvent(
-  books: Books,
-  entry: UsageEntry,
-  beforeMeters: () => Promise<void> = async () => {},
-): Promise<boolean> {
-  const { account, mode, price } = entry;
-  const { rows } = await books.superuser.query<{ position: string; ordinal: number }>(
-    "select position, ordinal from usage_events where account_id = $1 and id = $2",
-    [account, entry.id],
-  );
-  const [row] = rows;
-  if (row === undefined) {
-    return false;
-  }
-  const place = { position: BigInt(row.position), ordinal: row.ordinal };
-  await books.db.systemTransaction(async (tx) => {
-    await tx.query(sql.type(nothing)`
-      select from projector_cursors where shard = ${shardOf(account, shardCount)} for update
-    `);
-    await tx.query(sql.type(nothing)`
-      insert into usage_corrections (
-        account_id, id, event_key, event_position, event_ordinal, is_void, mode,
-        developer_account_id, api_id, bucket, booked_month, delta_nanos, delta_fee_nanos,
-        reason, shard, position, ordinal, created_at
-      ) values (
-        ${account}, ${newId("cor", new Date())}, 'x', ${place.position}, ${place.ordinal}, true,
-        ${mode}, ${price.developerId}, ${price.apiId}, now(), now(), 0, 0, 'x', 0, 1, 0, now()
-      )
-    `);
-    await beforeMeters();
-    const shard = shardOf(account, shardCount);
-    const target = { place, entry, shard };
-    await addMeters(tx, { applied: [], voided: [{ target, isVoid: true }] });
-  });
-  return true;
-}
-
-function build(books: Books): Promise<boolean> {
-  return books.db.systemTransaction((tx) => buildNextMeter(tx, { after: "" }));
-}
-
-/** Few events at once: quarters of an hour take many pages. */
-function recount(books: Books, eventsMax = 3): Promise<boolean> {
-  return books.db.systemTransaction((tx) => recountNextMeter(tx, { after: "" }, eventsMax));
-}
-
-async function finish(books: Books): Promise<void> {
-  await books.project();
-  while (await build(books)) {}
-  while (await recount(books)) {}
-}
-
-interface Asked {
-  accountId: string;
-  id: string;
-  definition: MeterDefinition;
-}
-
-/** What the sums say, and what the events themselves say. */
-async function answers(books: Books, { accountId, id }: Asked, query: MeterQuery) {
-  const row = must(await books.db.tenantRead(accountId, (tx) => findMeter(tx, accountId, id)));
-  const show = (values: Awaited<ReturnType<typeof queryEvents>>) =>
-    values.map(({ window, texts, value, events, skipped }) => ({
-      startMs: window.startMs,
-      groups: texts,
-      value,
-      events: Number(events),
-      skipped: Number(skipped),
-    }));
-  return {
-    state: row.state,
-    sums: show(await books.db.tenantRead(accountId, (tx) => queryRollups(tx, row, query))),
-    raw: show(await books.db.systemTransaction((tx) => queryEvents(tx, row, query))),
-  };
-}
-
-const groupPaths = [
-  { name: "g", path: "$.g" },
-  { name: "status", path: "status_code" },
-  { name: "api", path: "api_id" },
-];
-
-function someDefinition(random: () => number, of: { aggregation: Aggregation; side: MeterSide }) {
-  const groups = groupPaths.slice(0, Math.floor(random() * 4));
-  const filters =
-    random() < 0.3 ? [{ path: "status_code", values: ["500"], exclude: random() < 0.5 }] : [];
-  return { ...of, valuePath: of.aggregation === "count" ? "" : "$.v", groups, filters };
-}
 
 function sees({ accountId, definition }: Asked, mode: "live" | "test") {
   const { side, filters } = definition;
@@ -404,6 +217,13 @@ test(`meters that are built while events arrive and go count each once (seed ${s
   }
 }, 240_000);
 
+/** Wait until somebody waits for a lock. */
+function untilBlocked(books: Books): Promise<void> {
+  const waiting =
+    "select count(*) as sum from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
+  return until(async () => (await books.sum(waiting)) > 0n);
+}
+
 test("an event that goes while another shard adds to the same sums takes only itself away", async () => {
   await using books = await openBooks();
   const time = "2026-07-01T12:00:00Z";
@@ -429,11 +249,7 @@ test("an event that goes while another shard adds to the same sums takes only it
   });
   await applied.promise;
   const gone = voidEvent(books, must(first));
-  await until(async () => {
-    const waiting =
-      "select count(*) as sum from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
-    return (await books.sum(waiting)) > 0n;
-  });
+  await untilBlocked(books);
   gate.resolve();
   await Promise.all([other, gone]);
 
@@ -473,113 +289,6 @@ test("a deleted meter leaves nothing behind", async () => {
   expect(await books.sum("select count(*) as sum from meters")).toBe(1n);
 });
 
-/** Meters of one account over events of one quarter of an hour, all built. */
-async function openQuarter(books: Books, values: readonly number[], all = aggregations) {
-  const time = "2026-07-01T12:00:00Z";
-  const history = startHistory(books, seeded(seed), Date.parse(time));
-  const [accountId, { developer }] = [must(history.consumers[0]), history];
-  const meters = new Map<Aggregation, Asked>();
-  for (const aggregation of all) {
-    const valuePath = aggregation === "count" ? "" : "$.v";
-    const definition = {
-      aggregation,
-      valuePath,
-      groups: [],
-      filters: [],
-      side: "consumer" as const,
-    };
-    meters.set(aggregation, await history.meter(accountId, definition));
-  }
-  const events = values.map((v) =>
-    usage({ account: accountId, developer, time, data: `{"v":${v}}` }),
-  );
-  await books.journal.append(events);
-  await finish(books);
-  const startMs = Date.parse(time);
-  const windows = [{ startMs, endMs: startMs + quarterMs }];
-  const query = { mode: "live", windows, groupBy: [], filters: [] } as const;
-  async function sums() {
-    const shown: Record<string, unknown> = {};
-    for (const [aggregation, { id }] of meters) {
-      const values = await books.db.tenantRead(accountId, async (tx) =>
-        queryRollups(tx, must(await findMeterFirst(books, accountId, id)), query),
-      );
-      shown[aggregation] = must(values[0]).value;
-    }
-    return shown;
-  }
-  return { accountId, events, sums };
-}
-
-function findMeterFirst(books: Books, accountId: string, id: string) {
-  return books.db.tenantRead(accountId, (tx) => findMeter(tx, accountId, id));
-}
-
-test("taking an event back reads no events: its shard does not wait for a busy quarter", async () => {
-  await using books = await openBooks();
-  const { events, sums } = await openQuarter(books, [5, 1, 9, 9]);
-  const { superuser } = books;
-
-  // Whoever reads events now waits for ever.
-  const target = must(events[1]);
-  await voidEvent(books, target, async () => {
-    await superuser.query("begin");
-    await superuser.query("lock table usage_events in access exclusive mode");
-  });
-  await superuser.query("rollback");
-  const { rows } = await superuser.query("select count(*)::int as pending from meter_recounts");
-  while (await recount(books, 1)) {}
-
-  // The least, the latest to come and a different value: none of these was the greatest.
-  expect(rows).toEqual([{ pending: 2 }]);
-  expect(await sums()).toEqual({
-    sum: "23",
-    count: "3",
-    avg: "7.666666666666666667",
-    min: "5",
-    max: "9",
-    unique_count: "2",
-    latest: "9",
-  });
-});
-
-test("what goes while its quarter is counted anew is not counted by a later page", async () => {
-  await using books = await openBooks();
-  const { events, sums } = await openQuarter(
-    books,
-    [3, 1, 2, 2.5],
-    ["min", "max", "unique_count", "latest"],
-  );
-
-  await voidEvent(books, must(events[1]));
-  await recount(books, 2);
-  await voidEvent(books, must(events[2]));
-  while (await recount(books, 2)) {}
-
-  expect(await sums()).toEqual({ min: "2.5", max: "3", unique_count: "2", latest: "2.5" });
-});
-
-test("an event of a quarter that shares a removed month takes only itself away", async () => {
-  await using books = await openBooks();
-  const { events, sums } = await openQuarter(books, [5, 7]);
-  await books.superuser.query(
-    "update usage_events set received_month = '2026-06-01' where position = 1 and ordinal = 0",
-  );
-  await books.superuser.query("delete from usage_events where received_month = '2026-06-01'");
-  await books.superuser.query(
-    `insert into usage_partition_totals (
-       received_month, mode, events, charged_nanos, fee_nanos, last_position
-     ) values ('2026-07-01', 'live', 1, 0, 0, 1)`,
-  );
-
-  await voidEvent(books, must(events[1]));
-  while (await recount(books)) {}
-
-  // What is removed may have been the greatest, or not: it is not known any more.
-  const kept = { sum: "5", count: "1", avg: "5", min: "5", max: "7", latest: "7" };
-  expect(await sums()).toMatchObject(kept);
-});
-
 test("a meter that cannot be built keeps no other from being built", async () => {
   await using books = await openBooks();
   const history = startHistory(books, seeded(seed), Date.parse("2026-07-01T12:00:00Z"));
@@ -596,7 +305,7 @@ test("a meter that cannot be built keeps no other from being built", async () =>
     await books.db.systemTransaction((tx) => buildNextMeter(tx, turn)).catch(() => {});
   }
 
-  const built = await findMeterFirst(books, accountId, whole.id);
+  const built = await readMeter(books, accountId, whole.id);
   expect(must(built).state).toBe("active");
 });
 
@@ -614,11 +323,7 @@ test("a projector does not wait for who clears a meter away, who waits for it", 
   const cleared = await books.db.systemTransaction(async (tx) => {
     await tx.query(sql.type(nothing)`select from projector_cursors for update`);
     const clearing = build(books);
-    await until(async () => {
-      const waiting =
-        "select count(*) as sum from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
-      return (await books.sum(waiting)) > 0n;
-    });
+    await untilBlocked(books);
     const group = { accountId, meterId, groupKey: "g", texts: ["g"] };
     expect([...(await admitGroups(tx, [group]))]).toEqual([]);
     return { clearing };
