@@ -24,6 +24,5 @@ setFlagsFromString("--no-allocation-site-pretenuring");
 Buffer.poolSize = 0;
 
 // A full collection, for which every running call waits some dozen milliseconds, comes when the heap is twice what the last
-// one left, instead of a quarter more: each call over HTTP/2 leaves a few hundred bytes among old objects, its headers, which
-// Node makes there.
+// one left, instead of a quarter more.
 setFlagsFromString("--heap-growing-percent=100");

@@ -1,24 +1,18 @@
-import type { EventEmitter } from "node:events";
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:http";
-import {
-  type IncomingHttpHeaders as Http2Headers,
-  Http2ServerRequest,
-  type OutgoingHttpHeaders,
-  type ServerHttp2Stream,
-  sensitiveHeaders,
-} from "node:http2";
+import { Http2ServerRequest, Http2ServerResponse, type ServerHttp2Stream } from "node:http2";
 import type { Socket } from "node:net";
 import type { Readable, Writable } from "node:stream";
 import { discardBody } from "./http-message.ts";
-import { credentialHeaders, SensitiveResponse } from "./sensitive-response.ts";
+import { errorCodes } from "./http2/codes.ts";
+import { Http2Duplex } from "./http2/duplex.ts";
+import type { HeaderValue } from "./http2/header-encoder.ts";
+import type { BodyReader, Http2Stream } from "./http2/stream.ts";
 
 /** What Node's own classes make of a request and its reply, in either version of HTTP. */
 export interface Opened {
   readonly request: IncomingMessage | Http2ServerRequest;
-  readonly response: ServerResponse | SensitiveResponse;
+  readonly response: ServerResponse | Http2ServerResponse;
 }
-
-type HeaderValue = string | readonly string[];
 
 /** A reply that is streamed. What is written before the headers were sent goes with them. */
 export type ReplyStream = Writable & {
@@ -45,16 +39,10 @@ export abstract class Arrival {
   closing: { onClosed(): void } | undefined = undefined;
   #onceClosed: (() => void)[] = [];
 
-  /** `ending` says "close" once the reply has ended or the client has left. */
-  constructor(
-    { method, url, headers }: Pick<Arrival, "method" | "url" | "headers">,
-    ending: EventEmitter,
-  ) {
+  constructor({ method, url, headers }: Pick<Arrival, "method" | "url" | "headers">) {
     this.method = method;
     this.url = url;
     this.headers = headers;
-    (ending as Ending)[arrivalKey] = this;
-    ending.on("close", onClose);
   }
 
   /** The reply has ended, or the client has left. */
@@ -82,14 +70,13 @@ export abstract class Arrival {
 
   /** The body. */
   abstract readonly body: Readable;
+  /** Have the body handed to a reader that never has enough, instead. */
+  abstract readTo(reader: BodyReader): void;
   /** Whether there is a body to read, by the headers. */
   abstract readonly hasBody: boolean;
   /** Whether nobody can read the reply any more. */
   abstract readonly isGone: boolean;
-  /**
-   * Whether the client broke the request off. Over HTTP/2 Node shows that as an ordinary end of the body,
-   * so whoever reads one to its end must ask.
-   */
+  /** Whether either side broke the request off. Over HTTP/1.1 the body says so itself. */
   abstract readonly isCutOff: boolean;
   abstract readonly headersSent: boolean;
   /** The status of the reply, once its headers are sent. */
@@ -104,7 +91,7 @@ export abstract class Arrival {
     status: number,
     headers: Readonly<Record<string, string>>,
     body: string | Uint8Array | undefined,
-    trailers?: OutgoingHttpHeaders,
+    trailers?: Readonly<Record<string, string>>,
   ): void;
 
   /**
@@ -193,18 +180,6 @@ export abstract class Arrival {
   }
 }
 
-const arrivalKey = Symbol("arrival");
-
-type Ending = EventEmitter & { [arrivalKey]?: Arrival | undefined };
-
-// One function for all, and no way back to the arrival: Node keeps a stream of HTTP/2 until the next full
-// collection, with all that listens to it.
-function onClose(this: Ending): void {
-  const arrival = this[arrivalKey];
-  this[arrivalKey] = undefined;
-  arrival?.close();
-}
-
 interface Written {
   readonly response: ServerResponse;
   readonly body: string | Uint8Array | undefined;
@@ -238,8 +213,9 @@ export class Http1Arrival extends Arrival {
 
   constructor(request: IncomingMessage, response: ServerResponse) {
     const { method = "", url = "/", headers } = request;
-    super({ method, url, headers }, response);
+    super({ method, url, headers });
     this.#pair = { request, response };
+    response.on("close", () => this.close());
   }
 
   get authority(): string | undefined {
@@ -256,6 +232,13 @@ export class Http1Arrival extends Arrival {
 
   get body(): IncomingMessage {
     return this.#pair.request;
+  }
+
+  readTo(reader: BodyReader): void {
+    const { request } = this.#pair;
+    request.on("data", (part: Buffer) => reader.add(part));
+    request.on("end", () => reader.finish());
+    request.on("close", () => reader.fail());
   }
 
   get hasBody(): boolean {
@@ -336,56 +319,58 @@ export class Http1Arrival extends Arrival {
   }
 }
 
-const noError = 0x0;
-const internalError = 0x2;
-
-/** Bytes of a body that are dropped before its stream is reset. */
-const discardedBytesMax = 16 * 1024 * 1024;
-
 /** A request over HTTP/2. */
 export class Http2Arrival extends Arrival {
-  readonly stream: ServerHttp2Stream;
-  readonly rawHeaders: string[];
+  readonly stream: Http2Stream;
+  #duplex: Http2Duplex | undefined;
   #opened: Opened | undefined;
-  #status = 0;
 
-  constructor(stream: ServerHttp2Stream, headers: Http2Headers, rawHeaders: string[]) {
-    const { ":method": method = "", ":path": url = "/" } = headers;
-    super({ method, url, headers }, stream);
+  constructor(stream: Http2Stream) {
+    const { headers } = stream.head;
+    super({ method: headers[":method"] ?? "", url: headers[":path"] ?? "/", headers });
     this.stream = stream;
-    this.rawHeaders = rawHeaders;
+    stream.onClosed = () => this.#onClosed();
   }
 
   get authority(): string | undefined {
     return this.header(":authority") ?? this.header("host");
   }
 
-  get socket(): Socket | undefined {
-    return this.stream.session?.socket as Socket | undefined;
+  get socket(): Socket {
+    return this.stream.connection.socket;
   }
 
-  get body(): Readable {
-    return this.stream;
+  get rawHeaders(): readonly string[] {
+    return this.stream.head.fields;
+  }
+
+  get body(): Http2Duplex {
+    this.#duplex ??= new Http2Duplex(this.stream);
+    return this.#duplex;
+  }
+
+  readTo(reader: BodyReader): void {
+    this.stream.readTo(reader);
   }
 
   get hasBody(): boolean {
-    return !this.stream.endAfterHeaders && this.header("content-length") !== "0";
+    return this.stream.hasBody && this.header("content-length") !== "0";
   }
 
   get isGone(): boolean {
-    return this.stream.destroyed || this.stream.closed;
+    return this.stream.isClosed;
   }
 
   get isCutOff(): boolean {
-    return this.stream.aborted || this.stream.rstCode !== noError;
+    return this.stream.isCutOff;
   }
 
   get headersSent(): boolean {
-    return this.stream.headersSent;
+    return this.stream.status !== 0;
   }
 
   get status(): number {
-    return this.#status || Number(this.stream.sentHeaders?.[":status"]);
+    return this.stream.status;
   }
 
   protected get opened(): Opened | undefined {
@@ -394,10 +379,11 @@ export class Http2Arrival extends Arrival {
 
   open(): Opened {
     if (this.#opened === undefined) {
-      const { stream, headers } = this;
+      // It has what these classes ask of a stream.
+      const duplex = this.body as unknown as ServerHttp2Stream;
       this.#opened = {
-        request: new Http2ServerRequest(stream, headers, {}, this.rawHeaders),
-        response: new SensitiveResponse(stream),
+        request: new Http2ServerRequest(duplex, this.headers, {}, [...this.rawHeaders]),
+        response: new Http2ServerResponse(duplex),
       };
       if (!this.isGone) {
         this.moveHead(this.#opened);
@@ -410,129 +396,49 @@ export class Http2Arrival extends Arrival {
     status: number,
     headers: Readonly<Record<string, string>>,
     body: string | Uint8Array | undefined,
-    trailers?: OutgoingHttpHeaders,
+    trailers?: Readonly<Record<string, string>>,
   ): void {
     if (this.isGone) {
       return;
     }
     if (this.#opened !== undefined) {
-      const { response } = this.#opened;
+      const response = this.#opened.response as ServerResponse;
       response.writeHead(status, headers);
-      (response as SensitiveResponse).end(body ?? "");
+      response.end(body ?? "");
       return;
     }
-    const { stream, head } = this;
     for (const name in headers) {
       this.setHeader(name, headers[name] ?? "");
     }
-    this.#status = status;
-    const fields = hasCredential(head)
-      ? markedFields(status, head)
-      : ([":status", String(status), ...head] as string[]);
-    if (trailers === undefined) {
-      stream.respond(fields, { endStream: body === undefined });
-    } else {
-      // Else a reply without a body would end with its headers, and have no trailers.
-      stream.respond(fields, { waitForTrailers: true });
-      (stream as Trailing)[trailersKey] = trailers;
-      stream.on("wantTrailers", sendTrailers);
-    }
-    if (body !== undefined) {
-      endStream(stream, body);
-    } else if (trailers !== undefined) {
-      stream.end();
-    }
+    this.stream.respond(status, this.head, {
+      body: typeof body === "string" ? Buffer.from(body) : body,
+      trailers: trailers && Object.entries(trailers).flat(),
+    });
   }
 
   reply(status: number, headers: readonly HeaderValue[], body: Uint8Array | undefined): void {
     const { head } = this;
-    for (let index = 0; index < headers.length; index += 2) {
-      const value = headers[index + 1] ?? "";
-      // Node takes a list only where headers are an object.
-      for (const one of typeof value === "string" ? [value] : value) {
-        head.push(headers[index] as string, one);
-      }
+    for (let index = 0; index < headers.length; index++) {
+      head.push(headers[index] as HeaderValue);
     }
     this.send(status, noHeaders, body);
   }
 
   breakOff(): void {
-    if (!this.stream.writableEnded) {
-      this.stream.close(internalError);
+    if (!this.stream.isEnded) {
+      this.stream.reset(errorCodes.internalError);
     }
   }
 
-  // A reset would overtake the trailers, and bytes that nobody reads would count against the session
-  // for ever.
+  // A reset would overtake the trailers, and bytes that nobody reads would count against the connection for ever.
   discard(): void {
-    const { stream } = this;
-    if (stream.readableEnded || stream.destroyed) {
-      return;
-    }
-    stream.once("finish", () => {
-      let left = discardedBytesMax;
-      stream.on("data", (chunk: Buffer) => {
-        left -= chunk.length;
-        if (left < 0) {
-          stream.close(noError);
-        }
-      });
-      stream.resume();
-    });
+    this.stream.discard();
+  }
+
+  #onClosed(): void {
+    this.#duplex?.onStreamClosed();
+    this.close();
   }
 }
 
 const noHeaders: Readonly<Record<string, string>> = {};
-
-const trailersKey = Symbol("trailers");
-
-type Trailing = ServerHttp2Stream & { [trailersKey]?: OutgoingHttpHeaders };
-
-// One function for all streams, as onClose().
-function sendTrailers(this: Trailing): void {
-  if (!this.destroyed && !this.closed) {
-    this.sendTrailers(this[trailersKey] ?? {});
-  }
-}
-
-function hasCredential(head: readonly HeaderValue[]): boolean {
-  return head.some((text, at) => at % 2 === 0 && credentialHeaders.includes(text as string));
-}
-
-/** The fields of a reply with credentials, which HTTP/2 must keep out of its compression tables. */
-function markedFields(status: number, head: readonly HeaderValue[]): OutgoingHttpHeaders {
-  const fields: OutgoingHttpHeaders & { [sensitiveHeaders]: string[] } = {
-    ":status": status,
-    [sensitiveHeaders]: credentialHeaders,
-  };
-  for (let index = 0; index < head.length; index += 2) {
-    fields[head[index] as string] = head[index + 1] as string;
-  }
-  return fields;
-}
-
-/** Bytes of a reply that are handed to Node at once. */
-const chunkBytes = 64 * 1024;
-
-// What Node holds counts against the session, and that of a cancelled stream for ever: of a large reply it
-// gets the next part when it has sent the one before.
-function endStream(stream: ServerHttp2Stream, body: string | Uint8Array): void {
-  if (body.length <= chunkBytes) {
-    stream.end(body);
-    return;
-  }
-  const bytes = typeof body === "string" ? Buffer.from(body) : body;
-  let sent = 0;
-  const next = () => {
-    while (sent + chunkBytes < bytes.length) {
-      const chunk = bytes.subarray(sent, sent + chunkBytes);
-      sent += chunkBytes;
-      if (!stream.write(chunk)) {
-        stream.once("drain", next);
-        return;
-      }
-    }
-    stream.end(bytes.subarray(sent));
-  };
-  next();
-}

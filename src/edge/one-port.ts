@@ -5,12 +5,6 @@ import {
   type ServerResponse,
 } from "node:http";
 import {
-  createServer as createHttp2Server,
-  type IncomingHttpHeaders,
-  type ServerHttp2Session,
-  type ServerHttp2Stream,
-} from "node:http2";
-import {
   type AddressInfo,
   createServer as createNetServer,
   type Server,
@@ -18,11 +12,11 @@ import {
 } from "node:net";
 import { type Arrival, Http1Arrival, Http2Arrival } from "./arrival.ts";
 import { type BrokenBytes, createRefusal } from "./broken-bytes.ts";
-import { limitControlFrames } from "./frame-budget.ts";
+import { Http2Connection } from "./http2/connection.ts";
+import type { Http2Stream } from "./http2/stream.ts";
 import { Running } from "./running.ts";
 import { cutSlowBodies, limitRest } from "./slow-body.ts";
 import { sniff } from "./sniff.ts";
-import { replaceStreamTable } from "./stream-table.ts";
 import { createTls, refuseCleartext, type TlsIdentity } from "./tls.ts";
 
 /** HTTP/1.1 and HTTP/2 on one port, in the clear or, with an identity, over TLS. */
@@ -64,17 +58,7 @@ const defaultLimits: PortLimits = {
 };
 
 const headerBytesMax = 16 * 1024;
-/** Beyond it Node resets a stream. What is told of a target that is too long must come before. */
-const http2HeaderBytesMax = 2 * headerBytesMax;
 const requestsPerSocketMax = 10_000;
-const streamsPerSessionMax = 100;
-const windowBytes = 1024 * 1024;
-
-/**
- * What Node may hold for a session, in units of a million bytes. With its own 10 it refuses new streams
- * while three large messages wait to be sent.
- */
-const sessionMegabytesMax = 64;
 const tcpKeepAliveMs = 60_000;
 
 /** Whom a port hands its requests. */
@@ -84,12 +68,6 @@ export interface PortListeners {
   onUpgrade?: (request: IncomingMessage, socket: Socket, head: Buffer) => void;
   /** Whether a request may take any time to arrive: its messages come as they are made. */
   mayBeSlow?: (arrival: Arrival) => boolean;
-}
-
-interface Session {
-  streams: number;
-  /** Whether the client was told that the session ends. */
-  left: boolean;
 }
 
 /** What a port knows of its connections. */
@@ -102,7 +80,7 @@ interface State {
   readonly undecided: Set<Socket>;
   /** HTTP/1.1 connections that have not brought a request. Node counts them as busy. */
   readonly fresh: Set<Socket>;
-  readonly sessions: Map<ServerHttp2Session, Session>;
+  readonly http2: Set<Http2Connection>;
   readonly running: Running;
   /** Counts the rounds of checks. */
   round: number;
@@ -121,7 +99,7 @@ export function createOnePort({
     sockets: new Set(),
     undecided: new Set(),
     fresh: new Set(),
-    sessions: new Map(),
+    http2: new Set(),
     running: new Running(),
     round: 0,
   };
@@ -136,20 +114,24 @@ export function createOnePort({
     }
     listeners.onRequest(arrival);
   };
-  const acceptHttp2 = (
-    stream: ServerHttp2Stream,
-    headers: IncomingHttpHeaders,
-    _flags: number,
-    rawHeaders: string[],
-  ) => {
-    stream.on("error", ignore);
-    const arrival = new Http2Arrival(stream, headers, rawHeaders);
+  const acceptHttp2 = (stream: Http2Stream) => {
+    const arrival = new Http2Arrival(stream);
     state.running.add(arrival, state.round);
-    watchStream(state, arrival);
-    if (headers.expect === "100-continue" && !arrival.isGone) {
-      stream.additionalHeaders({ ":status": 100 });
+    if (state.closing) {
+      stream.connection.leave();
+    }
+    if (arrival.header("expect") === "100-continue") {
+      stream.inform(100);
     }
     listeners.onRequest(arrival);
+  };
+  const serveHttp2 = (socket: Socket) => {
+    const connection = new Http2Connection(socket, {
+      idleTimeoutMs: limits.sessionIdleTimeoutMs,
+      onStream: acceptHttp2,
+      onClose: () => state.http2.delete(connection),
+    });
+    state.http2.add(connection);
   };
   const { onUpgrade } = listeners;
   const upgrade: typeof onUpgrade =
@@ -161,12 +143,7 @@ export function createOnePort({
   const http1 = createHttp1(limits, acceptHttp1, upgrade);
   const refuse = createRefusal(state.running);
   http1.on("clientError", (error: BrokenBytes, socket) => refuse(error, socket as Socket));
-  const http2 = createHttp2();
-  http2.on("session", (session: ServerHttp2Session) =>
-    watchSession(state, session, limits.sessionIdleTimeoutMs),
-  );
-  http2.on("stream", acceptHttp2);
-  const server = createListener(state, { http1, http2, limits, tls });
+  const server = createListener(state, { http1, serveHttp2, limits, tls });
   let timer: NodeJS.Timeout | undefined;
 
   return {
@@ -196,12 +173,12 @@ function createListener(
   state: State,
   {
     http1,
-    http2,
+    serveHttp2,
     limits,
     tls,
   }: {
     http1: Http1Server;
-    http2: ReturnType<typeof createHttp2>;
+    serveHttp2: (socket: Socket) => void;
     limits: PortLimits;
     tls: TlsIdentity | undefined;
   },
@@ -215,7 +192,7 @@ function createListener(
     // A session that its client has left must not linger.
     socket.allowHalfOpen = !isHttp2;
     if (isHttp2) {
-      http2.emit("connection", socket);
+      serveHttp2(socket);
       return;
     }
     state.fresh.add(socket);
@@ -275,8 +252,10 @@ async function drain(
   for (const { arrival } of state.running) {
     announceClose(arrival);
   }
-  for (const [session, known] of state.sessions) {
-    leaveBusy(session, known);
+  for (const connection of state.http2) {
+    if (connection.streams.size > 0) {
+      connection.leave();
+    }
   }
   const leaveIdle = () => {
     state.lingered = true;
@@ -284,9 +263,9 @@ async function drain(
     http1.closeIdleConnections();
     destroyAll(state.undecided);
     destroyAll(state.fresh);
-    for (const [session, { streams }] of state.sessions) {
-      if (streams === 0) {
-        session.close();
+    for (const connection of state.http2) {
+      if (connection.streams.size === 0) {
+        connection.close();
       }
     }
   };
@@ -306,40 +285,6 @@ function watchSocket({ sockets, undecided }: State, socket: Socket): void {
   socket.once("close", () => {
     sockets.delete(socket);
     undecided.delete(socket);
-  });
-}
-
-/** Count a session's open streams, and end it when there are none and there shall be none. */
-function watchSession(state: State, session: ServerHttp2Session, idleTimeoutMs: number): void {
-  const known: Session = { streams: 0, left: false };
-  state.sessions.set(session, known);
-  session.once("close", () => state.sessions.delete(session));
-  session.setTimeout(idleTimeoutMs, () => {
-    if (session.closed) {
-      // Node never ends a session, nor its streams, whose client sent GOAWAY and then left.
-      session.destroy();
-    } else if (known.streams === 0) {
-      session.close();
-    }
-  });
-}
-
-/** Count a stream of its session, and end the session after its last one when there shall be no more. */
-function watchStream(state: State, arrival: Http2Arrival): void {
-  const { session } = arrival.stream;
-  const known = session && state.sessions.get(session as ServerHttp2Session);
-  if (known === undefined) {
-    return;
-  }
-  known.streams++;
-  if (state.closing) {
-    leaveBusy(session as ServerHttp2Session, known);
-  }
-  arrival.onceClosed(() => {
-    known.streams--;
-    if (known.streams === 0 && state.closing) {
-      session?.close();
-    }
   });
 }
 
@@ -371,30 +316,6 @@ function createHttp1(
   return server;
 }
 
-function createHttp2() {
-  const server = createHttp2Server({
-    maxSessionInvalidFrames: 100,
-    maxSessionRejectedStreams: 100,
-    maxSessionMemory: sessionMegabytesMax,
-    streamResetBurst: 200,
-    streamResetRate: 20,
-    settings: {
-      enablePush: false,
-      initialWindowSize: windowBytes,
-      maxConcurrentStreams: streamsPerSessionMax,
-      maxHeaderListSize: http2HeaderBytesMax,
-    },
-  });
-  server.on("sessionError", ignore);
-  server.on("session", (session: ServerHttp2Session) => {
-    session.on("error", ignore);
-    replaceStreamTable(session);
-    session.setLocalWindowSize(windowBytes);
-    limitControlFrames(session);
-  });
-  return server;
-}
-
 /** As Node would say it. */
 function tooSlow(): BrokenBytes {
   return Object.assign(new Error("Request timeout"), { code: "ERR_HTTP_REQUEST_TIMEOUT" });
@@ -403,20 +324,6 @@ function tooSlow(): BrokenBytes {
 function announceClose(arrival: Arrival): void {
   if (arrival instanceof Http1Arrival && !arrival.headersSent) {
     arrival.setHeader("connection", "close");
-  }
-}
-
-// First say that the session ends, then, a round trip later, which streams still count: a request
-// that the client sent meanwhile is served, not lost. Without streams Node would stop to read after
-// the first notice, and see neither the answer nor the end of the connection.
-function leaveBusy(session: ServerHttp2Session, known: Session): void {
-  if (session.destroyed || known.left || known.streams === 0) {
-    return;
-  }
-  known.left = true;
-  session.goaway(0, 2 ** 31 - 1);
-  if (!session.ping(() => session.close())) {
-    session.close();
   }
 }
 

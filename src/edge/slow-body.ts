@@ -1,15 +1,10 @@
 import type { ServerResponse } from "node:http";
-import { constants } from "node:http2";
 import type { Socket } from "node:net";
 import { type Arrival, Http1Arrival, Http2Arrival } from "./arrival.ts";
+import { errorCodes } from "./http2/codes.ts";
 import { HttpError } from "./rest/errors.ts";
 import { toErrorReply } from "./rest/status.ts";
 import type { Run } from "./running.ts";
-
-const cancel = 0x8;
-
-// The state of a stream whose client has more to send.
-const open = constants.NGHTTP2_STREAM_STATE_OPEN;
 
 /** What slow bodies are judged by. */
 export interface SlowBodies {
@@ -32,7 +27,7 @@ export function cutSlowBodies(
       continue;
     }
     if (arrival instanceof Http2Arrival) {
-      if (arrival.stream.state?.state === open) {
+      if (arrival.stream.isOpen) {
         cut(arrival);
       }
     } else if (arrival instanceof Http1Arrival && arrival.hasBody && !arrival.body.complete) {
@@ -61,10 +56,10 @@ export function limitRest(
 function cut(arrival: Http2Arrival): void {
   const { stream } = arrival;
   if (arrival.headersSent || arrival.header("content-type")?.startsWith("application/grpc")) {
-    stream.close(cancel);
+    stream.reset(errorCodes.cancel);
     return;
   }
-  stream.once("finish", () => stream.close(cancel));
+  stream.resetOnceSent(errorCodes.cancel);
   const error = new HttpError(408, "Cannot wait for the rest of the request");
   const requestId = arrival.replyHeader("x-request-id");
   const { status, headers, body } = toErrorReply(error, { format: "json", requestId });

@@ -1,6 +1,6 @@
-import type { Readable } from "node:stream";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Arrival } from "../arrival.ts";
+import type { BodyReader } from "../http2/stream.ts";
 
 /** Says at each part of a body, from its bytes so far and the first part, whether it is too much. */
 export type Refuse = (size: number, head: Buffer) => Error | undefined;
@@ -14,84 +14,54 @@ export function collect(arrival: Arrival, refuse: Refuse): Promise<Buffer> {
     return Promise.reject(clientLeft());
   }
   return new Promise((resolve, reject) => {
-    const body: Read = arrival.body;
-    body[readerKey] = new Reader(arrival, refuse, { resolve, reject });
-    // The same functions for all requests: Node keeps a stream of HTTP/2 until the next full collection,
-    // with all that listens to it.
-    body.on("data", onData);
-    body.on("end", onEnd);
-    body.on("close", onClose);
+    arrival.readTo(new Collector(refuse, resolve, reject));
   });
 }
 
-const readerKey = Symbol("reader");
-
-type Read = Readable & { [readerKey]?: Reader | undefined };
-
-function onData(this: Read, chunk: Buffer): void {
-  this[readerKey]?.add(chunk, this);
-}
-
-function onEnd(this: Read): void {
-  const reader = this[readerKey];
-  this[readerKey] = undefined;
-  reader?.finish();
-}
-
-function onClose(this: Read): void {
-  const reader = this[readerKey];
-  this[readerKey] = undefined;
-  reader?.fail(clientLeft());
-}
-
-interface Settle {
-  readonly resolve: (body: Buffer) => void;
-  readonly reject: (error: Error) => void;
-}
-
-class Reader {
-  readonly #arrival: Arrival;
+class Collector implements BodyReader {
   readonly #refuse: Refuse;
-  readonly #settle: Settle;
+  readonly #resolve: (body: Buffer) => void;
+  readonly #reject: (error: Error) => void;
   #head: Buffer | undefined;
   #rest: Buffer[] | undefined;
   #size = 0;
+  #isRefused = false;
 
-  constructor(arrival: Arrival, refuse: Refuse, settle: Settle) {
-    this.#arrival = arrival;
+  constructor(refuse: Refuse, resolve: (body: Buffer) => void, reject: (error: Error) => void) {
     this.#refuse = refuse;
-    this.#settle = settle;
+    this.#resolve = resolve;
+    this.#reject = reject;
   }
 
-  add(chunk: Buffer, body: Read): void {
-    this.#size += chunk.length;
+  add(part: Buffer): boolean {
+    if (this.#isRefused) {
+      // What still comes is dropped, so that the client gets to read the reply.
+      return true;
+    }
+    this.#size += part.length;
     if (this.#head === undefined) {
-      this.#head = chunk;
+      this.#head = part;
     } else {
       this.#rest ??= [this.#head];
-      this.#rest.push(chunk);
+      this.#rest.push(part);
     }
     const refusal = this.#refuse(this.#size, this.#head);
     if (refusal !== undefined) {
-      // What still comes is dropped, so that the client gets to read the reply.
-      body[readerKey] = undefined;
-      this.fail(refusal);
+      this.#isRefused = true;
+      this.#rest = undefined;
+      this.#reject(refusal);
     }
+    return true;
   }
 
   finish(): void {
-    if (this.#arrival.isCutOff) {
-      this.fail(clientLeft());
-    } else {
-      const { resolve } = this.#settle;
-      resolve(
-        this.#rest === undefined ? (this.#head ?? empty) : Buffer.concat(this.#rest, this.#size),
-      );
-    }
+    this.#resolve(
+      this.#rest === undefined ? (this.#head ?? empty) : Buffer.concat(this.#rest, this.#size),
+    );
   }
 
-  fail(error: Error): void {
-    this.#settle.reject(error);
+  fail(): void {
+    this.#reject(clientLeft());
   }
 }
 
