@@ -236,9 +236,13 @@ export class Http1Arrival extends Arrival {
 
   readTo(reader: BodyReader): void {
     const { request } = this.#pair;
+    let isWhole = false;
     request.on("data", (part: Buffer) => reader.add(part));
-    request.on("end", () => reader.finish());
-    request.on("close", () => reader.fail());
+    request.on("end", () => {
+      isWhole = true;
+      reader.finish();
+    });
+    request.on("close", () => isWhole || reader.fail());
   }
 
   get hasBody(): boolean {
