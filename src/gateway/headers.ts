@@ -1,4 +1,5 @@
 import type { IncomingHttpHeaders } from "node:http";
+import { singleHeaders } from "../lib/single-headers.ts";
 
 /** What a reply's header may hold: several values are as many headers. */
 export type HeaderValue = string | readonly string[];
@@ -79,35 +80,6 @@ const notForConsumer = new Set([
 /** What this server says of a call itself: an upstream must not say it in its place. */
 const notFromUpstream = /^(?:access-control|x-callora|x-ratelimit)-/;
 
-/** Of these a reply has one. HTTP/2 refuses more. */
-const single = new Set([
-  "age",
-  "authorization",
-  "content-length",
-  "content-location",
-  "content-md5",
-  "content-range",
-  "content-type",
-  "date",
-  "dnt",
-  "etag",
-  "expires",
-  "from",
-  "host",
-  "if-match",
-  "if-modified-since",
-  "if-none-match",
-  "if-range",
-  "if-unmodified-since",
-  "last-modified",
-  "max-forwards",
-  "range",
-  "referer",
-  "retry-after",
-  "tk",
-  "upgrade-insecure-requests",
-  "user-agent",
-]);
 const joined = new Set(["content-encoding", "content-language"]);
 
 /** What an upstream gets besides what the consumer sent. */
@@ -182,7 +154,7 @@ function remember<V>(verdicts: Map<string, V>, name: string, verdict: V): V {
 }
 
 function united(name: string, values: readonly string[]): HeaderValue {
-  if (single.has(name)) {
+  if (singleHeaders.has(name)) {
     return values[0] ?? "";
   }
   return joined.has(name) ? values.join(", ") : values;

@@ -1,4 +1,5 @@
 import type { IncomingHttpHeaders } from "node:http2";
+import { singleHeaders } from "../../lib/single-headers.ts";
 
 /** The head of a request. */
 export interface RequestHead {
@@ -28,37 +29,6 @@ const forbidden: ReadonlySet<string> = new Set([
   "proxy-connection",
   "transfer-encoding",
   "upgrade",
-]);
-
-/** Those that can be said only once. */
-const singular: ReadonlySet<string> = new Set([
-  "access-control-request-method",
-  "authorization",
-  "content-encoding",
-  "content-language",
-  "content-length",
-  "content-location",
-  "content-range",
-  "content-type",
-  "date",
-  "etag",
-  "expires",
-  "from",
-  "host",
-  "if-match",
-  "if-modified-since",
-  "if-none-match",
-  "if-range",
-  "if-unmodified-since",
-  "last-modified",
-  "location",
-  "max-forwards",
-  "proxy-authorization",
-  "range",
-  "referer",
-  "retry-after",
-  "upgrade-insecure-requests",
-  "user-agent",
 ]);
 
 /** Read the fields of a request, names and values by turns. */
@@ -116,7 +86,7 @@ function add(headers: IncomingHttpHeaders, name: string, value: string): void {
     headers[name] = name === "set-cookie" ? [value] : value;
   } else if (typeof known === "object") {
     known.push(value);
-  } else if (!singular.has(name)) {
+  } else if (!singleHeaders.has(name)) {
     headers[name] = `${known}${name === "cookie" ? "; " : ", "}${value}`;
   }
 }
