@@ -6,7 +6,7 @@ import { discardBody } from "./http-message.ts";
 import { errorCodes } from "./http2/codes.ts";
 import { Http2Duplex } from "./http2/duplex.ts";
 import type { HeaderValue } from "./http2/header-encoder.ts";
-import type { BodyReader, Http2Stream } from "./http2/stream.ts";
+import type { BodyReader, Http2Stream, Trailers } from "./http2/stream.ts";
 
 /** What Node's own classes make of a request and its reply, in either version of HTTP. */
 export interface Opened {
@@ -91,7 +91,7 @@ export abstract class Arrival {
     status: number,
     headers: Readonly<Record<string, string>>,
     body: string | Uint8Array | undefined,
-    trailers?: Readonly<Record<string, string>>,
+    trailers?: Trailers,
   ): void;
 
   /**
@@ -400,7 +400,7 @@ export class Http2Arrival extends Arrival {
     status: number,
     headers: Readonly<Record<string, string>>,
     body: string | Uint8Array | undefined,
-    trailers?: Readonly<Record<string, string>>,
+    trailers?: Trailers,
   ): void {
     if (this.isGone) {
       return;
@@ -416,7 +416,7 @@ export class Http2Arrival extends Arrival {
     }
     this.stream.respond(status, this.head, {
       body: typeof body === "string" ? Buffer.from(body) : body,
-      trailers: trailers && Object.entries(trailers).flat(),
+      trailers,
     });
   }
 

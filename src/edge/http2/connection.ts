@@ -4,22 +4,16 @@ import {
   defaultWindowBytes,
   errorCodes,
   flags,
-  frameHeadBytes,
   frameTypes,
   Http2Error,
   payloadBytesMax,
   settings,
   windowBytesMax,
 } from "./codes.ts";
+import { type Frame, FrameReader } from "./frame-reader.ts";
+import { type Block, FrameWriter } from "./frame-writer.ts";
 import { HeaderDecoder } from "./header-decoder.ts";
-import {
-  emptyTable,
-  fieldBytesMax,
-  type HeaderValue,
-  writeFields,
-  writeStatus,
-} from "./header-encoder.ts";
-import { Output } from "./output.ts";
+import type { HeaderValue } from "./header-encoder.ts";
 import { areTrailers, readRequestHead } from "./request-head.ts";
 import { Http2Stream, type OnWritten, streamWindowBytes } from "./stream.ts";
 import { StreamTable } from "./stream-table.ts";
@@ -32,30 +26,10 @@ export interface Http2Listeners {
   onClose(): void;
 }
 
-/** The head or the end of a reply. */
-interface Block {
-  /** Undefined: these are trailers. */
-  readonly status: number | undefined;
-  readonly fields: readonly HeaderValue[];
-  readonly isLast: boolean;
-}
-
-/** A header block that is continued in the next frame. */
-interface Continued {
-  readonly id: number;
-  readonly isLast: boolean;
-  readonly parts: Buffer[];
-  bytes: number;
-}
-
-const preface = Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-
 const streamsMax = 100;
 const windowBytes = 1024 * 1024;
 /** Of names and values with their overhead. What is told of a target that is too long must come before. */
 const headerListBytesMax = 32 * 1024;
-const headerBlockBytesMax = 64 * 1024;
-const continuationsMax = 16;
 /** Streams in a row that were refused because there were too many. */
 const refusalsMax = 100;
 /** Bytes that may wait to be written before replies have to. */
@@ -65,6 +39,13 @@ const backlogBytesMax = 1024 * 1024;
 
 /** Streams that were reset, and faults: a client that opens and resets streams without end costs more than it pays. */
 const resets = { max: 200, perSecond: 20 };
+const ownSettings = [
+  [settings.enablePush, 0],
+  [settings.maxConcurrentStreams, streamsMax],
+  [settings.initialWindowSize, streamWindowBytes],
+  [settings.maxHeaderListSize, headerListBytesMax],
+] as const;
+
 /** Frames that only cost: PING, SETTINGS, and those without content. Replies between them make them free. */
 const idleFrames = { max: 100, perSecond: 10 };
 
@@ -77,23 +58,18 @@ export class Http2Connection {
   readonly streams = new StreamTable();
   readonly #listeners: Http2Listeners;
   readonly #decoder = new HeaderDecoder(headerListBytesMax);
-  readonly #output = new Output();
+  readonly #reader = new FrameReader((frame) => this.#onFrame(frame));
+  readonly #writer = new FrameWriter(() => this.#schedule());
   readonly #resets = new Budget(resets);
   readonly #idleFrames = new Budget(idleFrames);
 
-  #rest: Buffer = nothing;
-  #hasPreface = false;
-  #hasSettings = false;
-  #continued: Continued | undefined;
   #lastId = 0;
   #refusals = 0;
 
   #sendWindow = defaultWindowBytes;
   #streamSendWindow = defaultWindowBytes;
-  #payloadMax = payloadBytesMax;
   #receiveWindow = windowBytes;
   #unannounced = 0;
-  #isTableAnnounced = false;
 
   /** Streams that have more to send. */
   #waiting: Http2Stream[] = [];
@@ -119,14 +95,15 @@ export class Http2Connection {
     socket.on("end", () => socket.destroy());
     socket.on("close", () => this.#onGone());
     socket.setTimeout(idleTimeoutMs, () => this.#onIdle());
-    this.#writeSettings();
+    this.#writer.settings(ownSettings);
+    this.#writer.windowUpdate(0, windowBytes - defaultWindowBytes);
     socket.resume();
   }
 
   /** Bytes that the next frame of a reply's body may have now. */
   get room(): number {
-    const isFull = this.#isSocketFull || this.#output.size >= outputBytesMax;
-    return isFull ? 0 : Math.min(this.#sendWindow, this.#payloadMax);
+    const isFull = this.#isSocketFull || this.#writer.output.size >= outputBytesMax;
+    return isFull ? 0 : Math.min(this.#sendWindow, this.#writer.payloadMax);
   }
 
   /**
@@ -136,8 +113,8 @@ export class Http2Connection {
   leave(): void {
     if (!this.#isLeaving && !this.#isClosing) {
       this.#isLeaving = true;
-      this.#writeGoaway(windowBytesMax, errorCodes.noError);
-      this.#frame(frameTypes.ping, 0, 0, 8).fill(0);
+      this.#writer.goaway(windowBytesMax, errorCodes.noError);
+      this.#writer.ping();
     }
   }
 
@@ -145,7 +122,7 @@ export class Http2Connection {
   close(): void {
     if (!this.#isClosing && !this.#isOver) {
       this.#isClosing = true;
-      this.#writeGoaway(this.#lastId, errorCodes.noError);
+      this.#writer.goaway(this.#lastId, errorCodes.noError);
     }
     this.#schedule();
   }
@@ -193,113 +170,28 @@ export class Http2Connection {
     }
   }
 
-  writeReply(id: number, block: Block): void {
-    const hasDate = block.fields.some((text, at) => at % 2 === 0 && text === "date");
-    this.writeHeaders(
-      id,
-      hasDate ? block : { ...block, fields: [...block.fields, "date", dateNow()] },
-    );
+  /** Send the head of a reply, and when that was unless it says so. */
+  writeReply(id: number, { fields, ...rest }: Block): void {
+    this.writeHeaders(id, { ...rest, fields: hasDate(fields) ? fields : withDate(fields) });
   }
 
-  writeHeaders(id: number, { status, fields, isLast }: Block): void {
+  writeHeaders(id: number, block: Block): void {
     this.#idleFrames.refill();
-    const bytesMax = fieldBytesMax(fields);
-    const last = isLast ? flags.endStream : 0;
-    if (bytesMax <= payloadBytesMax) {
-      const { slab, at } = this.#output.reserve(frameHeadBytes + bytesMax);
-      const from = at + frameHeadBytes;
-      const bytes = this.#writeBlock(slab, from, status, fields) - from;
-      writeFrameHead(slab, at, {
-        type: frameTypes.headers,
-        flags: flags.endHeaders | last,
-        id,
-        bytes,
-      });
-      this.#output.commit(frameHeadBytes + bytes);
-      this.#schedule();
-      return;
-    }
-    const block = Buffer.allocUnsafe(bytesMax);
-    const end = this.#writeBlock(block, 0, status, fields);
-    for (let at = 0; at < end; at += this.#payloadMax) {
-      const part = block.subarray(at, Math.min(at + this.#payloadMax, end));
-      const type = at === 0 ? frameTypes.headers : frameTypes.continuation;
-      const isEnd = at + part.length === end;
-      const bits = (at === 0 ? last : 0) | (isEnd ? flags.endHeaders : 0);
-      part.copy(this.#frame(type, bits, id, part.length));
-    }
+    this.#writer.headers(id, block);
   }
 
   writeData(id: number, data: Uint8Array, isLast: boolean): void {
     this.#idleFrames.refill();
     this.#sendWindow -= data.length;
-    const { slab, at } = this.#output.reserve(frameHeadBytes);
-    const head = {
-      type: frameTypes.data,
-      flags: isLast ? flags.endStream : 0,
-      id,
-      bytes: data.length,
-    };
-    writeFrameHead(slab, at, head);
-    this.#output.commit(frameHeadBytes);
-    this.#output.add(data);
-    this.#schedule();
+    this.#writer.data(id, data, isLast);
   }
 
   writeReset(id: number, code: number): void {
-    this.#frame(frameTypes.reset, 0, id, 4).writeUInt32BE(code);
+    this.#writer.reset(id, code);
   }
 
   writeWindowUpdate(id: number, bytes: number): void {
-    this.#frame(frameTypes.windowUpdate, 0, id, 4).writeUInt32BE(bytes);
-  }
-
-  #writeBlock(
-    to: Buffer,
-    start: number,
-    status: number | undefined,
-    fields: readonly HeaderValue[],
-  ): number {
-    let at = start;
-    if (!this.#isTableAnnounced) {
-      this.#isTableAnnounced = true;
-      to[at++] = emptyTable;
-    }
-    if (status !== undefined) {
-      at = writeStatus(to, at, status);
-    }
-    return writeFields(to, at, fields);
-  }
-
-  #writeSettings(): void {
-    const values = [
-      [settings.enablePush, 0],
-      [settings.maxConcurrentStreams, streamsMax],
-      [settings.initialWindowSize, streamWindowBytes],
-      [settings.maxHeaderListSize, headerListBytesMax],
-    ] as const;
-    const payload = this.#frame(frameTypes.settings, 0, 0, 6 * values.length);
-    for (const [index, [name, value]] of values.entries()) {
-      payload.writeUInt16BE(name, 6 * index);
-      payload.writeUInt32BE(value, 6 * index + 2);
-    }
-    this.writeWindowUpdate(0, windowBytes - defaultWindowBytes);
-  }
-
-  #writeGoaway(lastId: number, code: number, reason = ""): void {
-    const payload = this.#frame(frameTypes.goaway, 0, 0, 8 + reason.length);
-    payload.writeUInt32BE(lastId, 0);
-    payload.writeUInt32BE(code, 4);
-    payload.write(reason, 8, "latin1");
-  }
-
-  /** Add a frame, whose payload is to be written at once. */
-  #frame(type: number, bits: number, id: number, bytes: number): Buffer {
-    const { slab, at } = this.#output.reserve(frameHeadBytes + bytes);
-    writeFrameHead(slab, at, { type, flags: bits, id, bytes });
-    this.#output.commit(frameHeadBytes + bytes);
-    this.#schedule();
-    return slab.subarray(at + frameHeadBytes, at + frameHeadBytes + bytes);
+    this.#writer.windowUpdate(id, bytes);
   }
 
   #schedule(): void {
@@ -327,14 +219,14 @@ export class Http2Connection {
       this.close();
     }
     if (this.#isClosing && this.streams.size === 0 && !this.#isOver) {
-      this.#isOver = true;
+      this.#stop();
       this.#write();
       this.socket.end();
     }
   }
 
   #write(): void {
-    const parts = this.#output.take();
+    const parts = this.#writer.output.take();
     const { socket } = this;
     if (parts.length === 0 || socket.destroyed || !socket.writable) {
       return;
@@ -392,10 +284,8 @@ export class Http2Connection {
     if (this.#isOver) {
       return;
     }
-    const data = this.#rest.length === 0 ? chunk : Buffer.concat([this.#rest, chunk]);
     try {
-      const at = this.#readFrames(data, this.#hasPreface ? 0 : this.#readPreface(data));
-      this.#rest = at === data.length ? nothing : data.subarray(at);
+      this.#reader.read(chunk);
     } catch (error) {
       if (!(error instanceof Http2Error)) {
         throw error;
@@ -404,58 +294,14 @@ export class Http2Connection {
     }
   }
 
-  #readPreface(data: Buffer): number {
-    if (data.length < preface.length) {
-      return 0;
-    }
-    if (data.compare(preface, 0, preface.length, 0, preface.length) !== 0) {
-      throw new Http2Error(errorCodes.protocolError, "The connection preface is malformed");
-    }
-    this.#hasPreface = true;
-    return preface.length;
-  }
-
-  /** Read what frames there are as a whole. Returns where the rest begins. */
-  #readFrames(data: Buffer, start: number): number {
-    let at = start;
-    while (this.#hasPreface && data.length - at >= frameHeadBytes && !this.#isOver) {
-      const bytes = data.readUIntBE(at, 3);
-      if (bytes > payloadBytesMax) {
-        throw new Http2Error(errorCodes.frameSizeError, "A frame is too large");
-      }
-      const from = at + frameHeadBytes;
-      if (data.length - from < bytes) {
-        break;
-      }
-      const id = data.readUInt32BE(at + 5) & windowBytesMax;
-      const type = data[at + 3] as number;
-      const bits = data[at + 4] as number;
-      at = from + bytes;
-      this.#readFrame({ type, bits, id }, data.subarray(from, at));
-    }
-    return at;
-  }
-
-  #readFrame({ type, bits, id }: FrameHead, payload: Buffer): void {
-    const isContinued = this.#continued !== undefined;
-    if (isContinued !== (type === frameTypes.continuation)) {
-      throw new Http2Error(errorCodes.protocolError, "A header block is cut off");
-    }
-    if (!this.#hasSettings) {
-      if (type !== frameTypes.settings || (bits & flags.ack) !== 0) {
-        throw new Http2Error(errorCodes.protocolError, "The first frame is not SETTINGS");
-      }
-      this.#hasSettings = true;
-    }
+  #onFrame(frame: Frame): void {
+    const { type, bits, id, payload } = frame;
     switch (type) {
       case frameTypes.data:
-        this.#onData(id, bits, payload);
+        this.#onData(frame);
         break;
       case frameTypes.headers:
-        this.#onHeaders(id, bits, payload);
-        break;
-      case frameTypes.continuation:
-        this.#onContinuation(id, bits, payload);
+        this.#onHeaders(id, (bits & flags.endStream) !== 0, payload);
         break;
       case frameTypes.priority:
         assertFrame(id !== 0, payload.length === 5, "PRIORITY");
@@ -482,56 +328,28 @@ export class Http2Connection {
     }
   }
 
-  #onData(id: number, bits: number, payload: Buffer): void {
+  #onData({ id, bits, payload, size }: Frame): void {
     const stream = this.#find(id);
-    const part = unpad(payload, bits, 0);
-    const size = payload.length;
     this.#receiveWindow -= size;
     if (this.#receiveWindow < 0) {
       throw new Http2Error(errorCodes.flowControlError, "There is more data than the window takes");
     }
     const isLast = (bits & flags.endStream) !== 0;
-    if (part.length === 0 && !isLast) {
+    if (payload.length === 0 && !isLast) {
       this.#countIdle();
     }
     if (stream === undefined) {
       this.credit(size);
     } else {
-      stream.receive(part, { size, isLast });
-    }
-  }
-
-  #onHeaders(id: number, bits: number, payload: Buffer): void {
-    if (id % 2 === 0) {
-      throw new Http2Error(errorCodes.protocolError, "A stream of a client has an odd number");
-    }
-    const block = unpad(payload, bits, (bits & flags.priority) === 0 ? 0 : 5);
-    const isLast = (bits & flags.endStream) !== 0;
-    if ((bits & flags.endHeaders) === 0) {
-      this.#continued = { id, isLast, parts: [block], bytes: block.length };
-    } else {
-      this.#onBlock(id, isLast, block);
-    }
-  }
-
-  #onContinuation(id: number, bits: number, payload: Buffer): void {
-    const continued = this.#continued as Continued;
-    if (continued.id !== id) {
-      throw new Http2Error(errorCodes.protocolError, "A header block is cut off");
-    }
-    continued.parts.push(payload);
-    continued.bytes += payload.length;
-    if (continued.bytes > headerBlockBytesMax || continued.parts.length > continuationsMax) {
-      throw new Http2Error(errorCodes.enhanceYourCalm, "A header block is too large");
-    }
-    if ((bits & flags.endHeaders) !== 0) {
-      this.#continued = undefined;
-      this.#onBlock(id, continued.isLast, Buffer.concat(continued.parts, continued.bytes));
+      stream.receive(payload, { size, isLast });
     }
   }
 
   // A block is read in any case: it may change what the next ones mean.
-  #onBlock(id: number, isLast: boolean, block: Buffer): void {
+  #onHeaders(id: number, isLast: boolean, block: Buffer): void {
+    if (id % 2 === 0) {
+      throw new Http2Error(errorCodes.protocolError, "A stream of a client has an odd number");
+    }
     const { fields, isTooLarge } = this.#decoder.decode(block);
     const known = this.streams.get(id);
     if (known !== undefined) {
@@ -590,7 +408,7 @@ export class Http2Connection {
     for (let at = 0; at < payload.length; at += 6) {
       this.#set(payload.readUInt16BE(at), payload.readUInt32BE(at + 2));
     }
-    this.#frame(frameTypes.settings, flags.ack, 0, 0);
+    this.#writer.settingsAck();
   }
 
   #set(name: number, value: number): void {
@@ -601,7 +419,7 @@ export class Http2Connection {
       if (value < payloadBytesMax || value >= 2 ** 24) {
         throw new Http2Error(errorCodes.protocolError, "MAX_FRAME_SIZE is out of range");
       }
-      this.#payloadMax = Math.min(value, outputBytesMax);
+      this.#writer.payloadMax = Math.min(value, outputBytesMax);
     }
     if (name === settings.initialWindowSize) {
       if (value > windowBytesMax) {
@@ -620,7 +438,7 @@ export class Http2Connection {
     assertFrame(id === 0, payload.length === 8, "PING");
     if ((bits & flags.ack) === 0) {
       this.#countIdle();
-      payload.copy(this.#frame(frameTypes.ping, flags.ack, 0, 8));
+      this.#writer.pingAck(payload);
     } else if (this.#isLeaving) {
       this.close();
     }
@@ -631,7 +449,7 @@ export class Http2Connection {
     if (payload.readUInt32BE(4) === errorCodes.noError) {
       this.close();
     } else {
-      this.#isOver = true;
+      this.#stop();
       this.socket.destroy();
     }
   }
@@ -682,14 +500,20 @@ export class Http2Connection {
     if (this.#isOver) {
       return;
     }
-    this.#writeGoaway(this.#lastId, code, reason);
-    this.#isOver = true;
+    this.#writer.goaway(this.#lastId, code, reason);
+    this.#stop();
     this.#write();
     this.socket.destroySoon();
   }
 
+  /** Nothing more is read. */
+  #stop(): void {
+    this.#isOver = true;
+    this.#reader.stop();
+  }
+
   #onIdle(): void {
-    if (this.#isOver || this.#isClosing) {
+    if (this.#isOver) {
       this.socket.destroy();
     } else if (this.streams.size === 0) {
       this.close();
@@ -697,18 +521,12 @@ export class Http2Connection {
   }
 
   #onGone(): void {
-    this.#isOver = true;
+    this.#stop();
     for (const stream of this.streams.all()) {
       stream.drop(errorCodes.cancel);
     }
     this.#listeners.onClose();
   }
-}
-
-interface FrameHead {
-  readonly type: number;
-  readonly bits: number;
-  readonly id: number;
 }
 
 const nothing = Buffer.alloc(0);
@@ -719,31 +537,6 @@ function flush(connection: Http2Connection): void {
 
 // A broken connection is the client's affair: whoever serves a request sees it close.
 function ignore(): void {}
-
-function writeFrameHead(
-  to: Buffer,
-  at: number,
-  head: { type: number; flags: number; id: number; bytes: number },
-): void {
-  to.writeUIntBE(head.bytes, at, 3);
-  to[at + 3] = head.type;
-  to[at + 4] = head.flags;
-  to.writeUInt32BE(head.id, at + 5);
-}
-
-/** What is left of a payload without its padding, and without so many bytes before it. */
-function unpad(payload: Buffer, bits: number, skipped: number): Buffer {
-  const isPadded = (bits & flags.padded) !== 0;
-  const from = (isPadded ? 1 : 0) + skipped;
-  const end = payload.length - (isPadded ? (payload[0] ?? 0) : 0);
-  if (payload.length < from) {
-    throw new Http2Error(errorCodes.frameSizeError, "A frame is too short");
-  }
-  if (end < from) {
-    throw new Http2Error(errorCodes.protocolError, "A frame has more padding than content");
-  }
-  return payload.subarray(from, end);
-}
 
 function assertFrame(isOfStream: boolean, hasSize: boolean, name: string): void {
   if (!isOfStream) {
@@ -759,6 +552,19 @@ function widen(stream: Http2Stream, bytes: number): void {
   if (stream.sendWindow > windowBytesMax) {
     stream.reset(errorCodes.flowControlError);
   }
+}
+
+function hasDate(fields: readonly HeaderValue[]): boolean {
+  for (let index = 0; index < fields.length; index += 2) {
+    if (fields[index] === "date") {
+      return true;
+    }
+  }
+  return false;
+}
+
+function withDate(fields: readonly HeaderValue[]): HeaderValue[] {
+  return [...fields, "date", dateNow()];
 }
 
 let date = "";

@@ -21,10 +21,6 @@ export class Http2Duplex extends Duplex {
     this.on("error", ignore);
   }
 
-  get id(): number {
-    return this.#stream.id;
-  }
-
   /** Node's classes then ask the stream what they would ask the socket. */
   get session(): undefined {
     return undefined;
@@ -32,10 +28,6 @@ export class Http2Duplex extends Duplex {
 
   get encrypted(): boolean {
     return "encrypted" in this.#stream.connection.socket;
-  }
-
-  get remoteAddress(): string | undefined {
-    return this.#stream.connection.socket.remoteAddress;
   }
 
   get aborted(): boolean {
@@ -48,10 +40,6 @@ export class Http2Duplex extends Duplex {
 
   get headersSent(): boolean {
     return this.#stream.status !== 0;
-  }
-
-  get endAfterHeaders(): boolean {
-    return !this.#stream.hasBody;
   }
 
   get headRequest(): boolean {
@@ -86,6 +74,7 @@ export class Http2Duplex extends Duplex {
     this.#stream.reset(code);
   }
 
+  /** The port's own limits hold: Node's classes only pass on what their users ask. */
   setTimeout(): this {
     return this;
   }

@@ -3,6 +3,7 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import { type Compression, compressedFlag } from "@connectrpc/connect/protocol";
 import { parseTimeout, setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
 import type { Hit } from "../endpoint.ts";
+import type { Trailers } from "../http2/stream.ts";
 import { bodyBytesMax } from "../read-body.ts";
 import {
   asBytes,
@@ -174,10 +175,10 @@ function envelope(bytes: Uint8Array, flags: number): Buffer {
   return frame;
 }
 
-function trailersOf({ context }: UnaryCall, error: ConnectError | undefined) {
+function trailersOf({ context }: UnaryCall, error: ConnectError | undefined): Trailers {
   return error === undefined && context.sentTrailer === undefined
     ? statusOk
-    : Object.fromEntries(setTrailerStatus(new Headers(context.sentTrailer), error));
+    : [...setTrailerStatus(new Headers(context.sentTrailer), error)].flat();
 }
 
-const statusOk = { "grpc-status": "0" };
+const statusOk: Trailers = ["grpc-status", "0"];
