@@ -15,7 +15,8 @@ import { type Block, FrameWriter } from "./frame-writer.ts";
 import { HeaderDecoder } from "./header-decoder.ts";
 import type { HeaderValue } from "./header-encoder.ts";
 import { areTrailers, readRequestHead } from "./request-head.ts";
-import { Http2Stream, type OnWritten, streamWindowBytes } from "./stream.ts";
+import { type OnWritten, outputBytesMax, SocketWriter } from "./socket-writer.ts";
+import { Http2Stream, streamWindowBytes } from "./stream.ts";
 import { StreamTable } from "./stream-table.ts";
 
 /** Whom a connection tells. */
@@ -32,11 +33,6 @@ const windowBytes = 1024 * 1024;
 const headerListBytesMax = 32 * 1024;
 /** Streams in a row that were refused because there were too many. */
 const refusalsMax = 100;
-/** Bytes that may wait to be written before replies have to. */
-const outputBytesMax = 256 * 1024;
-/** Bytes that the socket may hold before nothing more is read. */
-const backlogBytesMax = 1024 * 1024;
-
 /** Streams that were reset, and faults: a client that opens and resets streams without end costs more than it pays. */
 const resets = { max: 200, perSecond: 20 };
 const ownSettings = [
@@ -59,7 +55,8 @@ export class Http2Connection {
   readonly #listeners: Http2Listeners;
   readonly #decoder = new HeaderDecoder(headerListBytesMax);
   readonly #reader = new FrameReader((frame) => this.#onFrame(frame));
-  readonly #writer = new FrameWriter(() => this.#schedule());
+  readonly #writer = new FrameWriter(() => this.#out.schedule());
+  readonly #out: SocketWriter;
   readonly #resets = new Budget(resets);
   readonly #idleFrames = new Budget(idleFrames);
 
@@ -75,9 +72,6 @@ export class Http2Connection {
   #waiting: Http2Stream[] = [];
   /** Streams that were closed, whose listeners are to be told. */
   #closed: Http2Stream[] = [];
-  #onceWritten: OnWritten[] = [];
-  #isScheduled = false;
-  #isSocketFull = false;
   #isLeaving = false;
   #isClosing = false;
   #isOver = false;
@@ -87,10 +81,10 @@ export class Http2Connection {
     { idleTimeoutMs, ...listeners }: Http2Listeners & { idleTimeoutMs: number },
   ) {
     this.socket = socket;
+    this.#out = new SocketWriter(socket, this.#writer.output, () => this.#onTurn());
     this.#listeners = listeners;
     socket.on("error", ignore);
     socket.on("data", (chunk: Buffer) => this.#read(chunk));
-    socket.on("drain", () => this.#onDrain());
     // A client that ends its side reads no replies: half of a connection is no use in HTTP/2.
     socket.on("end", () => socket.destroy());
     socket.on("close", () => this.#onGone());
@@ -102,8 +96,7 @@ export class Http2Connection {
 
   /** Bytes that the next frame of a reply's body may have now. */
   get room(): number {
-    const isFull = this.#isSocketFull || this.#writer.output.size >= outputBytesMax;
-    return isFull ? 0 : Math.min(this.#sendWindow, this.#writer.payloadMax);
+    return this.#out.isFull ? 0 : Math.min(this.#sendWindow, this.#writer.payloadMax);
   }
 
   /**
@@ -124,7 +117,7 @@ export class Http2Connection {
       this.#isClosing = true;
       this.#writer.goaway(this.#lastId, errorCodes.noError);
     }
-    this.#schedule();
+    this.#out.schedule();
   }
 
   // What streams ask of their connection.
@@ -146,21 +139,21 @@ export class Http2Connection {
       this.#waiting.push(stream);
       // Else the client makes room, or the socket.
       if (this.room > 0 && stream.sendWindow > 0) {
-        this.#schedule();
+        this.#out.schedule();
       }
     }
   }
 
   /** Tell of it when all that was added so far is written. */
   onceWritten(listener: OnWritten): void {
-    this.#onceWritten.push(listener);
+    this.#out.onceWritten(listener);
   }
 
   /** A stream is closed. */
   remove(stream: Http2Stream): void {
     this.streams.delete(stream);
     this.#closed.push(stream);
-    this.#schedule();
+    this.#out.schedule();
   }
 
   /** The client broke a rule, or a stream off. Too often, and the connection ends. */
@@ -194,17 +187,8 @@ export class Http2Connection {
     this.#writer.windowUpdate(id, bytes);
   }
 
-  #schedule(): void {
-    if (!this.#isScheduled) {
-      this.#isScheduled = true;
-      setImmediate(flush, this);
-    }
-  }
-
-  /** Write what has gathered, and tell of the streams that it ended. */
-  flush(): void {
-    this.#isScheduled = false;
-    this.#write();
+  /** Tell of the streams that what was written has ended, and go on with those that wait. */
+  #onTurn(): void {
     const closed = this.#closed;
     if (closed.length > 0) {
       this.#closed = [];
@@ -212,7 +196,7 @@ export class Http2Connection {
         stream.tellClosed();
       }
     }
-    if (!this.#isSocketFull && this.#waiting.length > 0) {
+    if (!this.#out.isFull && this.#waiting.length > 0) {
       this.#sendWaiting();
     }
     if (this.#isLeaving && this.streams.size === 0) {
@@ -220,52 +204,9 @@ export class Http2Connection {
     }
     if (this.#isClosing && this.streams.size === 0 && !this.#isOver) {
       this.#stop();
-      this.#write();
+      this.#out.write();
       this.socket.end();
     }
-  }
-
-  #write(): void {
-    const parts = this.#writer.output.take();
-    const { socket } = this;
-    if (parts.length === 0 || socket.destroyed || !socket.writable) {
-      return;
-    }
-    const last = parts.pop() as Uint8Array;
-    if (parts.length > 0) {
-      socket.cork();
-      for (const part of parts) {
-        socket.write(part);
-      }
-    }
-    this.#isSocketFull = !socket.write(last, this.#takeListeners());
-    if (parts.length > 0) {
-      socket.uncork();
-    }
-    if (socket.writableLength > backlogBytesMax) {
-      socket.pause();
-    }
-  }
-
-  #takeListeners(): OnWritten | undefined {
-    const listeners = this.#onceWritten;
-    if (listeners.length === 0) {
-      return undefined;
-    }
-    this.#onceWritten = [];
-    return (error) => {
-      for (const listener of listeners) {
-        listener(error);
-      }
-    };
-  }
-
-  #onDrain(): void {
-    this.#isSocketFull = false;
-    if (this.socket.isPaused()) {
-      this.socket.resume();
-    }
-    this.#sendWaiting();
   }
 
   /** Give each stream that waits its turn, as long as there is room. */
@@ -430,7 +371,7 @@ export class Http2Connection {
       for (const stream of this.streams.all()) {
         widen(stream, change);
       }
-      this.#schedule();
+      this.#out.schedule();
     }
   }
 
@@ -477,7 +418,7 @@ export class Http2Connection {
       throw new Http2Error(errorCodes.flowControlError, "The window is too large");
     }
     if (this.#waiting.length > 0) {
-      this.#schedule();
+      this.#out.schedule();
     }
   }
 
@@ -502,7 +443,7 @@ export class Http2Connection {
     }
     this.#writer.goaway(this.#lastId, code, reason);
     this.#stop();
-    this.#write();
+    this.#out.write();
     this.socket.destroySoon();
   }
 
@@ -530,10 +471,6 @@ export class Http2Connection {
 }
 
 const nothing = Buffer.alloc(0);
-
-function flush(connection: Http2Connection): void {
-  connection.flush();
-}
 
 // A broken connection is the client's affair: whoever serves a request sees it close.
 function ignore(): void {}

@@ -1,6 +1,7 @@
 import { Duplex } from "node:stream";
 import type { HeaderValue } from "./header-encoder.ts";
-import type { Http2Stream, OnWritten } from "./stream.ts";
+import type { OnWritten } from "./socket-writer.ts";
+import type { Http2Stream } from "./stream.ts";
 
 type Fields = Readonly<Record<string, number | string | readonly string[] | undefined>>;
 

@@ -2,6 +2,7 @@ import { errorCodes } from "./codes.ts";
 import type { Http2Connection } from "./connection.ts";
 import { assertValues, type HeaderValue } from "./header-encoder.ts";
 import type { RequestHead } from "./request-head.ts";
+import type { OnWritten } from "./socket-writer.ts";
 
 /** Takes the body of a request. */
 export interface BodyReader {
@@ -21,9 +22,6 @@ interface Part {
   /** Told when all of it was written to the socket. */
   readonly onWritten: OnWritten | undefined;
 }
-
-/** Told when bytes were handed to the system, or why they could not be. */
-export type OnWritten = (error?: Error | null) => void;
 
 /** Fields that come after a body: names in lower case and values by turns. */
 export type Trailers = readonly HeaderValue[];
