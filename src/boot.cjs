@@ -22,7 +22,3 @@ setFlagsFromString("--no-allocation-site-pretenuring");
 // Pages that small buffers share outlived the calls until a full collection, and made those come twice as often. Without
 // them a small buffer takes half a microsecond more.
 Buffer.poolSize = 0;
-
-// A full collection, for which every running call waits some dozen milliseconds, comes when the heap is twice what the last
-// one left, instead of a quarter more.
-setFlagsFromString("--heap-growing-percent=100");
