@@ -2,6 +2,7 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Http2ServerRequest, Http2ServerResponse } from "node:http2";
 import type { Readable } from "node:stream";
 import type { Arrival } from "./arrival.ts";
+import { errorCodes } from "./http2/codes.ts";
 
 /** A request over HTTP/1.1 or HTTP/2. */
 export type HttpRequest = IncomingMessage | Http2ServerRequest;
@@ -109,14 +110,11 @@ export function copyHeaders(from: Headers, arrival: Arrival, prefix = ""): void 
 /** Break the reply off so that the client cannot take it for a whole one. */
 export function breakOff(response: HttpResponse): void {
   if ("stream" in response) {
-    response.stream.close(internalError);
+    response.stream.close(errorCodes.internalError);
   } else {
     response.destroy();
   }
 }
-
-const internalError = 0x2;
-const noError = 0x0;
 
 /** Bytes of a body that are dropped before its stream is reset. */
 const discardedBytesMax = 16 * 1024 * 1024;
@@ -147,7 +145,7 @@ export function discardBody(request: HttpRequest, response: HttpResponse): void 
     }
     // Node's own listener would pause the stream, since nobody reads the request.
     stream.removeAllListeners("data");
-    drop(stream, () => stream.close(noError));
+    drop(stream, () => stream.close(errorCodes.noError));
   });
 }
 

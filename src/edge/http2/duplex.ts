@@ -1,4 +1,5 @@
 import { Duplex } from "node:stream";
+import { errorCodes } from "./codes.ts";
 import type { HeaderValue } from "./header-encoder.ts";
 import type { OnWritten } from "./socket-writer.ts";
 import type { Http2Stream } from "./stream.ts";
@@ -71,7 +72,7 @@ export class Http2Duplex extends Duplex {
     this.#trailers = fields.length === 0 ? undefined : fields;
   }
 
-  close(code = 0): void {
+  close(code: number = errorCodes.noError): void {
     this.#stream.reset(code);
   }
 
@@ -129,14 +130,11 @@ export class Http2Duplex extends Duplex {
   }
 
   override _destroy(error: Error | null, callback: (error: Error | null) => void): void {
-    this.#stream.reset(error === null ? cancel : internalError);
+    this.#stream.reset(error === null ? errorCodes.cancel : errorCodes.internalError);
     this.#stream.discard();
     callback(error);
   }
 }
-
-const internalError = 0x2;
-const cancel = 0x8;
 
 function toFields(headers: Fields): HeaderValue[] {
   const fields: HeaderValue[] = [];
